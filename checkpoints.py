@@ -1,0 +1,116 @@
+"""Model files by their TF1 names, training checkpoints, and the recipe kept beside a model.
+
+`.ckpt-done` files are V1 checkpoints, one file each, as the original wrote them: its variables plus global_step. A training
+checkpoint holds Adam's slots too. V2 checkpoints (.index and .data) are read as well.
+"""
+
+import os
+import re
+
+import tensorflow as tf
+import yaml
+
+import config
+import files
+from cli import UserError
+from optimizer import scope
+
+NAME = "fast-style-model.ckpt"  # the original's: NAME-1000, NAME-2000, ..., NAME-done
+VERSION = "1.0.0"
+BOOKKEEPING = re.compile(r"global_step|beta[12]_power|.*/Adam(_1)?")  # what an optimiser adds to a model's variables
+
+
+def restore(path, variables):
+    """Assigns every variable from a checkpoint (V1 file, or V2 prefix); an optimiser's bookkeeping in it may be left over.
+
+    Raises:
+      UserError: no such file, not a checkpoint, or a variable missing, extra, misshapen or not finite: it is named.
+    """
+    reader = _open(path)
+    shapes = {name: shape for name, shape in reader.get_variable_to_shape_map().items()}
+    wanted = {scope(variable): variable for variable in variables}
+    for name, variable in wanted.items():
+        if name not in shapes:
+            raise UserError(f"{path}: variable {name} is missing: not a model of this method, or a damaged file")
+        if shapes[name] != variable.shape.as_list():
+            raise UserError(f"{path}: variable {name} is {shapes[name]}, {variable.shape.as_list()} is needed")
+    extra = sorted(name for name in shapes if name not in wanted and not BOOKKEEPING.fullmatch(name))
+    if extra:
+        raise UserError(f"{path}: variable {extra[0]} is not one of this method's: another method's model, or no recipe beside it")
+    for name, variable in wanted.items():
+        value = tf.constant(reader.get_tensor(name), variable.dtype)
+        if value.dtype.is_floating and not bool(tf.reduce_all(tf.math.is_finite(value))):
+            raise UserError(f"{path}: variable {name} holds NaN or infinite values")
+        variable.assign(value)
+
+
+def save(path, variables, others=None):
+    """Writes variables, and `others` by name, as one V1 file under their TF1 names; complete, or not at all."""
+    tensors = {scope(variable): variable.read_value() for variable in variables} | (others or {})
+
+    def write(temporary):
+        tf.raw_ops.Save(filename=temporary, tensor_names=list(tensors), data=list(tensors.values()))
+
+    files.write_whole(path, write)
+
+
+def save_training(folder, variables, optimizer, keep):
+    """Writes <folder>/fast-style-model.ckpt-<step> and removes all but the newest `keep`; returns its path."""
+    path = os.path.join(folder, f"{NAME}-{int(optimizer.iterations)}")
+    save(path, [*variables, *optimizer.state()], optimizer.powers())
+    for _, old in _numbered(folder)[:-keep]:
+        os.remove(old)
+    return path
+
+
+def restore_training(folder, variables, optimizer):
+    """Restores the newest training checkpoint of the folder; returns its path, or None when there is none."""
+    numbered = _numbered(folder)
+    if not numbered:
+        return None
+    path = numbered[-1][1]
+    restore(path, [*variables, *optimizer.state()])
+    return path
+
+
+def recipe_path(model_file):
+    """models/x.ckpt-done, models/x.ckpt-1000 and models/x -> models/x.yml."""
+    return re.sub(r"\.ckpt(-\w+)?$", "", model_file) + ".yml"
+
+
+def write_recipe(model_file, conf, trained=None):
+    """Writes the conf, and what came of the training, beside a model; such a file is a conf that train.py takes."""
+    recipe = config.conf_dict(conf) | ({config.RECIPE_KEY: trained} if trained else {})
+
+    def write(temporary):
+        with open(temporary, "w", encoding="utf-8") as file:
+            yaml.safe_dump(recipe, file, sort_keys=False)
+
+    files.write_whole(recipe_path(model_file), write)
+
+
+def load_recipe(model_file):
+    """The Conf kept beside a model. A model without one is the original repo's: a Johnson net with its settings."""
+    path = recipe_path(model_file)
+    if os.path.exists(path):
+        return config.load_conf(path)
+    return config.Conf(style_image="unknown", naming=os.path.basename(model_file))
+
+
+def _open(path):
+    if not os.path.exists(path) and not os.path.exists(path + ".index"):
+        raise UserError(f"{path}: no such model file; give a .ckpt-done file such as models/denoised_starry.ckpt-done")
+    try:
+        return tf.train.load_checkpoint(path)
+    except (tf.errors.OpError, ValueError, RuntimeError) as error:
+        raise UserError(f"{path}: not a TensorFlow checkpoint ({str(error).splitlines()[0][:120]})") from None
+
+
+def _numbered(folder):
+    """[(step, path)] of the folder's training checkpoints, oldest first; a V2 one counts by its .index."""
+    found = {}
+    for name in os.listdir(folder) if os.path.isdir(folder) else []:
+        match = re.fullmatch(re.escape(NAME) + r"-(\d+)(\.index)?", name)
+        if match:
+            found[int(match[1])] = os.path.join(folder, name.removesuffix(".index"))
+    return sorted(found.items())

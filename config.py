@@ -1,0 +1,159 @@
+"""A conf file (conf/*.yml) read into one typed, frozen object.
+
+The keys of the original repo keep their names and meaning; a key the project does not know, or a value of the wrong type,
+is an error that names the key and its line.
+"""
+
+import dataclasses
+import typing
+
+import yaml
+
+from cli import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Conf:
+    """Everything a training run may be told. Defaults of the optional keys are the original's behaviour."""
+
+    # The original's keys.
+    style_image: str  # the painting
+    naming: str  # the run's name: its files go to <model_path>/<naming>/
+    model_path: str = "models"
+    content_weight: float = 1.0
+    style_weight: float = 250.0
+    tv_weight: float = 0.0
+    image_size: int = 256  # training images are resized to cover, then cropped to, this square
+    batch_size: int = 4
+    epoch: int = 2
+    loss_model: str = "vgg_16"  # scope of the loss network: vgg_16* or vgg_19*
+    content_layers: tuple[str, ...] = ("vgg_16/conv3/conv3_3",)
+    style_layers: tuple[str, ...] = (
+        "vgg_16/conv1/conv1_2",
+        "vgg_16/conv2/conv2_2",
+        "vgg_16/conv3/conv3_3",
+        "vgg_16/conv4/conv4_3",
+    )
+    checkpoint_exclude_scopes: str = "vgg_16/fc"  # comma-separated: not read from the loss network's file
+    loss_model_file: str = "pretrained/vgg_16.ckpt"  # .ckpt, .h5, .mat, .npz, or the word imagenet
+
+    # Ours.
+    method: str = "johnson"
+    train_data: str = "train2014/"  # any folder, walked recursively
+    learning_rate: float = 1e-3
+    steps: int = 0  # 0: epoch says how long
+    seed: int = 0
+    checkpoint_every: int = 1000  # steps
+    keep_checkpoints: int = 5
+    pooling: str = "max"  # the loss network's: max or avg
+
+    # Ours: help for runs of few steps.
+    initializer: str = "normal"  # normal: stddev 0.1 everywhere. identity: He's scale, each residual block starts as x
+    reconstruction_steps: int = 0  # first so many steps learn to give the photo back
+    style_warmup_steps: int = 0  # after them the style weight is raised from 0 over so many steps
+    learning_rate_schedule: str = "constant"  # constant or cosine (to 0 at the last step)
+    style_size: int = 0  # short side of the style image, whole; 0: like the training images (image_size, cropped)
+    relative_losses: bool = False  # each layer's error as a share of its target's energy, mean over the layers
+    random_crops: bool = False  # random scale, place and mirror image instead of the central crop
+
+
+CHOICES = {
+    "pooling": ("max", "avg"),
+    "initializer": ("normal", "identity"),
+    "learning_rate_schedule": ("constant", "cosine"),
+}
+POSITIVE = ("image_size", "batch_size", "epoch", "learning_rate", "checkpoint_every", "keep_checkpoints")
+RECIPE_KEY = "trained"  # a model's recipe is its conf with this section added: what came of it
+
+
+def load_conf(path):
+    """Reads a conf file, or a model's recipe, into a Conf.
+
+    Raises:
+      UserError: the file is missing or no YAML mapping, a key is unknown, missing or twice there, or a value does not fit.
+    """
+    values, lines = _read_yaml(path)
+    values.pop(RECIPE_KEY, None)
+    fields = {field.name: field for field in dataclasses.fields(Conf)}
+    types = typing.get_type_hints(Conf)
+    for key in values:
+        if key not in fields:
+            raise UserError(f"{key}: no such key ({path}, line {lines[key]}); the keys are {', '.join(sorted(fields))}")
+    for name, field in fields.items():
+        if field.default is dataclasses.MISSING and name not in values:
+            raise UserError(f"{name}: missing in {path}, add a line '{name}: ...'")
+    converted = {}
+    for key, value in values.items():
+        try:
+            converted[key] = _check(key, _convert(value, types[key]))
+        except ValueError as error:
+            raise UserError(f"{key}: got {value!r}, {error} ({path}, line {lines[key]})") from None
+    return Conf(**converted)
+
+
+def conf_dict(conf):
+    """The conf as a plain dict that YAML can write and load_conf read again."""
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in dataclasses.asdict(conf).items()}
+
+
+def read_recipe(path):
+    """The `trained` section of a model's recipe as a dict; empty for a plain conf."""
+    return _read_yaml(path)[0].get(RECIPE_KEY) or {}
+
+
+def _read_yaml(path):
+    """(mapping, line of each key); safe_load only, so a conf cannot run code."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            text = file.read()
+        values = yaml.safe_load(text)
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); give a conf file such as conf/starry.yml") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not a YAML file ({error})") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: 'key: value' lines are expected, as in conf/starry.yml")
+    lines = {}
+    for key_node, _ in root.value:
+        if key_node.value in lines:
+            raise UserError(f"{key_node.value}: twice in {path}, line {key_node.start_mark.line + 1}; keep one")
+        lines[key_node.value] = key_node.start_mark.line + 1
+    return values, lines
+
+
+def _convert(value, kind):
+    """`value` as `kind`. YAML reads 1e-3 as text, so numbers go through float(); ValueError says what is needed."""
+    if kind is bool:
+        if isinstance(value, bool):
+            return value
+        raise ValueError("true or false is needed")
+    if kind in (int, float):
+        try:
+            if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+                raise ValueError
+            number = float(value)
+            if kind is int and number != int(number):
+                raise ValueError
+        except (ValueError, OverflowError):
+            raise ValueError("a whole number is needed" if kind is int else "a number is needed") from None
+        return kind(number)
+    if kind is str:
+        if isinstance(value, str) and value:
+            return value
+        raise ValueError("text is needed")
+    if isinstance(value, list) and value and all(isinstance(item, str) for item in value):
+        return tuple(value)
+    raise ValueError("a list of names is needed")
+
+
+def _check(key, value):
+    if key in CHOICES and value not in CHOICES[key]:
+        raise ValueError(f"{' or '.join(CHOICES[key])} is needed")
+    if isinstance(value, (int, float)) and not abs(value) < float("inf"):
+        raise ValueError("a finite number is needed")
+    if key in POSITIVE and not value > 0:
+        raise ValueError("a number above 0 is needed")
+    if isinstance(value, (int, float)) and value < 0:
+        raise ValueError("a number of 0 or more is needed")
+    return value

@@ -1,0 +1,157 @@
+"""Stylises pictures: python eval.py --model_file models/denoised_starry.ckpt-done --image_file images/Corgi.jpg
+
+Takes several --image_file, folders, globs, and further files as plain arguments; the model is loaded once.
+"""
+
+import glob
+import os
+
+import quiet_tensorflow  # noqa: F401
+
+# isort: split
+import numpy as np
+import tensorflow as tf
+from absl import flags
+from PIL import Image
+from tqdm import tqdm
+
+import checkpoints
+import cli
+import reader
+from methods import METHODS
+
+flags.DEFINE_string("loss_model", "vgg_16", "Kept from the original, where it chose the preprocessing; all share one now.")
+flags.DEFINE_integer("image_size", None, "Resize the long side to at most this many pixels first.", lower_bound=1)
+flags.DEFINE_string("model_file", None, "A .ckpt-done or training checkpoint, V1 or V2.", required=True)
+flags.DEFINE_multi_string("image_file", [], "A picture, a folder of them, or a glob; may be given several times.")
+flags.DEFINE_string("output_file", None, "Where one picture goes (default generated/res.jpg).")
+flags.DEFINE_string("output_dir", None, "Where several pictures go, under their own names (default generated/).")
+flags.DEFINE_float("strength", 1.0, "0 gives the picture back, 1 the full style.", lower_bound=0, upper_bound=1)
+flags.DEFINE_bool("preserve_colors", False, "Take only the luminance from the result and the colours from the picture.")
+FLAGS = flags.FLAGS
+
+
+def main(argv):
+    """Stylises every picture that was named; 1 when any of them failed."""
+    images = expand([*FLAGS.image_file, *argv[1:]])
+    outputs = output_paths(images)
+    method = load_model(FLAGS.model_file)
+    failed = 0
+    for source, target in tqdm(list(zip(images, outputs, strict=True)), unit="image", disable=len(images) == 1):
+        try:
+            picture = reader.read_image(source, FLAGS.image_size)
+            reader.write_image(target, stylized(method, picture.rgb), picture.alpha)
+        except cli.UserError as error:
+            cli.complain(error)
+            failed = 1
+            continue
+        with tqdm.external_write_mode():
+            print(target)
+            if picture.alpha is not None and not reader.keeps_alpha(target):
+                print(f"{target}: put on white, as this format has no transparency; --output_file x.png keeps it")
+    return failed
+
+
+def load_model(path):
+    """The method that a model file's recipe names, its variables restored.
+
+    Raises:
+      UserError: as checkpoints.restore does, or the recipe names a method that is not known.
+    """
+    conf = checkpoints.load_recipe(path)
+    if conf.method not in METHODS:
+        raise cli.UserError(f"{checkpoints.recipe_path(path)}: method {conf.method} is not one of {', '.join(METHODS)}")
+    method = METHODS[conf.method](conf)
+    checkpoints.restore(path, method.variables)
+    return method
+
+
+def stylized(method, rgb):
+    """[H,W,3] RGB 0..255 -> the same size, as the flags say.
+
+    Raises:
+      UserError: the picture is too large for the memory.
+    """
+    content = np.asarray(rgb, np.float32)
+    try:
+        image = method.stylize(content[None], strength=FLAGS.strength)[0].numpy()
+    except tf.errors.ResourceExhaustedError:
+        raise cli.UserError(
+            f"{content.shape[1]}x{content.shape[0]} pixels do not fit into memory; use --image_size 1024"
+        ) from None
+    return luminance_of(image, content) if FLAGS.preserve_colors else image
+
+
+def luminance_of(image, colors):
+    """The luminance (Y of YCbCr) of one picture with the chroma of another. Two [H,W,3] RGB 0..255 -> the same."""
+    luminance = to_pil(image).convert("YCbCr").getchannel(0)
+    _, blue, red = to_pil(colors).convert("YCbCr").split()
+    return np.asarray(Image.merge("YCbCr", (luminance, blue, red)).convert("RGB"))
+
+
+def to_pil(image):
+    """[H,W,3] RGB 0..255, rounded and clipped, as a Pillow image."""
+    return Image.fromarray(np.clip(np.rint(image), 0, 255).astype(np.uint8))
+
+
+def expand(names):
+    """Files, folders and globs -> files, in order and each once.
+
+    A file that is not there stays in the list: it is reported when its turn comes and does not stop the others.
+
+    Raises:
+      UserError: nothing was named, or a folder or glob holds no picture.
+    """
+    if not names:
+        raise cli.UserError("no picture was named; add --image_file images/Corgi.jpg")
+    files = []
+    for name in names:
+        if os.path.isdir(name):
+            files += reader.list_images(name)
+        elif not os.path.exists(name) and glob.has_magic(name):
+            matches = sorted(path for path in glob.glob(name, recursive=True) if path.lower().endswith(reader.EXTENSIONS))
+            if not matches:
+                raise cli.UserError(f"{name}: matches no picture")
+            files += matches
+        else:
+            files.append(name)
+    return list(dict.fromkeys(files))
+
+
+def output_paths(images):
+    """The file that each picture's result goes to; no two the same, none of them a source.
+
+    Raises:
+      UserError: the flags contradict each other, or a result would overwrite its source.
+    """
+    if FLAGS.output_file and (FLAGS.output_dir or len(images) > 1):
+        raise cli.UserError("--output_file is for one picture; use --output_dir alone for several")
+    if FLAGS.output_file or (len(images) == 1 and not FLAGS.output_dir):
+        outputs = [FLAGS.output_file or "generated/res.jpg"]
+    else:
+        outputs = unique_names(FLAGS.output_dir or "generated", images)
+    sources = {os.path.realpath(path) for path in images}
+    for output in outputs:
+        reader.check_writable_format(output)
+        if os.path.realpath(output) in sources:
+            raise cli.UserError(f"{output}: would overwrite the picture itself; choose another --output_dir")
+    return outputs
+
+
+def unique_names(folder, images):
+    """<folder>/<name> for each picture, the name numbered where it was taken: a.jpg, a-2.jpg, ..."""
+    taken, outputs = set(), []
+    for image in images:
+        stem, ending = os.path.splitext(os.path.basename(image))
+        ending = ending if ending.lower() in reader.EXTENSIONS else ".jpg"
+        name, number = stem + ending, 1
+        while name in taken:
+            number += 1
+            name = f"{stem}-{number}{ending}"
+        taken.add(name)
+        outputs.append(os.path.join(folder, name))
+    return outputs
+
+
+if __name__ == "__main__":
+    cli.run(main)

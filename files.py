@@ -1,0 +1,45 @@
+"""Files written whole or not at all, and their hashes."""
+
+import hashlib
+import os
+import tempfile
+
+from cli import UserError
+
+
+def write_whole(path, write):
+    """Calls write(temporary path) in the target's folder and renames: a reader never sees half a file.
+
+    Raises:
+      UserError: the folder cannot be made or written.
+    """
+    folder = os.path.dirname(path) or "."
+    temporary = None
+    try:
+        os.makedirs(folder, exist_ok=True)
+        # The ending stays, as it tells Pillow the format.
+        handle, temporary = tempfile.mkstemp(prefix=".part-", suffix=os.path.splitext(path)[1], dir=folder)
+        os.close(handle)
+        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp's 0600 would shut other users out of the result
+        write(temporary)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror or error}); choose another place") from None
+    finally:
+        if temporary and os.path.exists(temporary):
+            os.remove(temporary)
+
+
+def hex_digest(path, algorithm="sha256"):
+    """The hash of a file. Raises OSError."""
+    state = hashlib.new(algorithm, usedforsecurity=False)
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            state.update(block)
+    return state.hexdigest()
+
+
+def _umask():
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,82 @@
+"""Johnson et al. 2016: one image transform net for each style, trained with perceptual losses."""
+
+import tensorflow as tf
+
+import losses
+import model
+import reader
+
+
+class Johnson(tf.Module):
+    """The image transform net and, for training, its loss network and the style's Gram matrices.
+
+    Raises UserError, when training, as reader.read_style and losses.loss_network do.
+    """
+
+    def __init__(self, conf, training=False):
+        super().__init__()
+        self.conf = conf
+        self.kernels = model.initial_kernels(conf.initializer, conf.seed)
+        if training:
+            self.style_image = reader.read_style(conf)
+            self.loss_network = losses.loss_network(conf, {*conf.content_layers, *conf.style_layers})
+            features = self.loss_network(self.style_image)
+            self.style_targets = {layer: losses.gram(features[layer])[0] for layer in conf.style_layers}
+
+    def train_step(self, content, optimizer, variables):
+        """One step on a batch [N,S,S,3] of RGB 0..255; returns its scalar losses by their TensorBoard tags."""
+        reconstructs = int(optimizer.iterations) < self.conf.reconstruction_steps
+        return self._train_step(content, optimizer, variables, reconstructs)
+
+    def stylize(self, content, style=None, strength=1.0):
+        """[N,H,W,3] float32 RGB 0..255 -> the same size stylised; strength 0 is the content, 1 the net's output."""
+        return self._stylize(content, strength)
+
+    @tf.function
+    def _train_step(self, content, optimizer, variables, reconstructs):
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(variables)
+            generated = model.image_transform_net(content, self.kernels)
+            if reconstructs:
+                # Towards the photo as the last norm could give it at best: its own means and contrast are out of reach.
+                target = (tf.tanh(model.instance_norm(content)) + 1) * 127.5
+                parts = {"total_loss": tf.reduce_mean(tf.square(generated - target)) / 255}
+            else:
+                parts = self._losses(content, generated, optimizer.iterations)
+        optimizer.apply_gradients(zip(tape.gradient(parts["total_loss"], variables), variables, strict=True))
+        return parts
+
+    def _losses(self, content, generated, step):
+        conf = self.conf
+        # Outside the tape's reach, and only here: nothing is differentiated with respect to the photo.
+        targets = {layer: tf.stop_gradient(f) for layer, f in self.loss_network(content).items()}
+        targets = {layer: targets[layer] for layer in conf.content_layers}
+        features = self.loss_network(generated)
+        content_losses = losses.content_losses(features, targets, conf.relative_losses)
+        style_losses = losses.style_losses(features, self.style_targets, conf.relative_losses)
+        scale = (len(content_losses), len(style_losses)) if conf.relative_losses else (1, 1)
+        parts = {
+            "content_loss": (tf.add_n(list(content_losses.values())) / scale[0], conf.content_weight),
+            "style_loss": (tf.add_n(list(style_losses.values())) / scale[1], self._style_weight(step)),
+            "regularizer_loss": (losses.total_variation_loss(generated), conf.tv_weight),
+        }
+        weighted = {name: weight * loss for name, (loss, weight) in parts.items()}
+        return (
+            {f"losses/{name}": loss for name, (loss, _) in parts.items()}
+            | {f"weighted_losses/weighted_{name}": loss for name, loss in weighted.items()}
+            | {f"style_losses/{layer}": loss for layer, loss in style_losses.items()}
+            | {"total_loss": tf.add_n(list(weighted.values()))}
+        )
+
+    def _style_weight(self, step):
+        """conf.style_weight, raised from 0 after the steps of reconstruction when the conf says so."""
+        if not self.conf.style_warmup_steps:
+            return self.conf.style_weight
+        done = tf.cast(step - self.conf.reconstruction_steps + 1, tf.float32) / self.conf.style_warmup_steps
+        return self.conf.style_weight * tf.minimum(done, 1.0)
+
+    @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3]), tf.TensorSpec([])])
+    def _stylize(self, content, strength):
+        # One image at a time: as fast as together, and in the memory of one.
+        images = tf.map_fn(lambda image: model.image_transform_net(image[None], self.kernels)[0], content)
+        return content + strength * (images - content)

@@ -1,0 +1,22 @@
+"""Imports TensorFlow without the start-up chatter that its C++ side prints whatever the log level.
+
+A script that promises one clear line on stderr imports this before anything that imports TensorFlow.
+"""
+
+import os
+import sys
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+sys.stderr.flush()
+_stderr = os.dup(2)
+_nowhere = os.open(os.devnull, os.O_WRONLY)
+os.dup2(_nowhere, 2)
+try:
+    import tensorflow as tf
+
+    tf.config.list_physical_devices()  # looks for GPUs, and says when there are none
+finally:
+    os.dup2(_stderr, 2)
+    os.close(_stderr)
+    os.close(_nowhere)

@@ -1,0 +1,77 @@
+"""What several tests share: a small loss network, a small photo folder, a way to run the scripts as a person does."""
+
+import os
+import subprocess
+import sys
+
+os.environ["CUDA_VISIBLE_DEVICES"] = ""  # tolerances here are the CPU's
+
+import quiet_tensorflow  # noqa: F401, I001
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+WIDTHS = {"conv1": 4, "conv2": 6, "conv3": 8, "conv4": 8, "conv5": 8}
+
+
+def vgg_weights(convs, widths=WIDTHS, seed=0):
+    """Random weights by slim name for the convolutions named, [3,3,I,O] float32, at a scale that keeps features alive."""
+    rng, weights, channels = np.random.default_rng(seed), {}, 3
+    for conv in convs:
+        out = widths[conv[:5]]
+        scale = np.sqrt(2 / (9 * channels))
+        weights[f"{conv}/weights"] = (rng.standard_normal((3, 3, channels, out)) * scale).astype(np.float32)
+        weights[f"{conv}/biases"] = (rng.standard_normal(out) * 0.1).astype(np.float32)
+        channels = out
+    return weights
+
+
+VGG_16_CONVS = [f"conv{i}_{j}" for i, count in enumerate((2, 2, 3, 3, 3), 1) for j in range(1, count + 1)]
+
+
+def photo(height, width, seed=0):
+    """A colourful [H,W,3] uint8 picture of smooth shapes and some noise."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:height, :width] / 16.0
+    waves = [np.sin(x * rng.uniform(0.3, 1) + y * rng.uniform(-1, 1) + rng.uniform(0, 6)) for _ in range(3)]
+    return np.clip(128 + 90 * np.stack(waves, -1) + rng.normal(0, 10, (height, width, 3)), 0, 255).astype(np.uint8)
+
+
+@pytest.fixture
+def house(tmp_path):
+    """A folder with all that training needs: photos/ (6 pictures), style.png, vgg.npz. Returns its path."""
+    (tmp_path / "photos" / "deep").mkdir(parents=True)
+    for i, ending in enumerate(("jpg", "png", "webp", "jpg", "png", "jpg")):
+        place = tmp_path / "photos" / ("deep" if i % 2 else "") / f"{i}.{ending}"
+        Image.fromarray(photo(50 + 7 * i, 70 - 3 * i, i)).save(place)
+    Image.fromarray(photo(60, 80, 99)).save(tmp_path / "style.png")
+    np.savez(tmp_path / "vgg.npz", **vgg_weights(VGG_16_CONVS[:10]))
+    return tmp_path
+
+
+def write_conf(folder, **changes):
+    """Writes a small conf into a house and returns its path; a change to None removes the key."""
+    conf = {
+        "style_image": str(folder / "style.png"),
+        "naming": "small",
+        "model_path": str(folder / "models"),
+        "image_size": 32,
+        "batch_size": 2,
+        "steps": 4,
+        "style_weight": 10.0,
+        "train_data": str(folder / "photos"),
+        "loss_model_file": str(folder / "vgg.npz"),
+        "checkpoint_every": 2,
+    } | changes
+    path = folder / "small.yml"
+    path.write_text(yaml.safe_dump({key: value for key, value in conf.items() if value is not None}))
+    return path
+
+
+def script(name, *arguments, cwd=ROOT, **options):
+    """Runs one of the project's scripts in a process of its own."""
+    command = [sys.executable, os.path.join(ROOT, name), *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300, check=False, **options)

@@ -1,0 +1,233 @@
+"""Checkpoints both ways: what the original's TF1 graph saves opens here, and what train.py writes opens there."""
+
+import os
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import photo
+
+import checkpoints
+import config
+import files
+import model
+from cli import UserError
+from methods import METHODS
+from optimizer import Adam, scope
+
+tf1 = tf.compat.v1
+IMAGE = photo(45, 38)
+
+
+def tf1_conv2d(x, channels_in, channels_out, size, strides, scope):
+    with tf1.variable_scope(scope):
+        with tf1.variable_scope("conv"):
+            initial = tf1.truncated_normal_initializer(stddev=0.1, seed=channels_in + size)
+            weight = tf1.get_variable("weight", [size, size, channels_in, channels_out], initializer=initial)
+        pad = size // 2
+        x = tf.pad(x, [[0, 0], [pad, pad], [pad, pad], [0, 0]], "REFLECT")
+        return tf1.nn.conv2d(x, weight, [1, strides, strides, 1], "VALID")
+
+
+def tf1_residual(x, scope):
+    with tf1.variable_scope(f"{scope}/residual"):
+        outputs = []
+        for name in ("conv", "conv_1"):
+            initial = tf1.truncated_normal_initializer(stddev=0.1, seed=len(name))
+            weight = tf1.get_variable(f"{name}/weight", [3, 3, 128, 128], initializer=initial)
+            y = tf.nn.relu(outputs[-1]) if outputs else x
+            y = tf.pad(y, [[0, 0], [1, 1], [1, 1], [0, 0]], "REFLECT")
+            outputs.append(tf1.nn.conv2d(y, weight, [1, 1, 1, 1], "VALID"))
+        return x + outputs[-1]
+
+
+def tf1_instance_norm(x):
+    mean, variance = tf.nn.moments(x, [1, 2], keepdims=True)
+    return (x - mean) / tf.sqrt(variance + 1e-9)
+
+
+def tf1_resize_conv2d(x, channels_in, channels_out, scope):
+    x = tf1.image.resize_nearest_neighbor(x, tf.shape(x)[1:3] * 4)
+    return tf1_conv2d(x, channels_in, channels_out, 3, 2, f"{scope}/conv_transpose")
+
+
+def tf1_net(image):
+    """The original's graph, written in TF1: variables made by its names, output rounded up to a multiple of 4."""
+    x = tf.pad(image - [123.68, 116.78, 103.94], [[0, 0], [10, 10], [10, 10], [0, 0]], "REFLECT")
+    x = tf.nn.relu(tf1_instance_norm(tf1_conv2d(x, 3, 32, 9, 1, "conv1")))
+    x = tf.nn.relu(tf1_instance_norm(tf1_conv2d(x, 32, 64, 3, 2, "conv2")))
+    x = tf.nn.relu(tf1_instance_norm(tf1_conv2d(x, 64, 128, 3, 2, "conv3")))
+    for i in range(1, 6):
+        x = tf1_residual(x, f"res{i}")
+    x = tf.nn.relu(tf1_instance_norm(tf1_resize_conv2d(x, 128, 64, "deconv1")))
+    x = tf.nn.relu(tf1_instance_norm(tf1_resize_conv2d(x, 64, 32, "deconv2")))
+    x = tf.nn.tanh(tf1_instance_norm(tf1_conv2d(x, 32, 3, 9, 1, "deconv3")))
+    return ((x + 1) * 127.5)[:, 10:-10, 10:-10]
+
+
+def tf1_run(path, save=None, train=False):
+    """Builds the TF1 graph; saves to path as a V1 or V2 checkpoint (after one Adam step when training), or restores it.
+
+    Returns (the stylised IMAGE, the value of every saved variable).
+    """
+    with tf.Graph().as_default(), tf1.Session() as session:
+        output = tf1_net(tf.constant(IMAGE[None], tf.float32))
+        step = tf1.train.get_or_create_global_step()
+        if train:
+            optimizer = tf1.train.AdamOptimizer(1e-3)
+            operation = optimizer.minimize(tf.reduce_mean(output**2), global_step=step)
+        variables = tf1.global_variables()
+        saver = tf1.train.Saver(variables, write_version=save or 1)
+        if save:
+            session.run(tf1.global_variables_initializer())
+            if train:
+                session.run(operation)
+            saver.save(session, path, write_meta_graph=False, write_state=False)
+        else:
+            saver.restore(session, path)
+        return session.run(output)[0], dict(zip([v.op.name for v in variables], session.run(variables), strict=True))
+
+
+@pytest.mark.parametrize(("save", "train"), [(1, False), (2, False), (1, True), (2, True)])
+def test_the_originals_checkpoints_open_with_the_originals_pixels(save, train, tmp_path):
+    path = str(tmp_path / "x.ckpt-done")
+    original, values = tf1_run(path, save, train)
+    assert os.path.isfile(path) == (save == 1)
+    assert len(values) == 17 + 34 * train  # 16 kernels and global_step; with Adam two slots each and two powers
+    method = METHODS["johnson"](checkpoints.load_recipe(path))
+    checkpoints.restore(path, method.variables)
+    ours = method.stylize(IMAGE[None].astype(np.float32))[0].numpy()
+    assert ours.shape == IMAGE.shape
+    assert np.abs(ours - original[: IMAGE.shape[0], : IMAGE.shape[1]]).max() < 1
+
+
+def test_our_model_opens_in_the_originals_graph(tmp_path):
+    method = METHODS["johnson"](config.Conf(style_image="x", naming="x", initializer="identity"))
+    step = tf.Variable(7, dtype=tf.int64, name="global_step")
+    path = str(tmp_path / "x.ckpt-done")
+    checkpoints.save(path, [*method.variables, step])
+    original, values = tf1_run(path)
+    assert values.pop("global_step") == 7
+    assert set(values) == {scope(variable) for variable in method.variables}
+    ours = method.stylize(IMAGE[None].astype(np.float32))[0].numpy()
+    assert np.abs(ours - original[: IMAGE.shape[0], : IMAGE.shape[1]]).max() < 1
+
+
+def test_our_training_checkpoint_goes_on_in_the_originals_graph_and_back(tmp_path):
+    """Adam's slots and powers too: after a restore on either side nothing differs."""
+    kernels = list(model.initial_kernels("normal", 0).values())
+    optimizer = Adam(kernels, 1e-3)
+    for _ in range(2):
+        optimizer.apply_gradients([(tf.ones_like(v), v) for v in kernels])
+    path = checkpoints.save_training(str(tmp_path), kernels, optimizer, keep=1)
+    with tf.Graph().as_default(), tf1.Session() as session:
+        output = tf1_net(tf.constant(IMAGE[None], tf.float32))
+        step = tf1.train.get_or_create_global_step()
+        tf1.train.AdamOptimizer(1e-3).minimize(tf.reduce_mean(output), global_step=step)
+        tf1.train.Saver().restore(session, path)  # raises when any of the 51 variables is missing
+        values = {v.op.name: session.run(v) for v in tf1.global_variables()}
+    assert values["global_step"] == 2
+    assert values["beta1_power"] == pytest.approx(0.9**3)
+    np.testing.assert_allclose(values["conv1/conv/weight/Adam"], 1 - 0.9**2, rtol=1e-5)
+
+    theirs = str(tmp_path / "theirs")
+    os.mkdir(theirs)
+    _, values = tf1_run(f"{theirs}/{checkpoints.NAME}-1", save=2, train=True)
+    resumed = Adam(kernels, 1e-3)
+    assert checkpoints.restore_training(theirs, kernels, resumed).endswith("-1")
+    for variable in [*kernels, *resumed.state()]:
+        np.testing.assert_array_equal(variable, values[scope(variable)])
+
+
+def test_adam_is_tf1s():
+    start, gradients = np.float32([1, -2, 3]), np.random.default_rng(0).standard_normal((5, 3)).astype(np.float32)
+    variable = tf.Variable(start, name="v")
+    ours = Adam([variable], 0.1)
+    for gradient in gradients:
+        ours.apply_gradients([(tf.constant(gradient), variable)])
+    with tf.Graph().as_default(), tf1.Session() as session:
+        theirs, feed = tf1.get_variable("v", initializer=start), tf1.placeholder(tf.float32, [3])
+        step = tf1.train.AdamOptimizer(0.1).apply_gradients([(feed, theirs)])
+        session.run(tf1.global_variables_initializer())
+        for gradient in gradients:
+            session.run(step, {feed: gradient})
+        expected = session.run(theirs)
+    np.testing.assert_allclose(variable, expected, rtol=1e-5)
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """Writes a Johnson checkpoint with changes by name (None removes) and returns its path and fresh variables."""
+
+    def save(changes):
+        variables = list(model.initial_kernels("normal", 0).values())
+        tensors = {scope(v): v.read_value() for v in variables} | changes
+        path = str(tmp_path / "x.ckpt-done")
+        checkpoints.save(path, [], {name: value for name, value in tensors.items() if value is not None})
+        return path, variables
+
+    return save
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"res3/residual/conv/weight": None}, "res3/residual/conv/weight is missing"),
+        ({"res6/residual/conv/weight": tf.zeros(3)}, "res6/residual/conv/weight is not one of this method's"),
+        ({"conv1/conv/weight": tf.zeros([3, 3, 3, 32])}, r"conv1/conv/weight is \[3, 3, 3, 32\], \[9, 9, 3, 32\] is needed"),
+        ({"conv1/conv/weight": tf.fill([9, 9, 3, 32], np.nan)}, "conv1/conv/weight holds NaN"),
+    ],
+)
+def test_every_variable_is_accounted_for(saved, changes, words):
+    path, variables = saved(changes)
+    with pytest.raises(UserError, match=words):
+        checkpoints.restore(path, variables)
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"\x00" * 5000])
+def test_a_file_that_is_no_checkpoint(content, tmp_path):
+    path = tmp_path / "x.ckpt-done"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="not a TensorFlow checkpoint"):
+        checkpoints.restore(str(path), [])
+
+
+def test_a_truncated_checkpoint(saved):
+    path, variables = saved({})
+    size = os.path.getsize(path)
+    os.truncate(path, size // 2)
+    with pytest.raises(UserError, match="not a TensorFlow checkpoint|damaged"):
+        checkpoints.restore(path, variables)
+
+
+def test_old_checkpoints_are_removed_newest_last(tmp_path):
+    variable = tf.Variable([1.0], name="v")
+    optimizer = Adam([variable], 0.1)
+    for step in (1, 2, 30, 200):
+        optimizer.iterations.assign(step)
+        checkpoints.save_training(str(tmp_path), [variable], optimizer, keep=2)
+    assert sorted(os.listdir(tmp_path)) == [f"{checkpoints.NAME}-200", f"{checkpoints.NAME}-30"]
+
+
+def test_a_failed_write_leaves_what_was_there(tmp_path):
+    path = tmp_path / "x.txt"
+    path.write_text("before")
+
+    def fail(temporary):
+        with open(temporary, "w") as file:
+            file.write("half")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(UserError, match="No space left"):
+        files.write_whole(str(path), fail)
+    assert path.read_text() == "before"
+    assert os.listdir(tmp_path) == ["x.txt"]
+
+
+def test_a_recipe_is_a_conf(tmp_path):
+    conf = config.Conf(style_image="a.jpg", naming="a", style_layers=("vgg_16/conv1/conv1_1",), learning_rate=2e-4)
+    model_file = str(tmp_path / "a.ckpt-done")
+    checkpoints.write_recipe(model_file, conf, {"steps": 5})
+    assert checkpoints.load_recipe(model_file) == conf
+    assert config.read_recipe(checkpoints.recipe_path(model_file)) == {"steps": 5}
+    assert checkpoints.load_recipe(str(tmp_path / "b.ckpt-done")).method == "johnson"

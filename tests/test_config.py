@@ -1,0 +1,116 @@
+"""Confs: the original's and ours load; what is wrong in one is named with its line."""
+
+import dataclasses
+import glob
+import os
+
+import pytest
+from conftest import ROOT
+
+import config
+from cli import UserError
+
+ORIGINAL = """
+## Basic configuration
+style_image: img/denoised_starry.jpg # targeted style image
+naming: "denoised_starry" # the name of this model. Determine the path to save checkpoint and events file.
+model_path: models # root path to save checkpoint and events file.
+## Weight of the loss
+content_weight: 1.0
+style_weight: 250.0
+tv_weight: 0.0
+## The size, the iter number to run
+image_size: 256
+batch_size: 4
+epoch: 2
+## Loss Network
+loss_model: "vgg_16"
+content_layers: # use these layers for content loss
+  - "vgg_16/conv3/conv3_3"
+style_layers: # use these layers for style loss
+  - "vgg_16/conv1/conv1_2"
+  - "vgg_16/conv2/conv2_2"
+checkpoint_exclude_scopes: "vgg_16/fc" # only use the convolution layers
+loss_model_file: "pretrained/vgg_16.ckpt" # the path to the checkpoint
+"""
+WEIGHTS = {"candy": 50, "mosaic": 100, "cubist": 180, "udnie": 200, "feathers": 220, "wave": 220, "scream": 250}
+
+
+def load(text, tmp_path):
+    path = tmp_path / "x.yml"
+    path.write_text(text)
+    return config.load_conf(str(path))
+
+
+@pytest.mark.parametrize("path", glob.glob(os.path.join(ROOT, "conf", "*.yml")) + glob.glob(os.path.join(ROOT, "models", "*.yml")))
+def test_every_conf_and_recipe_loads(path):
+    assert config.load_conf(path).style_image.startswith("images/")
+
+
+@pytest.mark.parametrize(("name", "weight"), WEIGHTS.items())
+def test_our_copies_of_the_originals_confs_keep_its_numbers(name, weight):
+    conf = config.load_conf(os.path.join(ROOT, "conf", f"{name}.yml"))
+    assert (conf.style_weight, conf.content_weight, conf.tv_weight) == (weight, 1, 0)
+    defaults = config.Conf(style_image=conf.style_image, naming=name, style_weight=weight)
+    assert dataclasses.replace(conf, loss_model_file=defaults.loss_model_file) == defaults
+
+
+def test_a_conf_of_the_original_loads_unchanged(tmp_path):
+    conf = load(ORIGINAL, tmp_path)
+    assert conf.style_layers == ("vgg_16/conv1/conv1_2", "vgg_16/conv2/conv2_2")
+    assert conf.loss_model_file == "pretrained/vgg_16.ckpt"
+    assert (conf.method, conf.initializer, conf.relative_losses, conf.train_data) == ("johnson", "normal", False, "train2014/")
+
+
+def test_numbers_that_yaml_reads_as_text(tmp_path):
+    conf = load(ORIGINAL + "learning_rate: 1e-3\nsteps: 2e3", tmp_path)
+    assert conf.learning_rate == 0.001
+    assert conf.steps == 2000
+    assert isinstance(conf.steps, int)
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("stile_weight: 3", "stile_weight: no such key"),
+        ("learning_rate: abc", "learning_rate: got 'abc', a number is needed"),
+        ("steps: 2.5", "steps: got 2.5, a whole number is needed"),
+        ("steps: -2", "steps: got -2, a number of 0 or more is needed"),
+        ("learning_rate: 0", "a number above 0 is needed"),
+        ("learning_rate: .nan", "a finite number is needed"),
+        ("seed: .inf", "a whole number is needed"),
+        ("seed: true", "a whole number is needed"),
+        ("random_crops: 1", "true or false is needed"),
+        ("pooling: median", "max or avg is needed"),
+        ("method:", "text is needed"),
+        ("method: [a]", "text is needed"),
+        ("epoch: 3", "epoch: twice"),
+    ],
+)
+def test_a_mistake_is_named_with_its_line(line, words, tmp_path):
+    number = ORIGINAL.count("\n") + 1
+    with pytest.raises(UserError) as error:
+        load(ORIGINAL + line, tmp_path)
+    assert words in str(error.value)
+    assert f"line {number}" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("naming: x", "style_image: missing"),
+        ("", "'key: value' lines are expected"),
+        ("- a\n- b", "'key: value' lines are expected"),
+        ("a: [", "not a YAML file"),
+        ("style_layers: vgg_16/conv1/conv1_1\nstyle_image: a\nnaming: b", "a list of names is needed"),
+        ("style_image: !!python/object/apply:os.system ['true']\nnaming: b", "not a YAML file"),
+    ],
+)
+def test_a_file_that_is_no_conf(text, words, tmp_path):
+    with pytest.raises(UserError, match=words):
+        load(text, tmp_path)
+
+
+def test_a_missing_conf(tmp_path):
+    with pytest.raises(UserError, match="cannot be read"):
+        config.load_conf(str(tmp_path / "none.yml"))

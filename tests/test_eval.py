@@ -1,0 +1,128 @@
+"""eval.py as a person runs it, right and wrong."""
+
+import os
+
+import numpy as np
+import pytest
+from conftest import ROOT, photo, script
+from PIL import Image
+
+import checkpoints
+import config
+from methods import METHODS
+
+
+@pytest.fixture
+def desk(tmp_path):
+    """A folder with a model without recipe (as the original's are) and some pictures."""
+    method = METHODS["johnson"](config.Conf(style_image="x", naming="x", initializer="identity"))
+    checkpoints.save(str(tmp_path / "m.ckpt-done"), method.variables)
+    (tmp_path / "in").mkdir()
+    for i, name in enumerate(("a.jpg", "b.png")):
+        Image.fromarray(photo(33 + i, 42, i)).save(tmp_path / "in" / name)
+    return tmp_path
+
+
+def run(desk, *arguments):
+    return script("eval.py", "--model_file", desk / "m.ckpt-done", *arguments, cwd=desk)
+
+
+def pixels(path):
+    return np.asarray(Image.open(path).convert("RGB")).astype(int)
+
+
+def test_the_originals_command(desk):
+    result = run(desk, "--loss_model", "vgg_16", "--image_file", "in/a.jpg")
+    assert result.returncode == 0, result.stderr
+    assert result.stderr == ""
+    assert pixels(desk / "generated" / "res.jpg").shape == (33, 42, 3)
+
+
+@pytest.mark.parametrize("sources", [("--image_file", "in"), ("--image_file", "in/*"), ("in/a.jpg", "in/b.png")])
+def test_several_pictures_go_to_a_folder(sources, desk):
+    result = run(desk, *sources, "--output_dir", "out")
+    assert result.returncode == 0, result.stderr
+    assert sorted(os.listdir(desk / "out")) == ["a.jpg", "b.png"]
+    assert pixels(desk / "out" / "b.png").shape == (34, 42, 3)
+
+
+def test_same_names_do_not_overwrite_each_other(desk):
+    (desk / "more").mkdir()
+    Image.fromarray(photo(20, 20)).save(desk / "more" / "a.jpg")
+    assert run(desk, "in/a.jpg", "more/a.jpg", "--output_dir", "out").returncode == 0
+    assert sorted(os.listdir(desk / "out")) == ["a-2.jpg", "a.jpg"]
+
+
+def test_image_size_strength_and_colours(desk):
+    def result(*flags):
+        assert run(desk, "--image_file", "in/b.png", "--output_file", "o.png", *flags).returncode == 0
+        return pixels(desk / "o.png")
+
+    source = pixels(desk / "in" / "b.png")
+    assert result("--image_size", "21").shape == (17, 21, 3)
+    assert np.abs(result("--strength", "0") - source).max() <= 1
+    full, half = result(), result("--strength", "0.5")
+    assert np.abs(full - source).mean() > 10
+    assert np.abs(half - (full + source) / 2).max() <= 2
+    kept = np.asarray(Image.fromarray(result("--preserve_colors").astype(np.uint8)).convert("YCbCr")).astype(int)
+    luminance = np.asarray(Image.fromarray(full.astype(np.uint8)).convert("L")).astype(int)
+    chroma = np.asarray(Image.fromarray(source.astype(np.uint8)).convert("YCbCr")).astype(int)
+    inside = (kept[..., 0] > 40) & (kept[..., 0] < 215)  # elsewhere RGB runs out of room for the chroma
+    assert np.abs(kept[..., 0] - luminance)[inside].mean() < 8
+    assert np.abs(kept[..., 1:] - chroma[..., 1:])[inside].mean() < 8
+
+
+def test_transparency_is_kept_or_said(desk):
+    rgba = np.dstack([photo(20, 20), np.full((20, 20), 90, np.uint8)])
+    Image.fromarray(rgba).save(desk / "t.png")
+    assert run(desk, "--image_file", "t.png", "--output_file", "o.png").returncode == 0
+    assert (np.asarray(Image.open(desk / "o.png"))[..., 3] == 90).all()
+    assert "no transparency" in run(desk, "--image_file", "t.png").stdout
+
+
+def test_one_bad_file_does_not_stop_the_rest(desk):
+    (desk / "in" / "aa.jpg").write_text("text")
+    result = run(desk, "--image_file", "in", "--image_file", "none.jpg", "--output_dir", "out")
+    assert result.returncode == 1
+    assert "in/aa.jpg: not a readable image" in result.stderr
+    assert "none.jpg: no such image" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert sorted(os.listdir(desk / "out")) == ["a.jpg", "b.png"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        ((), 1, "no picture was named"),
+        (("--image_file", "none.jpg"), 1, "none.jpg: no such image"),
+        (("--image_file", "no*.jpg"), 1, "no*.jpg: matches no picture"),
+        (("--image_file", "in/a.jpg", "--output_file", "o.xyz"), 1, "o.xyz: the ending names no image format"),
+        (("--image_file", "in/a.jpg", "--output_file", "m.ckpt-done/o.jpg"), 1, "cannot be written"),
+        (("--image_file", "in/a.jpg", "--output_dir", "in"), 1, "would overwrite the picture itself"),
+        (("--image_file", "in", "--output_file", "o.jpg"), 1, "--output_file is for one picture"),
+        (("--image_file", "in/a.jpg", "--image_size", "-5"), 2, "image_size"),
+        (("--image_file", "in/a.jpg", "--strength", "2"), 2, "strength"),
+        (("--nonsense",), 2, "nonsense"),
+        (("--image_file", "in/a.jpg", "--model_file", "none.ckpt"), 1, "none.ckpt: no such model file"),
+        (("--image_file", "in/a.jpg", "--model_file", "in/a.jpg"), 1, "in/a.jpg: not a TensorFlow checkpoint"),
+    ],
+)
+def test_a_mistake_is_one_line(arguments, code, words, desk):
+    result = run(desk, *arguments)
+    assert result.returncode == code
+    assert words in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert not [name for name in os.listdir(desk) if name.startswith((".part", "o."))]
+
+
+def test_the_shipped_model_stylises(tmp_path):
+    """The README's first command: the result differs from the photo as a style does, with blues dominating the sky."""
+    model = os.path.join(ROOT, "models", "denoised_starry.ckpt-done")
+    photo_file = os.path.join(ROOT, "images", "Corgi.jpg")
+    result = script("eval.py", "--model_file", model, "--image_file", photo_file, "--output_file", "r.png", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    before, after = pixels(photo_file), pixels(tmp_path / "r.png")
+    assert after.shape == before.shape
+    assert np.abs(after - before).mean() > 20
+    assert np.corrcoef(after.mean(2).ravel(), before.mean(2).ravel())[0, 1] > 0.4  # the shapes are still there
+    assert config.read_recipe(checkpoints.recipe_path(model))["steps"] > 1000

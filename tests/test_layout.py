@@ -1,0 +1,59 @@
+"""The house rules: imports go one way, nouns below verbs."""
+
+import ast
+import glob
+import os
+
+import pytest
+from conftest import ROOT
+
+# From the highest to the lowest: each may import only what comes later.
+NOUNS = ["model", "losses", "vgg", "checkpoints", "reader", "vgg_preprocessing", "optimizer", "config", "files", "cli"]
+VERBS = ["train", "eval", "download"]
+METHOD_FILES = sorted(glob.glob(os.path.join(ROOT, "methods", "[a-z]*.py")))
+
+
+def imports(path):
+    """The first names of all modules that a file imports, also inside its functions."""
+    with open(path, encoding="utf-8") as file:
+        tree = ast.parse(file.read())
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names.add(node.module.split(".")[0])
+    return names
+
+
+@pytest.mark.parametrize("noun", NOUNS)
+def test_a_noun_imports_only_lower_nouns(noun):
+    allowed = NOUNS[NOUNS.index(noun) + 1 :]
+    ours = imports(os.path.join(ROOT, f"{noun}.py")) & {*NOUNS, *VERBS, "methods"}
+    assert ours <= set(allowed)
+
+
+@pytest.mark.parametrize("path", METHOD_FILES, ids=os.path.basename)
+def test_a_method_imports_no_method_and_no_verb(path):
+    assert not imports(path) & {*VERBS, "methods"}
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_verb_imports_no_verb(verb):
+    assert not imports(os.path.join(ROOT, f"{verb}.py")) & set(VERBS)
+
+
+def test_no_module_is_forgotten():
+    files = {os.path.basename(path)[:-3] for path in glob.glob(os.path.join(ROOT, "*.py"))}
+    assert files == {*NOUNS, *VERBS, "quiet_tensorflow"}
+    assert METHOD_FILES
+
+
+def test_nothing_runs_what_it_reads():
+    """No unpickling, no eval of files, no unsafe YAML anywhere."""
+    forbidden = ("allow_pickle=True", "import pickle", "yaml.load(", "exec(")
+    for path in glob.glob(os.path.join(ROOT, "**", "*.py"), recursive=True):
+        if os.path.basename(path) != "test_layout.py":
+            with open(path, encoding="utf-8") as file:
+                text = file.read()
+            assert not [word for word in forbidden if word in text], path

@@ -1,0 +1,207 @@
+"""train.py as a person runs it: trains, resumes exactly, stops on NaN, and keeps what it has."""
+
+import glob
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import yaml
+from conftest import ROOT, photo, script, write_conf
+
+import checkpoints
+import config
+from methods import METHODS
+from optimizer import Adam
+
+
+def tensors(path):
+    found = tf.train.load_checkpoint(str(path))
+    return {name: found.get_tensor(name) for name in found.get_variable_to_shape_map()}
+
+
+def trainable(method):
+    return [v for v in method.variables if v.trainable and not v.name.startswith(method.conf.loss_model)]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_contract_of_a_method(name, house):
+    """Steps lower the loss, the loss network stays as it is, any size is kept, strength 0 is the content."""
+    conf = config.load_conf(str(write_conf(house, method=name, initializer="identity", relative_losses=True, learning_rate=1e-4)))
+    method = METHODS[name](conf, training=True)
+    variables = trainable(method)
+    frozen = [(v, v.numpy()) for v in method.variables if not v.trainable]
+    assert variables
+    assert frozen
+    content = tf.constant(np.stack([photo(32, 32, 1), photo(32, 32, 2)]), tf.float32)
+    optimizer = Adam(variables, conf.learning_rate)
+    losses = [method.train_step(content, optimizer, variables) for _ in range(6)]
+    assert float(losses[-1]["total_loss"]) < float(losses[0]["total_loss"])
+    assert all(np.isfinite(float(loss)) for loss in losses[-1].values())
+    for variable, before in frozen:
+        np.testing.assert_array_equal(variable, before)
+    image = photo(21, 34)[None].astype(np.float32)
+    assert method.stylize(image).shape == image.shape
+    np.testing.assert_allclose(method.stylize(image, strength=0.0), image, atol=1e-3)
+
+
+def test_stylize_is_traced_once_for_all_sizes():
+    method = METHODS["johnson"](config.Conf(style_image="x", naming="x"))
+    for size in ((12, 17), (30, 20), (9, 9)):
+        method.stylize(np.zeros((1, *size, 3), np.float32))
+    assert method._stylize.experimental_get_tracing_count() == 1
+
+
+def test_a_step_is_traced_once_for_each_phase(house):
+    conf = config.load_conf(str(write_conf(house, reconstruction_steps=2)))
+    method = METHODS["johnson"](conf, training=True)
+    variables = trainable(method)
+    optimizer = Adam(variables, 1e-4)
+    losses = [method.train_step(tf.ones([2, 32, 32, 3]) * 100, optimizer, variables) for _ in range(5)]
+    assert ["style_losses/vgg_16/conv1/conv1_2" in parts for parts in losses] == [False] * 2 + [True] * 3
+    assert method._train_step.experimental_get_tracing_count() == 2
+
+
+def test_the_style_weight_is_raised_gradually(house):
+    conf = config.load_conf(str(write_conf(house, reconstruction_steps=2, style_warmup_steps=4)))
+    method = METHODS["johnson"](conf, training=True)
+    weights = [float(method._style_weight(tf.constant(step, tf.int64))) for step in (2, 3, 5, 9)]
+    assert weights == [2.5, 5.0, 10.0, 10.0]
+
+
+def test_a_run_leaves_all_the_originals_files(house):
+    conf = write_conf(house)
+    result = script("train.py", "-c", conf, cwd=house)
+    assert result.returncode == 0, result.stderr
+    folder = house / "models" / "small"
+    assert os.path.exists(house / "generated" / "target_style_small.jpg")
+    assert {os.path.basename(p) for p in glob.glob(str(folder / "*ckpt*"))} == {
+        f"fast-style-model.ckpt-{step}" for step in (2, 4, "done")
+    }
+    done = tensors(folder / "fast-style-model.ckpt-done")
+    assert done["global_step"] == 4
+    assert len(done) == 17
+    recipe = yaml.safe_load((folder / "fast-style-model.yml").read_text())
+    assert recipe["style_weight"] == 10.0
+    trained = recipe["trained"]
+    assert (trained["steps"], trained["images"]) == (4, 6)
+    assert set(trained["sha256"]) == {"style_image", "loss_model_file"}
+    assert "total_loss" in trained["mean_losses_of_the_last_100_steps"]
+    again = script("train.py", "-c", conf, cwd=house)
+    assert again.returncode == 0
+    assert "Already trained" in again.stdout
+    result = script("eval.py", "--model_file", folder / "fast-style-model.ckpt-done", "--image_file", house / "style.png", cwd=house)
+    assert result.returncode == 0, result.stderr
+    assert os.path.exists(house / "generated" / "res.jpg")
+
+
+def test_summaries_carry_the_originals_tags(house):
+    result = script("train.py", "-c", write_conf(house, steps=25, checkpoint_every=100), cwd=house)
+    assert result.returncode == 0, result.stderr
+    [events] = glob.glob(str(house / "models" / "small" / "events*"))
+    values = [v for e in tf.compat.v1.train.summary_iterator(events) for v in e.summary.value]
+    layers = [f"style_losses/vgg_16/{layer}" for layer in ("conv1/conv1_2", "conv2/conv2_2", "conv3/conv3_3", "conv4/conv4_3")]
+    assert {v.tag for v in values} == {
+        *(f"losses/{name}_loss" for name in ("content", "style", "regularizer")),
+        *(f"weighted_losses/weighted_{name}_loss" for name in ("content", "style", "regularizer")),
+        *layers,
+        "total_loss",
+        "generated",
+        "origin",
+    }
+    assert {v.tag for v in values if v.HasField("image")} == {"generated", "origin"}
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_an_interrupted_run_equals_an_uninterrupted_one(number, house):
+    """Killed somewhere in the middle, saved there, resumed: all variables and Adam's slots come out the same."""
+    keys = {"steps": 60, "random_crops": True, "learning_rate_schedule": "cosine", "style_warmup_steps": 20}
+    keys |= {"reconstruction_steps": 5, "initializer": "identity", "relative_losses": True, "checkpoint_every": 1000}
+    straight = script("train.py", "-c", write_conf(house, naming="straight", **keys), cwd=house)
+    assert straight.returncode == 0, straight.stderr
+    conf = write_conf(house, naming="broken", **keys)
+    command = [sys.executable, os.path.join(ROOT, "train.py"), "-c", str(conf)]
+    process = subprocess.Popen(command, cwd=house, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    wait_for(house / "generated" / "target_style_broken.jpg", process)
+    time.sleep(1.5)
+    process.send_signal(number)
+    output, errors = process.communicate(timeout=120)
+    assert process.returncode == 128 + number, errors
+    assert "the same command resumes" in output
+    assert "Traceback" not in errors
+    resumed = script("train.py", "-c", conf, cwd=house)
+    assert resumed.returncode == 0, resumed.stderr
+    assert "Resuming at step" in resumed.stdout
+    one, other = (tensors(house / "models" / name / "fast-style-model.ckpt-60") for name in ("straight", "broken"))
+    assert set(one) == set(other)
+    for name, value in one.items():
+        np.testing.assert_allclose(other[name], value, rtol=1e-3, atol=1e-5, err_msg=name)
+
+
+def wait_for(path, process):
+    for _ in range(600):
+        if path.exists():
+            return
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.1)
+    raise AssertionError(f"{path} did not appear")
+
+
+def test_nan_stops_the_run_and_keeps_the_last_checkpoint(house):
+    conf = write_conf(house, learning_rate=1e30, steps=50)
+    result = script("train.py", "-c", conf, cwd=house)
+    assert result.returncode == 1
+    assert "total_loss is nan" in result.stderr or "total_loss is inf" in result.stderr
+    assert "Traceback" not in result.stderr
+    for path in glob.glob(str(house / "models" / "small" / "*ckpt*")):
+        assert all(np.isfinite(value).all() for value in tensors(path).values()), path
+
+
+def test_unreadable_pictures_are_named_once_at_the_end(house):
+    (house / "photos" / "bad.png").write_text("text")
+    result = script("train.py", "-c", write_conf(house), cwd=house)
+    assert result.returncode == 0, result.stderr
+    assert result.stderr.count("bad.png") == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"style_image": "none.jpg"}, "none.jpg: no such image"),
+        ({"loss_model_file": "none.npz"}, "none.npz: no such loss network file"),
+        ({"style_layers": ["vgg_16/conv9/conv9_1"]}, "vgg_16/conv9/conv9_1: the loss network has no such layer"),
+        ({"train_data": "none"}, "none: no such folder"),
+        ({"train_data": "empty"}, "empty: holds no picture"),
+        ({"train_data": "unreadable"}, "unreadable: none of its 1 pictures can be read"),
+        ({"method": "jonson"}, "method: got 'jonson', one of johnson"),
+        ({"model_path": "style.png"}, "cannot be written"),
+    ],
+)
+def test_a_mistake_is_one_line(changes, words, house):
+    (house / "empty").mkdir()
+    (house / "unreadable").mkdir()
+    (house / "unreadable" / "a.jpg").write_text("text")
+    result = script("train.py", "-c", write_conf(house, **changes), cwd=house)
+    assert result.returncode == 1
+    assert words in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not glob.glob(str(house / "models" / "small" / "*ckpt*"))
+
+
+def test_a_wrong_command_line_is_usage():
+    for arguments in ((), ("--nonsense",), ("-c",)):
+        result = script("train.py", *arguments)
+        assert result.returncode == 2
+        assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_a_changed_conf_is_said_on_resuming(house):
+    script("train.py", "-c", write_conf(house), cwd=house)
+    result = script("train.py", "-c", write_conf(house, steps=6), cwd=house)
+    assert result.returncode == 0, result.stderr
+    assert "with changed steps: 4 -> 6" in result.stdout
+    assert checkpoints.restore_training(str(house / "models" / "none"), [], None) is None

@@ -1,0 +1,171 @@
+"""The loss network against Keras' VGG, from every kind of weight file."""
+
+import keras
+import numpy as np
+import pytest
+import scipy.io
+import tensorflow as tf
+from conftest import VGG_16_CONVS, vgg_weights
+
+import vgg
+from cli import UserError
+from vgg_preprocessing import MEANS
+
+
+@pytest.fixture(scope="module", params=["VGG16", "VGG19"])
+def keras_vgg(request):
+    """(scope, Keras model with random weights and biases)."""
+    network = getattr(keras.applications, request.param)(weights=None, include_top=False, input_shape=(64, 48, 3))
+    rng = np.random.default_rng(0)
+    for variable in network.trainable_variables:
+        if len(variable.shape) == 1:
+            variable.assign(rng.normal(0, 0.05, variable.shape))
+    return ("vgg_16" if request.param == "VGG16" else "vgg_19"), network
+
+
+def as_slim(network):
+    """Keras' kernels (for BGR) under slim's names, for RGB."""
+    weights = {}
+    for layer in network.layers:
+        if "conv" in layer.name:
+            conv = layer.name.replace("block", "conv").replace("_conv", "_", 1)
+            weights[f"{conv}/weights"], weights[f"{conv}/biases"] = (np.array(w) for w in layer.get_weights())
+    weights["conv1_1/weights"] = weights["conv1_1/weights"][:, :, ::-1]
+    return weights
+
+
+def write_ckpt(path, weights, version):
+    tensors = {f"vgg_16/{key[:5]}/{key}": value for key, value in weights.items()}
+    tensors |= {"vgg_16/fc6/weights": np.zeros((7, 7, 8, 5), np.float32), "global_step": np.int64(7)}
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+        variables = [tf.compat.v1.get_variable(name, initializer=value) for name, value in tensors.items()]
+        session.run(tf.compat.v1.global_variables_initializer())
+        tf.compat.v1.train.Saver(variables, write_version=version).save(session, path, write_meta_graph=False)
+
+
+def write_mat(path, weights):
+    def cell(values):
+        array = np.empty((1, len(values)), object)
+        array[0, :] = values
+        return array
+
+    layers = []
+    for conv in [key[:-8] for key in weights if key.endswith("/weights")]:
+        kernel, biases = weights[f"{conv}/weights"], weights[f"{conv}/biases"]
+        layers += [{"name": conv, "type": "conv", "weights": cell([kernel, biases[None]])}]
+        layers += [{"name": conv.replace("conv", "relu"), "type": "relu"}]
+    scipy.io.savemat(path, {"layers": cell(layers)})
+
+
+def test_features_equal_keras_at_every_layer(keras_vgg, tmp_path):
+    scope, network = keras_vgg
+    path = str(tmp_path / "w.weights.h5")
+    network.save_weights(path)
+    weights = vgg.read_weights(scope, path)
+    names = vgg.layer_names(scope, weights)
+    assert len(names) == sum(vgg.CONVS[scope])
+    images = np.random.default_rng(1).uniform(0, 255, (2, 64, 48, 3)).astype(np.float32)
+    ours = vgg.Vgg(scope, weights, names)(tf.constant(images))
+    bgr = (images - np.array(MEANS, np.float32))[..., ::-1]
+    keras_names = [name.split("/")[-1].replace("conv", "block").replace("_", "_conv") for name in names]
+    theirs = keras.Model(network.input, [network.get_layer(name).output for name in keras_names])(bgr)
+    for name, expected in zip(names, theirs, strict=True):
+        assert np.abs(ours[name] - expected).max() <= 1e-3 * np.abs(expected).max(), name
+
+
+@pytest.mark.parametrize("kind", ["legacy.h5", "w.weights.h5", "v1.ckpt", "v2.ckpt", "w.npz", "w.mat"])
+def test_every_kind_of_file_gives_the_same_weights(kind, tmp_path):
+    weights, path = vgg_weights(VGG_16_CONVS), str(tmp_path / kind)
+    if kind.endswith(".h5"):
+        network = small_keras(weights)
+        network.save(path) if kind.startswith("legacy") else network.save_weights(path)
+    elif kind.endswith(".ckpt"):
+        write_ckpt(path, weights, 1 if kind.startswith("v1") else 2)
+    elif kind.endswith(".npz"):
+        np.savez(path, **weights)
+    else:
+        write_mat(path, weights)
+    read = vgg.read_weights("vgg_16", path, "vgg_16/fc")
+    assert set(read) == set(weights)
+    for key, value in weights.items():
+        np.testing.assert_array_equal(read[key], value, err_msg=key)
+
+
+def small_keras(weights):
+    """A stack of convolutions with Keras' VGG names, for BGR."""
+    layers = [keras.Input((32, 32, 3))]
+    for conv in VGG_16_CONVS:
+        name = conv.replace("conv", "block").replace("_", "_conv")
+        layers.append(keras.layers.Conv2D(weights[f"{conv}/biases"].size, 3, padding="same", name=name))
+    network = keras.Sequential(layers)
+    for conv, layer in zip(VGG_16_CONVS, network.layers, strict=True):
+        kernel = weights[f"{conv}/weights"]
+        layer.set_weights([kernel[:, :, ::-1] if conv == "conv1_1" else kernel, weights[f"{conv}/biases"]])
+    return network
+
+
+def test_average_pooling_differs_and_depth_is_as_asked():
+    weights = vgg_weights(VGG_16_CONVS)
+    images, layer = tf.random.uniform([1, 32, 32, 3]) * 255, "vgg_16/conv2/conv2_1"
+    network = vgg.Vgg("vgg_16", weights, [layer])
+    assert len(network.variables) == 6  # conv1_1, conv1_2, conv2_1: nothing deeper is built
+    assert not network.trainable_variables
+    assert all(v.name.startswith("vgg_16/") for v in network.variables)
+    average = vgg.Vgg("vgg_16", weights, [layer], "avg")
+    assert network(images)[layer].shape == (1, 16, 16, 6)
+    assert not np.allclose(network(images)[layer], average(images)[layer])
+
+
+def test_conv0_network_normalises_and_reflects_by_itself():
+    weights = vgg_weights(["conv1_1"]) | {
+        "conv0/weights": np.eye(3, dtype=np.float32)[None, None] * 255,
+        "conv0/biases": np.zeros(3, np.float32),
+        "conv1_1_aux/weights": np.ones((1, 1, 4, 2), np.float32),
+        "conv1_1_aux/biases": np.full(2, -5, np.float32),
+    }
+    image = tf.random.uniform([1, 8, 8, 3]) * 255
+    names = ["vgg_19_x/conv1/conv1_1", "vgg_19_x/conv1/conv1_1_aux"]
+    features = vgg.Vgg("vgg_19_x", weights, names)(image)
+    padded = tf.pad(image, [[0, 0], [1, 1], [1, 1], [0, 0]], "REFLECT")
+    plain = tf.nn.relu(tf.nn.conv2d(padded, weights["conv1_1/weights"], 1, "VALID") + weights["conv1_1/biases"])
+    np.testing.assert_allclose(features[names[0]], plain, rtol=1e-4, atol=1e-3)
+    expected = np.sum(plain, -1, keepdims=True) - 5
+    np.testing.assert_allclose(features[names[1]], np.repeat(expected, 2, -1), rtol=1e-4, atol=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"conv1_2/weights": None}, "conv1_2 is missing"),
+        ({"conv1_2/biases": None}, "conv1_2/biases is missing"),
+        ({"conv2_1/weights": np.zeros((3, 3, 5, 6))}, "conv2_1/weights is [3, 3, 5, 6], [3, 3, 4, n] is needed"),
+        ({"conv2_2/biases": np.zeros(7)}, "conv2_2/biases is [7], [6] is needed"),
+        ({"conv3_1/biases": np.full(8, np.nan)}, "conv3_1 holds NaN"),
+    ],
+)
+def test_bad_weights_are_refused_by_name(change, words, tmp_path):
+    weights = {k: v for k, v in (vgg_weights(VGG_16_CONVS[:7]) | change).items() if v is not None}
+    np.savez(tmp_path / "w.npz", **weights)
+    with pytest.raises(UserError) as error:
+        vgg.read_weights("vgg_16", str(tmp_path / "w.npz"))
+    assert words in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["w.npz", "w.h5", "w.mat", "w.ckpt"])
+def test_a_file_of_another_kind_is_one_clear_error(name, tmp_path):
+    (tmp_path / name).write_text("not weights")
+    with pytest.raises(UserError, match=name):
+        vgg.read_weights("vgg_16", str(tmp_path / name))
+
+
+def test_pickled_npz_is_refused(tmp_path):
+    np.savez(tmp_path / "w.npz", **{"conv1_1/weights": np.array([{"a": 1}], object)})
+    with pytest.raises(UserError, match="not a readable"):
+        vgg.read_weights("vgg_16", str(tmp_path / "w.npz"))
+
+
+def test_unknown_names_list_what_there_is():
+    with pytest.raises(UserError, match="vgg_16/conv1/conv1_2, vgg_16/conv2"):
+        vgg.Vgg("vgg_16", vgg_weights(VGG_16_CONVS[:4]), ["vgg_16/conv9/conv9_1"])
+    with pytest.raises(UserError, match="starts with vgg_16 or vgg_19"):
+        vgg.read_weights("resnet", "x.npz")

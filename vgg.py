@@ -1,0 +1,229 @@
+"""Slim's VGG-16 and VGG-19 up to conv5, of any width: topology, end points, weight files.
+
+Channel counts come from the weight file. End points carry slim's names (vgg_16/conv3/conv3_3) and are taken after ReLU.
+"""
+
+import os
+import re
+
+import numpy as np
+import tensorflow as tf
+
+from cli import UserError
+from vgg_preprocessing import mean_image_subtraction
+
+CONVS = {"vgg_16": (2, 2, 3, 3, 3), "vgg_19": (2, 2, 4, 4, 4)}  # convolutions in each of the five blocks
+
+# Keras' own files and the MD5 that keras.applications checks them with.
+KERAS_FILES = {
+    "vgg_16": ("vgg16/vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5", "6d6bbae143d832006294945121d1f1fc"),
+    "vgg_19": ("vgg19/vgg19_weights_tf_dim_ordering_tf_kernels_notop.h5", "253f8cb515780f3b799900260a226db6"),
+}
+KERAS_ADDRESS = "https://storage.googleapis.com/tensorflow/keras-applications/"
+
+
+class Vgg(tf.Module):
+    """The network up to the deepest layer asked for, its weights not trainable.
+
+    Args:
+      scope: "vgg_16..." or "vgg_19...": the first part of every layer's name; what follows the number is free.
+      weights: {"conv1_1/weights": [3,3,I,O], "conv1_1/biases": [O], ...} as read_weights returns them. A 1x1 "conv0" in
+        front means a network of Collaborative Distillation (Wang et al. 2020): it normalises RGB in 0..1 itself, its
+        convolutions reflect the edges instead of padding zeros, and "conv{k}_1_aux" maps, 1x1 and linear, lead from relu
+        {k}_1 to the full-width network's features.
+      layers: the end points wanted, such as ("vgg_16/conv1/conv1_2", "vgg_16/conv3/conv3_3").
+      pooling: "max" or "avg".
+    """
+
+    def __init__(self, scope, weights, layers, pooling="max"):
+        super().__init__()
+        self.scope, self.layers, self.pooling = scope, tuple(layers), pooling
+        names = layer_names(scope, weights)
+        for layer in layers:
+            if layer not in names:
+                raise UserError(f"{layer}: the loss network has no such layer; it has {', '.join(names)}")
+        convs = [name.split("/")[-1] for name in names]
+        last = max(convs.index(layer.split("/")[-1]) for layer in layers)
+        wanted = [c for c in convs[: last + 1] if not c.endswith("_aux") or self._full_name(c) in layers]
+        self._convs = (["conv0"] if "conv0/weights" in weights else []) + wanted
+        self._weights = {
+            key: tf.Variable(weights[key], trainable=False, name=f"{self._full_name(conv)}/{kind}")
+            for conv in self._convs
+            for kind in ("weights", "biases")
+            for key in [f"{conv}/{kind}"]
+        }
+
+    def __call__(self, images):
+        """[N,H,W,3] RGB 0..255 -> {layer: [N,h,w,C] features} for the layers asked for."""
+        if "conv0" in self._convs:
+            x = self._conv(images / 255.0, "conv0")
+        else:
+            x = mean_image_subtraction(images)
+        features = {}
+        for conv in self._convs:
+            if conv == "conv0":
+                continue
+            if conv.endswith("_aux"):
+                y = self._conv(x, conv)
+            else:
+                if re.fullmatch(r"conv[2-5]_1", conv):
+                    x = tf.nn.pool(x, [2, 2], self.pooling.upper(), [2, 2], "VALID")
+                x = y = tf.nn.relu(self._conv(x, conv))
+            if self._full_name(conv) in self.layers:
+                features[self._full_name(conv)] = y
+        return features
+
+    def _conv(self, x, conv):
+        kernel = self._weights[f"{conv}/weights"]
+        padding = "SAME"
+        if "conv0" in self._convs and kernel.shape[0] == 3:
+            x, padding = tf.pad(x, [[0, 0], [1, 1], [1, 1], [0, 0]], "REFLECT"), "VALID"
+        return tf.nn.conv2d(x, kernel, 1, padding) + self._weights[f"{conv}/biases"]
+
+    def _full_name(self, conv):
+        return f"{self.scope}/{conv if conv == 'conv0' else f'{conv[:5]}/{conv}'}"
+
+
+def layer_names(scope, weights):
+    """The end points that these weights give, in order: ["vgg_16/conv1/conv1_1", ...]."""
+    found = []
+    for conv in _topology(scope):
+        if f"{conv}/weights" not in weights:
+            break
+        found.append(f"{scope}/{conv[:5]}/{conv}")
+        if f"{conv}_aux/weights" in weights:
+            found.append(f"{scope}/{conv[:5]}/{conv}_aux")
+    return found
+
+
+def read_weights(scope, path, exclude_scopes=""):
+    """Reads a weight file of any of the known kinds.
+
+    Args:
+      scope: "vgg_16..." or "vgg_19...".
+      path: TF-Slim's .ckpt (V1 or V2), Keras' .h5 without top, MatConvNet's .mat, .npz, or "imagenet": Keras' own file,
+        fetched once into Keras' cache.
+      exclude_scopes: comma-separated scopes of a .ckpt that are not read.
+
+    Returns:
+      {"conv1_1/weights": float32 [3,3,I,O], "conv1_1/biases": [O], ...} for RGB input, as deep as the file goes.
+
+    Raises:
+      UserError: no such file or not of its kind, a layer missing, misshapen, or not finite.
+    """
+    _topology(scope)
+    if path == "imagenet":
+        path = _fetch_keras_file(scope)
+    kind = os.path.splitext(path)[1]
+    reader = {".h5": _read_h5, ".mat": _read_mat, ".npz": _read_npz}.get(kind)
+    if not os.path.exists(path) and (reader or not os.path.exists(path + ".index")):
+        raise UserError(f"{path}: no such loss network file; 'python download.py vgg_16' fetches one, see pretrained/README.md")
+    try:
+        weights = reader(path) if reader else _read_ckpt(path, scope, exclude_scopes)
+    except UserError:
+        raise
+    except Exception as error:  # each of four file libraries has errors of its own
+        raise UserError(f"{path}: not a readable {kind or '.ckpt'} weight file ({str(error)[:200]})") from None
+    return _checked(weights, scope, path)
+
+
+def _topology(scope):
+    for name, counts in CONVS.items():
+        if scope.startswith(name) and "/" not in scope:
+            return [f"conv{i}_{j}" for i, count in enumerate(counts, 1) for j in range(1, count + 1)]
+    raise UserError(f"loss_model: got '{scope}', a name that starts with {' or '.join(CONVS)} is needed")
+
+
+def _checked(weights, scope, path):
+    """The float32 weights of the known layers, each there, of the shape its neighbours ask for, and finite."""
+    topology = _topology(scope)
+    present = [conv for conv in topology if f"{conv}/weights" in weights]
+    if not present:
+        raise UserError(f"{path}: holds no layer of {scope} (conv1_1, conv1_2, ...)")
+    missing = [conv for conv in topology[: topology.index(present[-1])] if conv not in present]
+    if missing:
+        raise UserError(f"{path}: layer {missing[0]} is missing")
+    checked, channels = {}, 3
+    for conv in (["conv0"] if "conv0/weights" in weights else []) + present:
+        size = 1 if conv == "conv0" else 3
+        channels = _check_conv(checked, weights, conv, size, channels, path)
+        if f"{conv}_aux/weights" in weights:
+            _check_conv(checked, weights, f"{conv}_aux", 1, channels, path)
+    return checked
+
+
+def _check_conv(checked, weights, conv, size, channels_in, path):
+    kernel = np.asarray(weights[f"{conv}/weights"], np.float32)
+    if kernel.ndim != 4 or kernel.shape[:3] != (size, size, channels_in):
+        raise UserError(f"{path}: {conv}/weights is {list(kernel.shape)}, [{size}, {size}, {channels_in}, n] is needed")
+    if f"{conv}/biases" not in weights:
+        raise UserError(f"{path}: {conv}/biases is missing")
+    biases = np.asarray(weights[f"{conv}/biases"], np.float32).reshape(-1)
+    if biases.shape != kernel.shape[3:]:
+        raise UserError(f"{path}: {conv}/biases is {list(biases.shape)}, [{kernel.shape[3]}] is needed")
+    if not (np.isfinite(kernel).all() and np.isfinite(biases).all()):
+        raise UserError(f"{path}: {conv} holds NaN or infinite weights")
+    checked[f"{conv}/weights"], checked[f"{conv}/biases"] = kernel, biases
+    return kernel.shape[3]
+
+
+def _read_npz(path):
+    with np.load(path, allow_pickle=False) as file:
+        return dict(file)
+
+
+def _read_ckpt(path, scope, exclude_scopes):
+    """TF-Slim's: vgg_16/conv1/conv1_1/weights. The file may have been written under another width's scope name."""
+    reader = tf.train.load_checkpoint(path)
+    excluded = tuple(f"{name.strip()}/" for name in exclude_scopes.split(",") if name.strip())
+    weights = {}
+    for name in reader.get_variable_to_shape_map():
+        match = re.fullmatch(r"[^/]+/conv\d/(conv\d_\d/(?:weights|biases))", name)
+        if match and not name.startswith(excluded):
+            weights[match[1]] = reader.get_tensor(name)
+    return weights
+
+
+def _read_h5(path):
+    """Keras': .../block1_conv1/.../kernel and bias in whatever nesting the Keras version used. Input is BGR: flipped here."""
+    import h5py
+
+    weights = {}
+
+    def visit(name, item):
+        if not isinstance(item, h5py.Dataset) or item.ndim not in (1, 4):
+            return
+        # Keras 3's .weights.h5 numbers its layers and keeps their names in an attribute.
+        match = re.search(r"block(\d)_conv(\d)", f"{name} {item.parent.attrs.get('name', '')}")
+        if match:
+            weights[f"conv{match[1]}_{match[2]}/{'weights' if item.ndim == 4 else 'biases'}"] = item[()]
+
+    with h5py.File(path, "r") as file:
+        file.visititems(visit)
+    if "conv1_1/weights" in weights:
+        weights["conv1_1/weights"] = weights["conv1_1/weights"][:, :, ::-1]
+    return weights
+
+
+def _read_mat(path):
+    """MatConvNet's: layers{i}.name and .weights = {kernel [3,3,in,out], biases}, for RGB less the means, taken as they are."""
+    import scipy.io
+
+    weights = {}
+    for cell in scipy.io.loadmat(path)["layers"].reshape(-1):
+        layer = cell[0, 0]
+        name = str(layer["name"].reshape(-1)[0])
+        if name.startswith("conv"):
+            kernel, biases = layer["weights"].reshape(-1)[:2]
+            weights[f"{name}/weights"], weights[f"{name}/biases"] = kernel, biases.reshape(-1)
+    return weights
+
+
+def _fetch_keras_file(scope):
+    file, md5 = KERAS_FILES[scope[:6]]
+    try:
+        return tf.keras.utils.get_file(
+            f"{scope[:6]}_notop.h5", KERAS_ADDRESS + file, cache_subdir="models", file_hash=md5
+        )
+    except Exception as error:
+        raise UserError(f"loss_model_file: imagenet: {KERAS_ADDRESS + file} could not be fetched ({error})") from None

@@ -1,0 +1,46 @@
+"""The VGG preprocessing of TF-Slim: channel means, the resize that keeps the aspect, crops, and their inverse.
+
+Images are float32 RGB in 0..255, [H,W,3] or [N,H,W,3].
+"""
+
+import tensorflow as tf
+
+MEANS = (123.68, 116.78, 103.94)  # of ImageNet, in R, G, B
+
+
+def mean_image_subtraction(images):
+    """RGB 0..255 -> the same less the channel means, as VGG expects it."""
+    return images - tf.constant(MEANS, images.dtype)
+
+
+def mean_image_addition(images):
+    """The inverse of mean_image_subtraction."""
+    return images + tf.constant(MEANS, images.dtype)
+
+
+def aspect_preserving_resize(image, smallest_side, antialias=False):
+    """[H,W,3] -> [h,w,3] with min(h, w) == smallest_side: bilinear, by default without antialiasing, as TF-Slim does it.
+
+    TF-Slim sampled at pixel corners; here pixels are sampled at their centres, which shifts nothing.
+    """
+    height, width = tf.unstack(tf.cast(tf.shape(image)[:2], tf.float32))
+    scale = tf.cast(smallest_side, tf.float32) / tf.minimum(height, width)
+    size = tf.cast(tf.round(tf.stack([height, width]) * scale), tf.int32)
+    return tf.image.resize(image, tf.maximum(size, smallest_side), "bilinear", antialias=antialias)
+
+
+def central_crop(image, size):
+    """[H,W,3] -> [size,size,3] from the middle."""
+    top, left = tf.unstack((tf.shape(image)[:2] - size) // 2)
+    return tf.ensure_shape(image[top : top + size, left : left + size], [size, size, 3])
+
+
+def random_crop(image, size, seed):
+    """[H,W,3] -> [size,size,3] from anywhere, mirrored half of the time; `seed` is a pair of integers."""
+    image = tf.image.stateless_random_crop(image, [size, size, 3], seed)
+    return tf.image.stateless_random_flip_left_right(image, seed)
+
+
+def preprocess_image(image, size):
+    """[H,W,3] -> [size,size,3]: resized to cover the square, then its middle. Means are the network's business."""
+    return central_crop(aspect_preserving_resize(image, size), size)
