@@ -27,7 +27,7 @@ def restore(path, variables):
       UserError: no such file, not a checkpoint, or a variable missing, extra, misshapen or not finite: it is named.
     """
     reader = _open(path)
-    shapes = {name: shape for name, shape in reader.get_variable_to_shape_map().items()}
+    shapes = reader.get_variable_to_shape_map()
     wanted = {scope(variable): variable for variable in variables}
     for name, variable in wanted.items():
         if name not in shapes:
@@ -36,7 +36,7 @@ def restore(path, variables):
             raise UserError(f"{path}: variable {name} is {shapes[name]}, {variable.shape.as_list()} is needed")
     extra = sorted(name for name in shapes if name not in wanted and not BOOKKEEPING.fullmatch(name))
     if extra:
-        raise UserError(f"{path}: variable {extra[0]} is not one of this method's: another method's model, or no recipe beside it")
+        raise UserError(f"{path}: variable {extra[0]} is not one of this method's: its recipe (.yml) is missing or wrong")
     for name, variable in wanted.items():
         value = tf.constant(reader.get_tensor(name), variable.dtype)
         if value.dtype.is_floating and not bool(tf.reduce_all(tf.math.is_finite(value))):

@@ -50,40 +50,92 @@ KERAS = "https://storage.googleapis.com/tensorflow/keras-applications"
 # to check against. MD5 guards against damage; against tampering there is HTTPS, and from a mirror only trust in it.
 # Their sizes are those that Keras prints as it fetches them.
 ASSETS = (
-    Asset("styles", "denoised_starry.jpg", f"{ORIGINAL}/denoised_starry.jpg",
-          "sha256:6de55dcebb3f3ddb54a2a5395b73bb3f996270628d502f02ade694ee621961b2", 731923,
-          "The Starry Night (denoised), Vincent van Gogh, 1889; public domain"),
-    Asset("styles", "scream.jpg", f"{JOHNSON}/the_scream.jpg",
-          "sha256:f3075cddeb974a9ee1d6418f7f33fd05185a7ac7dcb4288bd2805d499a9dcaee", 216723,
-          "The Scream, Edvard Munch, 1893; public domain in the US and at life + 70 years"),
-    Asset("styles", "udnie.jpg", f"{JOHNSON}/udnie.jpg",
-          "sha256:c3d3d4b9e325b485820d1a91df3bad591c2bab86919412e9f1b424e862cf204a", 465199,
-          "Udnie, Francis Picabia, 1913; public domain in the US and at life + 70 years, not at + 80"),
-    Asset("styles", "starry_night.jpg", f"{JOHNSON}/starry_night.jpg",
-          "sha256:0592ab0f7b51b3ce72608a95e53880bd93971e5b48f93a0ce8dfd3cbccf3d098", 315236,
-          "The Starry Night, Vincent van Gogh, 1889; public domain"),
-    Asset("styles", "composition_vii.jpg", f"{JOHNSON}/composition_vii.jpg",
-          "sha256:8f992ed4aecd6dd56972d7bc8166761de7c94e670ee6effa8fd05f3daeb33409", 202426,
-          "Composition VII, Wassily Kandinsky, 1913; public domain in the US and at life + 70 years"),
-    Asset("styles", "shipwreck_minotaur.jpg", f"{ENGSTROM}/the_shipwreck_of_the_minotaur.jpg",
-          "sha256:05e6d80cee6b2df5c3425f8f59105e62804d8a7ffe688aa69739c1f787a09dd9", 826318,
-          "The Wreck of a Transport Ship, J. M. W. Turner, 1810; public domain"),
-    Asset("styles", "metzinger_portrait.jpg", f"{ZHANG}/21styles/Robert_Delaunay,_1906,_Portrait.jpg",
-          "sha256:fc89c275028b6a98e8e6896caf5df930eeda63d2314ddc60072d549f55fcc826", 1410652,
-          "Portrait of Jean Metzinger, Robert Delaunay, 1906; public domain in the US and at life + 70 years"),
-    Asset("styles", "wheat_field_cypresses.jpg", f"{GORDIC}/vg_wheat_field.jpg",
-          "sha256:da6959c2bc8e874f09df0cdce63dd86a1f11b61bf560ff498e1dfe483cdf8a81", 464405,
-          "Wheat Field with Cypresses, Vincent van Gogh, 1889; public domain"),
-    Asset("vgg_16", "vgg_16_notop.h5", f"{KERAS}/vgg16/vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5",
-          "md5:6d6bbae143d832006294945121d1f1fc", 58889256, "VGG-16 of Oxford's VGG group, by way of Keras; CC BY 4.0"),
-    Asset("vgg_19", "vgg_19_notop.h5", f"{KERAS}/vgg19/vgg19_weights_tf_dim_ordering_tf_kernels_notop.h5",
-          "md5:253f8cb515780f3b799900260a226db6", 80134624, "VGG-19 of Oxford's VGG group, by way of Keras; CC BY 4.0"),
+    Asset(
+        "styles",
+        "denoised_starry.jpg",
+        f"{ORIGINAL}/denoised_starry.jpg",
+        "sha256:6de55dcebb3f3ddb54a2a5395b73bb3f996270628d502f02ade694ee621961b2",
+        731923,
+        "The Starry Night (denoised), Vincent van Gogh, 1889; public domain",
+    ),
+    Asset(
+        "styles",
+        "scream.jpg",
+        f"{JOHNSON}/the_scream.jpg",
+        "sha256:f3075cddeb974a9ee1d6418f7f33fd05185a7ac7dcb4288bd2805d499a9dcaee",
+        216723,
+        "The Scream, Edvard Munch, 1893; public domain in the US and at life + 70 years",
+    ),
+    Asset(
+        "styles",
+        "udnie.jpg",
+        f"{JOHNSON}/udnie.jpg",
+        "sha256:c3d3d4b9e325b485820d1a91df3bad591c2bab86919412e9f1b424e862cf204a",
+        465199,
+        "Udnie, Francis Picabia, 1913; public domain in the US and at life + 70 years, not at + 80",
+    ),
+    Asset(
+        "styles",
+        "starry_night.jpg",
+        f"{JOHNSON}/starry_night.jpg",
+        "sha256:0592ab0f7b51b3ce72608a95e53880bd93971e5b48f93a0ce8dfd3cbccf3d098",
+        315236,
+        "The Starry Night, Vincent van Gogh, 1889; public domain",
+    ),
+    Asset(
+        "styles",
+        "composition_vii.jpg",
+        f"{JOHNSON}/composition_vii.jpg",
+        "sha256:8f992ed4aecd6dd56972d7bc8166761de7c94e670ee6effa8fd05f3daeb33409",
+        202426,
+        "Composition VII, Wassily Kandinsky, 1913; public domain in the US and at life + 70 years",
+    ),
+    Asset(
+        "styles",
+        "shipwreck_minotaur.jpg",
+        f"{ENGSTROM}/the_shipwreck_of_the_minotaur.jpg",
+        "sha256:05e6d80cee6b2df5c3425f8f59105e62804d8a7ffe688aa69739c1f787a09dd9",
+        826318,
+        "The Wreck of a Transport Ship, J. M. W. Turner, 1810; public domain",
+    ),
+    Asset(
+        "styles",
+        "metzinger_portrait.jpg",
+        f"{ZHANG}/21styles/Robert_Delaunay,_1906,_Portrait.jpg",
+        "sha256:fc89c275028b6a98e8e6896caf5df930eeda63d2314ddc60072d549f55fcc826",
+        1410652,
+        "Portrait of Jean Metzinger, Robert Delaunay, 1906; public domain in the US and at life + 70 years",
+    ),
+    Asset(
+        "styles",
+        "wheat_field_cypresses.jpg",
+        f"{GORDIC}/vg_wheat_field.jpg",
+        "sha256:da6959c2bc8e874f09df0cdce63dd86a1f11b61bf560ff498e1dfe483cdf8a81",
+        464405,
+        "Wheat Field with Cypresses, Vincent van Gogh, 1889; public domain",
+    ),
+    Asset(
+        "vgg_16",
+        "vgg_16_notop.h5",
+        f"{KERAS}/vgg16/vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5",
+        "md5:6d6bbae143d832006294945121d1f1fc",
+        58889256,
+        "VGG-16 of Oxford's VGG group, by way of Keras; CC BY 4.0",
+    ),
+    Asset(
+        "vgg_19",
+        "vgg_19_notop.h5",
+        f"{KERAS}/vgg19/vgg19_weights_tf_dim_ordering_tf_kernels_notop.h5",
+        "md5:253f8cb515780f3b799900260a226db6",
+        80134624,
+        "VGG-19 of Oxford's VGG group, by way of Keras; CC BY 4.0",
+    ),
 )
 NOTES = {  # what is left out on purpose: an address alone, with nothing to check its bytes by, is not pinned
     "styles": "note: candy, cubist, feathers, mosaic and wave, styles of the original confs, are not fetched (their "
-              "rights or their bytes are not established); put pictures of your own at {images}/<name>.jpg",
+    "rights or their bytes are not established); put pictures of your own at {images}/<name>.jpg",
     "vgg_16": "note: TF-Slim's vgg_16.ckpt is not fetched (no published hash to check it by); it is in "
-              "http://download.tensorflow.org/models/vgg_16_2016_08_28.tar.gz: unpack it to {pretrained}/vgg_16.ckpt",
+    "http://download.tensorflow.org/models/vgg_16_2016_08_28.tar.gz: unpack it to {pretrained}/vgg_16.ckpt",
 }
 TIMEOUT = 30  # seconds of silence before a connection counts as broken
 WAITS = (0.5, 1, 2)  # seconds before each further try
@@ -128,15 +180,19 @@ def open_address(asset, address, have):
         error.close()
         if error.code == 416 and have:  # the file there is shorter than the part here: the part is of no use
             return open_address(asset, address, 0)
-        raise cli.UserError(f"{address}: the server answers {error.code} {error.reason}; try again later, or get "
-                            f"{asset.file} another way and name its folder with --mirror") from None
+        raise cli.UserError(
+            f"{address}: the server answers {error.code} {error.reason}; try again later, or get "
+            f"{asset.file} another way and name its folder with --mirror"
+        ) from None
     except (ValueError, http.client.InvalidURL) as error:
         raise cli.UserError(f"{address}: not a usable address ({error}); mend --mirror") from None
     except (OSError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", error)
         if isinstance(reason, (socket.gaierror, ConnectionRefusedError)):  # offline: ten files would wait for nothing
-            raise cli.UserError(f"{address}: cannot be reached ({reason}); check the connection and run the same "
-                                "command again, or see --mirror") from None
+            raise cli.UserError(
+                f"{address}: cannot be reached ({reason}); check the connection and run the same "
+                "command again, or see --mirror"
+            ) from None
         raise Broken(reason) from None
     start = have if reply.status == 206 else 0
     if start and not reply.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
@@ -183,8 +239,10 @@ def fetch(asset, folder, mirror):
             got = error.strerror
         if got == asset.digest:
             return f"{final}: already there, hash right"
-        raise cli.UserError(f"{final}: already there with another content, kept as it is (expected {asset.digest}, got "
-                            f"{got}); delete or move it and run the same command again")
+        raise cli.UserError(
+            f"{final}: already there with another content, kept as it is (expected {asset.digest}, got "
+            f"{got}); delete or move it and run the same command again"
+        )
     os.makedirs(folder, exist_ok=True)
     part, where = f"{final}.part", source(asset, mirror)
     for wait in (*WAITS, None):
@@ -194,14 +252,17 @@ def fetch(asset, folder, mirror):
         except Broken as error:
             if wait is None:
                 kept = f", it goes on from what is in {part}" if os.path.exists(part) else ""
-                raise cli.UserError(f"{where}: the transfer broke {len(WAITS) + 1} times (last: {error}); run the same "
-                                    f"command again{kept}") from None
+                raise cli.UserError(
+                    f"{where}: the transfer broke {len(WAITS) + 1} times (last: {error}); run the same command again{kept}"
+                ) from None
             time.sleep(wait)
     got, size = f"{algorithm}:{files.hex_digest(part, algorithm)}", os.path.getsize(part)
     if got != asset.digest:
         os.remove(part)
-        raise cli.UserError(f"{where}: wrong hash, {part} was removed (expected {asset.digest}, {asset.bytes} bytes; "
-                            f"got {got}, {size} bytes); run the same command again, or see --mirror")
+        raise cli.UserError(
+            f"{where}: wrong hash, {part} was removed (expected {asset.digest}, {asset.bytes} bytes; "
+            f"got {got}, {size} bytes); run the same command again, or see --mirror"
+        )
     os.replace(part, final)
     return f"{final}: fetched, hash right. {asset.note}"
 
@@ -220,8 +281,10 @@ def fetch_all(group):
             cli.complain(error)
             failed = True
         except OSError as error:
-            cli.complain(f"{error.filename or folder}: cannot be written ({error.strerror}); make room there, or name "
-                         f"another folder with --{flag}")
+            cli.complain(
+                f"{error.filename or folder}: cannot be written ({error.strerror}); make room there, or name "
+                f"another folder with --{flag}"
+            )
             failed = True
             refused.add(folder)  # one line for the folder, not one for each of its files
         else:

@@ -10,7 +10,6 @@ import quiet_tensorflow  # noqa: F401
 
 # isort: split
 import numpy as np
-import tensorflow as tf
 from absl import flags
 from PIL import Image
 from tqdm import tqdm
@@ -29,6 +28,8 @@ flags.DEFINE_string("output_dir", None, "Where several pictures go, under their 
 flags.DEFINE_float("strength", 1.0, "0 gives the picture back, 1 the full style.", lower_bound=0, upper_bound=1)
 flags.DEFINE_bool("preserve_colors", False, "Take only the luminance from the result and the colours from the picture.")
 FLAGS = flags.FLAGS
+
+BYTES_PER_PIXEL = 1000  # that stylising takes at its peak: python benchmark.py memory
 
 
 def main(argv):
@@ -72,14 +73,24 @@ def stylized(method, rgb):
     Raises:
       UserError: the picture is too large for the memory.
     """
+    check_memory(*rgb.shape[:2])
     content = np.asarray(rgb, np.float32)
-    try:
-        image = method.stylize(content[None], strength=FLAGS.strength)[0].numpy()
-    except tf.errors.ResourceExhaustedError:
-        raise cli.UserError(
-            f"{content.shape[1]}x{content.shape[0]} pixels do not fit into memory; use --image_size 1024"
-        ) from None
+    image = method.stylize(content[None], strength=FLAGS.strength)[0].numpy()
     return luminance_of(image, content) if FLAGS.preserve_colors else image
+
+
+def check_memory(height, width):
+    """Raises UserError when a picture needs more memory than the machine has: the system would kill the process."""
+    if not hasattr(os, "sysconf"):  # Windows
+        return
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    needed = height * width * BYTES_PER_PIXEL
+    if needed > memory:
+        fits = int(max(height, width) * (0.8 * memory / needed) ** 0.5)
+        raise cli.UserError(
+            f"{width}x{height} pixels need about {needed / 1e9:.0f} GB of memory, {memory / 1e9:.0f} GB are there; "
+            f"use --image_size {fits}"
+        )
 
 
 def luminance_of(image, colors):

@@ -48,12 +48,14 @@ def main(argv):
     # As in the original, Adam may touch all that is not the loss network's.
     variables = [v for v in method.variables if v.trainable and not v.name.startswith(conf.loss_model)]
     optimizer = Adam(variables, conf.learning_rate)
+    changes = []
     if checkpoints.restore_training(folder, variables, optimizer):
-        print(f"Resuming at step {int(optimizer.iterations)}" + changed_keys(conf, done_file))
+        changes = changes_so_far(conf, done_file, int(optimizer.iterations))
+        print(f"Resuming at step {int(optimizer.iterations)}")
     if int(optimizer.iterations) >= steps and os.path.exists(done_file):
         print(f"Already trained: {done_file}. Raise steps to go on, or remove {folder} to begin anew.")
         return 0
-    checkpoints.write_recipe(done_file, conf)
+    checkpoints.write_recipe(done_file, conf, {"changes": changes} if changes else None)
     reader.write_image(f"generated/target_style_{conf.naming}.jpg", method.style_image[0])
 
     unreadable = set()
@@ -66,7 +68,8 @@ def main(argv):
         print(f"Saved at step {int(optimizer.iterations)} of {steps}; the same command resumes.")
         return 128 + received[0]
     checkpoints.save(done_file, [*variables, optimizer.iterations])
-    checkpoints.write_recipe(done_file, conf, trained_section(conf, steps, len(paths) - len(unreadable), losses))
+    trained = trained_section(conf, steps, len(paths) - len(unreadable), losses) | ({"changes": changes} if changes else {})
+    checkpoints.write_recipe(done_file, conf, trained)
     print(f"Done: {done_file}")
     return 0
 
@@ -101,7 +104,13 @@ def fit(method, optimizer, variables, batches, steps, folder, received):
             if received:
                 break
     writer.close()
-    return {tag: float(np.mean([losses[tag] for losses in recent if tag in losses])) for tag in (recent[-1] if recent else ())}
+    return mean_losses(recent)
+
+
+def mean_losses(recent):
+    """The mean of each loss that the last step had, over the steps that had it. Empty for no steps."""
+    tags = recent[-1] if recent else ()
+    return {tag: float(np.mean([losses[tag] for losses in recent if tag in losses])) for tag in tags}
 
 
 def scheduled_rate(conf, step, steps):
@@ -152,11 +161,16 @@ def stop_signals():
             signal.signal(number, handler)
 
 
-def changed_keys(conf, done_file):
-    """What the conf says otherwise than the run that is being resumed, as the end of a sentence."""
-    then, now = config.conf_dict(checkpoints.load_recipe(done_file)), config.conf_dict(conf)
-    changed = [f"{key}: {then[key]} -> {now[key]}" for key in now if then[key] != now[key]]
-    return f", with changed {'; '.join(changed)}" if changed and os.path.exists(checkpoints.recipe_path(done_file)) else ""
+def changes_so_far(conf, done_file, step):
+    """What the conf was changed in on resuming, then and now, for the recipe: ["step 2000: style_size 400 -> 512", ...]."""
+    path = checkpoints.recipe_path(done_file)
+    if not os.path.exists(path):
+        return []
+    then, now = config.conf_dict(config.load_conf(path)), config.conf_dict(conf)
+    new = [f"step {step}: {key} {then[key]} -> {now[key]}" for key in now if then[key] != now[key]]
+    for change in new:
+        print(f"Changed on resuming, {change}")
+    return [*config.read_recipe(path).get("changes", []), *new]
 
 
 def trained_section(conf, steps, images, losses):

@@ -55,10 +55,7 @@ class Vgg(tf.Module):
 
     def __call__(self, images):
         """[N,H,W,3] RGB 0..255 -> {layer: [N,h,w,C] features} for the layers asked for."""
-        if "conv0" in self._convs:
-            x = self._conv(images / 255.0, "conv0")
-        else:
-            x = mean_image_subtraction(images)
+        x = self._conv(images / 255.0, "conv0") if "conv0" in self._convs else mean_image_subtraction(images)
         features = {}
         for conv in self._convs:
             if conv == "conv0":
@@ -117,7 +114,7 @@ def read_weights(scope, path, exclude_scopes=""):
     kind = os.path.splitext(path)[1]
     reader = {".h5": _read_h5, ".mat": _read_mat, ".npz": _read_npz}.get(kind)
     if not os.path.exists(path) and (reader or not os.path.exists(path + ".index")):
-        raise UserError(f"{path}: no such loss network file; 'python download.py vgg_16' fetches one, see pretrained/README.md")
+        raise UserError(f"{path}: no such loss network; 'python download.py vgg_16' fetches one, see pretrained/README.md")
     try:
         weights = reader(path) if reader else _read_ckpt(path, scope, exclude_scopes)
     except UserError:
@@ -185,7 +182,7 @@ def _read_ckpt(path, scope, exclude_scopes):
 
 
 def _read_h5(path):
-    """Keras': .../block1_conv1/.../kernel and bias in whatever nesting the Keras version used. Input is BGR: flipped here."""
+    """Keras': .../block1_conv1/.../kernel and bias, nested as the Keras version had it. Its input is BGR: flipped here."""
     import h5py
 
     weights = {}
@@ -206,7 +203,7 @@ def _read_h5(path):
 
 
 def _read_mat(path):
-    """MatConvNet's: layers{i}.name and .weights = {kernel [3,3,in,out], biases}, for RGB less the means, taken as they are."""
+    """MatConvNet's: layers{i}.name and .weights = {kernel [3,3,in,out], biases}, for RGB less the means; taken as is."""
     import scipy.io
 
     weights = {}
@@ -222,8 +219,6 @@ def _read_mat(path):
 def _fetch_keras_file(scope):
     file, md5 = KERAS_FILES[scope[:6]]
     try:
-        return tf.keras.utils.get_file(
-            f"{scope[:6]}_notop.h5", KERAS_ADDRESS + file, cache_subdir="models", file_hash=md5
-        )
+        return tf.keras.utils.get_file(f"{scope[:6]}_notop.h5", KERAS_ADDRESS + file, cache_subdir="models", file_hash=md5)
     except Exception as error:
         raise UserError(f"loss_model_file: imagenet: {KERAS_ADDRESS + file} could not be fetched ({error})") from None

@@ -178,14 +178,13 @@ def distance(points):
 
 def project(points):
     """Picture coordinates (2, n) of world points."""
-    return np.stack([CENTRE_X + FOCAL * points[0] / points[2],
-                     HORIZON - FOCAL * (points[1] - EYE_LEVEL) / points[2]])
+    return np.stack([CENTRE_X + FOCAL * points[0] / points[2], HORIZON - FOCAL * (points[1] - EYE_LEVEL) / points[2]])
 
 
 def march(directions, start=10.2, stop=18.5):
     """Depth along each ray from the camera (rays are scaled to z = 1), infinite where the dog is missed."""
     depth = np.full(directions.shape[1], start, np.float32)
-    stretch = np.sqrt((directions ** 2).sum(0))
+    stretch = np.sqrt((directions**2).sum(0))
     camera = np.array([0, EYE_LEVEL, 0], np.float32)[:, None]
     active = np.arange(depth.size)
     for _ in range(70):
@@ -202,7 +201,7 @@ def surface_normal(points, eps=0.012):
     """Unit normals of the dog from four samples around each point."""
     corners = np.array([[1, -1, -1], [-1, -1, 1], [-1, 1, -1], [1, 1, 1]], np.float32)
     grad = sum(c[:, None] * distance(points + eps * c[:, None]) for c in corners)
-    return grad / (np.sqrt((grad ** 2).sum(0)) + 1e-9)
+    return grad / (np.sqrt((grad**2).sum(0)) + 1e-9)
 
 
 def sun_shadow(points, softness=7.0):
@@ -231,7 +230,7 @@ def ambient_occlusion(points, normals):
 
 def in_chunks(function, *arrays, size=24000):
     """Apply a function to slices of the last axis: small slices stay in the processor's cache."""
-    pieces = [function(*(a[..., i:i + size] for a in arrays)) for i in range(0, arrays[0].shape[-1], size)]
+    pieces = [function(*(a[..., i : i + size] for a in arrays)) for i in range(0, arrays[0].shape[-1], size)]
     return np.concatenate(pieces, axis=-1)
 
 
@@ -253,8 +252,8 @@ def fractal(points, frequency, octaves):
     """Noise in 0..1 with detail at several sizes."""
     total, weight = 0, 0.0
     for octave in range(octaves):
-        total = total + noise(points + 7.3 * octave, frequency * 2 ** octave) * 0.5 ** octave
-        weight += 0.5 ** octave
+        total = total + noise(points + 7.3 * octave, frequency * 2**octave) * 0.5**octave
+        weight += 0.5**octave
     return total / weight
 
 
@@ -384,8 +383,11 @@ def light_dog(points, normals, material):
     furry = material <= EAR
     sun = np.where(furry, np.clip((facing + 0.25) / 1.25, 0, 1), np.clip(facing, 0, 1)) * shadow
     up = 0.5 + 0.5 * normals[1]
-    light = (SUN_COLOUR[:, None] * sun + SKY_COLOUR[:, None] * open_sky * (0.35 + 0.65 * up)
-             + GRASS_BOUNCE[:, None] * open_sky * (1 - up))
+    light = (
+        SUN_COLOUR[:, None] * sun
+        + SKY_COLOUR[:, None] * open_sky * (0.35 + 0.65 * up)
+        + GRASS_BOUNCE[:, None] * open_sky * (1 - up)
+    )
     # Thin ears let warm light through.
     light += (material == EAR) * np.array([[0.34], [0.15], [0.09]]) * shadow
     return albedo(points, material) * light + wet_highlight(points, normals, material, shadow)
@@ -394,7 +396,7 @@ def light_dog(points, normals, material):
 def wet_highlight(points, normals, material, shadow):
     """Mirror image of the sun and the sky on eyes, nose and tongue."""
     view = points - np.array([[0], [EYE_LEVEL], [0]])
-    view = view / np.sqrt((view ** 2).sum(0))
+    view = view / np.sqrt((view**2).sum(0))
     mirrored = view - 2 * (view * normals).sum(0) * normals
     toward = np.clip(SUN @ mirrored, 0, 1)
     rim = (1 - np.clip(-(view * normals).sum(0), 0, 1)) ** 3
@@ -403,8 +405,8 @@ def wet_highlight(points, normals, material, shadow):
     window = np.clip(np.array([-0.42, 0.62, -0.66]) @ mirrored, 0, 1)
     eye = 5.0 * ramp(window, 0.925, 0.965) + sky * (0.10 + 0.7 * rim)
     grain = 0.4 + 1.2 * noise(points, 34.0)
-    nose = (0.55 * toward ** 14 * shadow + sky * (0.12 + 0.6 * rim)) * grain
-    tongue = 0.5 * toward ** 20 * shadow + 0.05 * sky
+    nose = (0.55 * toward**14 * shadow + sky * (0.12 + 0.6 * rim)) * grain
+    tongue = 0.5 * toward**20 * shadow + 0.05 * sky
     return (material == EYE) * eye + (material == NOSE) * nose + ((material == TONGUE) | (material == MOUTH)) * tongue
 
 
@@ -444,7 +446,7 @@ def strokes(image, root, middle, tip, width, colour, tip_colour=None):
 def defocus(image, radius):
     """Blur with a disc, in linear light, as a lens does."""
     reach = int(np.ceil(radius))
-    y, x = np.mgrid[-reach:reach + 1, -reach:reach + 1]
+    y, x = np.mgrid[-reach : reach + 1, -reach : reach + 1]
     disc = np.clip(radius + 0.5 - np.hypot(x, y), 0, 1)
     light = (np.pad(np.asarray(image, np.float32), ((reach, reach), (reach, reach), (0, 0)), "edge") / 255) ** 2.2
     light = fftconvolve(light, (disc / disc.sum())[:, :, None], mode="valid", axes=(0, 1))
@@ -455,7 +457,7 @@ def sky():
     """Blue sky, paler towards the horizon, with lit cumulus clouds."""
     y, x = np.mgrid[0:HEIGHT, 0:WIDTH] / (720 * SCALE)
     height = np.clip(1 - y / (HORIZON / (720 * SCALE)), 0, 1)
-    blue = mix(srgb(196, 220, 236)[:, :, None], srgb(70, 128, 204)[:, :, None], height ** 0.8)
+    blue = mix(srgb(196, 220, 236)[:, :, None], srgb(70, 128, 204)[:, :, None], height**0.8)
 
     def density(dx, dy):
         """Cloud thickness; clouds look flatter and smaller the nearer they are to the horizon."""
@@ -467,7 +469,7 @@ def sky():
     cover = ramp(here, 0.46, 0.66)
     lit = np.clip(0.72 + 5.0 * (here - density(-0.02, -0.025)), 0, 1)
     cloud = mix(srgb(168, 184, 206)[:, :, None], srgb(255, 252, 244)[:, :, None], lit)
-    glow = 0.16 * np.exp(-((x - 0.05) ** 2 + y ** 2) / 0.35) * srgb(255, 240, 205)[:, :, None]
+    glow = 0.16 * np.exp(-((x - 0.05) ** 2 + y**2) / 0.35) * srgb(255, 240, 205)[:, :, None]
     linear = mix(blue, cloud, cover * 0.95) + glow
     return to_canvas(255 * np.clip(linear, 0, 1).transpose(1, 2, 0) ** (1 / 2.2))
 
@@ -662,7 +664,7 @@ def coat(points, material):
     is_head = on_head(points)
     side = np.abs(head[0])
     away = head - np.array([[0], [-0.10], [1.55]])
-    away = away / np.sqrt((away ** 2).sum(0)) + np.stack([0 * side, -0.75 * ramp(side, 0.35, 0.9), 0 * side])
+    away = away / np.sqrt((away**2).sum(0)) + np.stack([0 * side, -0.75 * ramp(side, 0.35, 0.9), 0 * side])
     upward = np.stack([0.44 * np.sign(head[0]), np.full_like(side, 0.9), 0 * side])
     away = np.where(material == EAR, upward, away)
     x, y, z = body
@@ -688,13 +690,13 @@ def fur(image, dog, rng, count, zoom):
     _, points, normals, material, radiance = dog
     furry = np.flatnonzero(material <= EAR)
     _, long, _ = coat(points[:, furry[::16]], material[furry[::16]])
-    chance = np.cumsum(np.repeat(1 / long, 16)[:furry.size], dtype=np.float64)
+    chance = np.cumsum(np.repeat(1 / long, 16)[: furry.size], dtype=np.float64)
     pick = furry[np.searchsorted(chance, rng.random(count) * chance[-1])]
     at, normal = points[:, pick].astype(np.float64), normals[:, pick]
     flow, long, lift = coat(at, material[pick])
     clump = noise(at, 5.0) - 0.5
     flow = flow - (flow * normal).sum(0) * normal
-    flow = flow / (np.sqrt((flow ** 2).sum(0)) + 1e-6)
+    flow = flow / (np.sqrt((flow**2).sum(0)) + 1e-6)
     bend = 0.9 * (noise(at + 9.1, 3.2) - 0.5) + rng.normal(0, 0.16, count)
     flow = flow + bend * np.cross(normal, flow, axis=0)
     long = long * rng.uniform(0.6, 1.25, count)
@@ -718,7 +720,7 @@ def paint_dog(image, dog, rng, zoom):
     picture[hit] = tone(radiance * np.where(material <= EAR, 0.85, 1.0)).T
     skin = Image.fromarray(picture.reshape(image.height, image.width, 3))
     fur_image = skin.copy()
-    fur(fur_image, dog, rng, round(300000 * min(1, SCALE ** 1.5)), zoom)
+    fur(fur_image, dog, rng, round(300000 * min(1, SCALE**1.5)), zoom)
     bare = np.zeros(picture.shape[0], np.float32)
     bare[hit[material > EAR]] = 1
     bare = gaussian_filter(bare.reshape(image.height, image.width), 0.8 * zoom * SCALE)
@@ -772,7 +774,7 @@ def paint(rng):
 
 def grade(picture, rng):
     """Gentle contrast, vignette and film grain."""
-    y, x = np.mgrid[-1:1:HEIGHT * 1j, -1:1:WIDTH * 1j]
+    y, x = np.mgrid[-1 : 1 : HEIGHT * 1j, -1 : 1 : WIDTH * 1j]
     value = picture / 255 * (1 - 0.16 * np.clip(x * x + y * y - 0.5, 0, None))[:, :, None]
     value = value + 0.10 * (value - 0.5) * value * (1 - value) * 4
     grain = gaussian_filter(rng.normal(0, 1, (HEIGHT, WIDTH)), 0.6)[:, :, None]

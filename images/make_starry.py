@@ -25,7 +25,7 @@ QUALITY = 92
 
 def ramp(text):
     """Turn a list of "#rrggbb" pigments into an array of colours between 0 and 1."""
-    return np.array([[int(word[i:i + 2], 16) for i in (1, 3, 5)] for word in text.split()], np.float32) / 255
+    return np.array([[int(word[i : i + 2], 16) for i in (1, 3, 5)] for word in text.split()], np.float32) / 255
 
 
 # Pigments of each part of the picture, dark to light.
@@ -54,8 +54,19 @@ HOUSE_ACCENTS = ramp("#e0b860 #1a2f78 #7f6fb0")
 # Swirls of the sky: x, y, radius, spin, strength of the light on their arms.
 SWIRLS = [(610, 265, 175, 1, 0.42), (332, 372, 100, -1, 0.36), (868, 402, 82, -1, 0.32)]
 # Stars: x, y, radius of the halo.
-STARS = [(58, 66, 42), (226, 268, 36), (458, 58, 46), (640, 52, 34), (798, 150, 58), (908, 58, 38), (476, 436, 40),
-         (722, 446, 36), (40, 268, 40), (930, 266, 36), (560, 118, 30)]
+STARS = [
+    (58, 66, 42),
+    (226, 268, 36),
+    (458, 58, 46),
+    (640, 52, 34),
+    (798, 150, 58),
+    (908, 58, 38),
+    (476, 436, 40),
+    (722, 446, 36),
+    (40, 268, 40),
+    (930, 266, 36),
+    (560, 118, 30),
+]
 MOON_AT = (300, 126, 108)  # x, y, radius of the halo
 
 
@@ -121,7 +132,7 @@ class Canvas:
         """Lay one stroke centred on (x, y); `bend` is its curvature, `colors` the two pigments on the brush."""
         half_l, half_w, bend = length * SCALE / 2, width * SCALE / 2, bend / SCALE
         cos, sin = np.cos(angle), np.sin(angle)
-        bow = abs(bend) * half_l ** 2 / 2 + 3
+        bow = abs(bend) * half_l**2 / 2 + 3
         rows = self._span(y * SCALE, abs(sin) * half_l + abs(cos) * half_w + bow, self.height.shape[0])
         cols = self._span(x * SCALE, abs(cos) * half_l + abs(sin) * half_w + bow, self.height.shape[1])
         if rows.stop <= rows.start or cols.stop <= cols.start:
@@ -130,7 +141,7 @@ class Canvas:
         dx = np.arange(cols.start, cols.stop, dtype=np.float32)[None, :] - x * SCALE
         along, across = dx * cos + dy * sin, dy * cos - dx * sin
         # Straighten the bent stroke: a parabola is close enough to an arc at this length.
-        across = (across - bend * along ** 2 / 2) / np.sqrt(1 + (bend * along) ** 2)
+        across = (across - bend * along**2 / 2) / np.sqrt(1 + (bend * along) ** 2)
         streak = self._streaks(along, across)
         inside = half_w - np.hypot(np.maximum(np.abs(along) - half_l + half_w, 0), across)
         # Bristles run dry towards the end of the stroke, so its tail is ragged.
@@ -199,7 +210,7 @@ def load_brush(rng, layer, row, col):
 
 def spots_of(rng, layer):
     """Return the places of a layer's strokes: a shaken grid over its mask, in random order."""
-    y, x = np.mgrid[0:HEIGHT:layer.spacing, 0:WIDTH:layer.spacing]
+    y, x = np.mgrid[0 : HEIGHT : layer.spacing, 0 : WIDTH : layer.spacing]
     spots = np.stack([x.ravel(), y.ravel()], 1) + rng.uniform(-0.6, 0.6, (x.size, 2)) * layer.spacing
     cols, rows = np.clip(spots, 0, (WIDTH - 1, HEIGHT - 1)).astype(int).T
     return rng.permutation(spots[layer.mask[rows, cols]])
@@ -235,8 +246,16 @@ def paint_line(canvas, points, width=4.5, step=24.0):
             at = (i + 0.5) / count
             x, y = np.array([x0 + (x1 - x0) * at, y0 + (y1 - y0) * at]) + rng.normal(0, 0.8, 2)
             colors = pick(INK, rng.random()), pick(INK, rng.random())
-            canvas.stroke(x, y, direction + rng.normal(0, 0.06), distance / count * rng.uniform(0.85, 1.2) + width,
-                          width * rng.uniform(0.65, 1.2), rng.normal(0, 0.004), colors, 0.9)
+            canvas.stroke(
+                x,
+                y,
+                direction + rng.normal(0, 0.06),
+                distance / count * rng.uniform(0.85, 1.2) + width,
+                width * rng.uniform(0.65, 1.2),
+                rng.normal(0, 0.004),
+                colors,
+                0.9,
+            )
 
 
 def sky_flow(x, y):
@@ -246,14 +265,14 @@ def sky_flow(x, y):
     for cx, cy, radius, spin, _ in SWIRLS:
         dx, dy = x - cx, y - cy
         r = np.hypot(dx, dy) + 1e-3
-        weight = np.exp(-(r / radius) ** 4)
+        weight = np.exp(-((r / radius) ** 4))
         # The winding of the arms in sky_tone follows from this share of inward motion.
         u = u * (1 - weight) + weight * spin * (-dy + spin * 0.25 * dx) / r
         v = v * (1 - weight) + weight * spin * (dx + spin * 0.25 * dy) / r
     for cx, cy, radius in [*STARS, MOON_AT]:
         dx, dy = x - cx, y - cy
         r = np.hypot(dx, dy) + 1e-3
-        weight = np.exp(-(r / radius / 1.15) ** 6)
+        weight = np.exp(-((r / radius / 1.15) ** 6))
         sense = 1 if cy > 200 else -1
         u = u * (1 - weight) - weight * sense * dy / r
         v = v * (1 - weight) + weight * sense * dx / r
@@ -282,19 +301,19 @@ def sky_tone(rng, x, y, u, v):
         r = np.hypot(x - cx, y - cy) + 1e-3
         turn = np.arctan2(y - cy, x - cx)
         arms = np.cos(2 * turn - spin * 8 * np.log(r / radius))
-        tone += strength * (0.75 * arms + 0.35) * np.exp(-(r / radius / 0.95) ** 4) * np.clip(r / 20, 0.4, 1)
-    return tone + 0.22 * np.exp(-((y - 500) / 60) ** 2) - 0.16 * np.exp(-(y / 70) ** 2)
+        tone += strength * (0.75 * arms + 0.35) * np.exp(-((r / radius / 0.95) ** 4)) * np.clip(r / 20, 0.4, 1)
+    return tone + 0.22 * np.exp(-(((y - 500) / 60) ** 2)) - 0.16 * np.exp(-((y / 70) ** 2))
 
 
 def sky_light(x, y):
     """Return the share of yellow strokes in the sky and their lightness, from the halos and the horizon."""
-    share = 0.5 * np.exp(-((y - 520 + 18 * np.sin(x / 90)) / 34) ** 2)
+    share = 0.5 * np.exp(-(((y - 520 + 18 * np.sin(x / 90)) / 34) ** 2))
     tone = np.full_like(x, 0.66)
     for cx, cy, radius in [*STARS, MOON_AT]:
         r = np.hypot(x - cx, y - cy) / radius
-        halo = 0.98 * np.exp(-(r / 0.86) ** 3.2)
+        halo = 0.98 * np.exp(-((r / 0.86) ** 3.2))
         rings = 0.13 * np.cos(r * radius * 2 * np.pi / 16)  # rings two strokes wide, whatever the star's size
-        tone = np.where(halo > share, 1.0 - 0.6 * r ** 1.3 + rings, tone)
+        tone = np.where(halo > share, 1.0 - 0.6 * r**1.3 + rings, tone)
         share = np.maximum(share, halo)
     return share, tone
 
@@ -308,14 +327,28 @@ def paint_sky(canvas):
     share, light_tone = sky_light(x, y)
     above = y < 600
     paint_layer(canvas, Layer(above, angle, tone - 0.14, SKY, spacing=9, width=(7, 8), load=0.7))
-    paint_layer(canvas, Layer(above, angle, tone, SKY, spacing=6.6, accents=NIGHT_ACCENTS, light=share,
-                              light_tone=light_tone))
+    paint_layer(
+        canvas, Layer(above, angle, tone, SKY, spacing=6.6, accents=NIGHT_ACCENTS, light=share, light_tone=light_tone)
+    )
     strong = above & ((tone > 0.62) | (share > 0.35))
-    paint_layer(canvas, Layer(strong, angle, tone + 0.08, SKY, spacing=10, load=1.6, width=(4, 6.5),
-                              light=np.maximum(share, 0.12), light_tone=light_tone + 0.06))
+    paint_layer(
+        canvas,
+        Layer(
+            strong,
+            angle,
+            tone + 0.08,
+            SKY,
+            spacing=10,
+            load=1.6,
+            width=(4, 6.5),
+            light=np.maximum(share, 0.12),
+            light_tone=light_tone + 0.06,
+        ),
+    )
     # Dark strokes between the light ones keep the swirls crisp.
-    paint_layer(canvas, Layer(above & (share < 0.2), angle, tone - 0.34, SKY, spacing=15, width=(3.5, 5.5),
-                              accents=NIGHT_ACCENTS))
+    paint_layer(
+        canvas, Layer(above & (share < 0.2), angle, tone - 0.34, SKY, spacing=15, width=(3.5, 5.5), accents=NIGHT_ACCENTS)
+    )
 
 
 def paint_lights(canvas):
@@ -325,16 +358,18 @@ def paint_lights(canvas):
     angle = np.arctan2(v, u)
     for cx, cy, radius in STARS:
         core = np.hypot(x - cx, y - cy) < radius * 0.22
-        paint_layer(canvas, Layer(core, angle, np.full_like(x, 0.62), GLOW, spacing=5, length=(12, 16), width=(5, 7),
-                                  load=1.6))
+        paint_layer(
+            canvas, Layer(core, angle, np.full_like(x, 0.62), GLOW, spacing=5, length=(12, 16), width=(5, 7), load=1.6)
+        )
     cx, cy, radius = MOON_AT
     dx, dy = x - cx, y - cy
     disc = np.hypot(dx, dy) < radius * 0.48
     bite = np.hypot(dx + radius * 0.2, dy + radius * 0.1) < radius * 0.36
     paint_layer(canvas, Layer(bite, angle, np.full_like(x, 0.84), GLOW, spacing=5.5, length=(18, 26), width=(4.5, 6.5)))
     tone = 0.45 + 0.25 * np.cos(np.hypot(dx, dy) * 2 * np.pi / 14)
-    paint_layer(canvas, Layer(disc & ~bite, angle, tone, MOON, spacing=4.2, length=(18, 30), width=(4.5, 6),
-                              load=1.6, clip=True))
+    paint_layer(
+        canvas, Layer(disc & ~bite, angle, tone, MOON, spacing=4.2, length=(18, 30), width=(4.5, 6), load=1.6, clip=True)
+    )
     for cx, cy, _ in [*STARS, MOON_AT]:
         canvas.stroke(cx, cy, 0.6, 12, 8, 0, (GLOW[-1], GLOW[-3]), 1.8)
 
@@ -354,12 +389,14 @@ def paint_hill(canvas, top, bottom, pigments, accents, roll=0.0):
     # Deeper strokes follow the ridge less and the furrows of the ground more.
     angle = np.arctan(slope * np.exp(-depth / 90) * 1.3) + roll * np.sin(x / 58 + depth / 21)
     u, v = np.cos(angle), np.sin(angle)
-    tone = 0.85 * streams(rng, u, v, cell=10, steps=12) - 0.04 + 0.22 * np.exp(-((depth - 16) / 12) ** 2)
+    tone = 0.85 * streams(rng, u, v, cell=10, steps=12) - 0.04 + 0.22 * np.exp(-(((depth - 16) / 12) ** 2))
     mask = (depth > 3) & (y < bottom)
     paint_layer(canvas, Layer(mask, angle, tone - 0.15, pigments, spacing=9, width=(7, 8), load=0.7))
     paint_layer(canvas, Layer(mask, angle, tone, pigments, spacing=6.8, length=(20, 36), accents=accents))
-    paint_layer(canvas, Layer(mask, angle, tone + 0.22, pigments, spacing=17, length=(20, 32), width=(4, 6),
-                              accents=accents, load=1.5))
+    paint_layer(
+        canvas,
+        Layer(mask, angle, tone + 0.22, pigments, spacing=17, length=(20, 32), width=(4, 6), accents=accents, load=1.5),
+    )
     paint_line(canvas, [(c, top[min(c, WIDTH - 1)]) for c in range(0, WIDTH + 24, 24)], width=5.5)
 
 
@@ -371,8 +408,20 @@ def paint_grove(canvas, crowns):
         r = np.hypot(dx, dy)
         angle = np.arctan2(dy, dx) + np.pi / 2 + 0.35
         tone = 0.36 - 0.42 * dy / radius - 0.1 * dx / radius + 0.16 * np.cos(r * 2 * np.pi / 13)
-        paint_layer(canvas, Layer(r < radius, angle, tone, GROVE, spacing=6, length=(20, 28), width=(4.5, 6.5),
-                                  load=1.2, accents=GROVE_ACCENTS))
+        paint_layer(
+            canvas,
+            Layer(
+                r < radius,
+                angle,
+                tone,
+                GROVE,
+                spacing=6,
+                length=(20, 28),
+                width=(4.5, 6.5),
+                load=1.2,
+                accents=GROVE_ACCENTS,
+            ),
+        )
 
 
 def paint_shape(canvas, points, direction, pigments, tone):
@@ -381,8 +430,21 @@ def paint_shape(canvas, points, direction, pigments, tone):
     points = [tuple(np.array(p) + rng.normal(0, 1.3, 2)) for p in points]
     x, _ = grid()
     wash = tone + 0.5 * (noise(rng, 22, 30) - 0.5)
-    paint_layer(canvas, Layer(polygon(points), np.full_like(x, direction), wash, pigments, spacing=5.2,
-                              length=(20, 28), width=(4.5, 6.5), clip=True, load=1.2, accents=HOUSE_ACCENTS))
+    paint_layer(
+        canvas,
+        Layer(
+            polygon(points),
+            np.full_like(x, direction),
+            wash,
+            pigments,
+            spacing=5.2,
+            length=(20, 28),
+            width=(4.5, 6.5),
+            clip=True,
+            load=1.2,
+            accents=HOUSE_ACCENTS,
+        ),
+    )
     paint_line(canvas, [*points, points[0]], width=3.6)
 
 
@@ -400,12 +462,20 @@ def paint_house(canvas, x, base, width, height, pigments):
     """Paint a house seen at an angle: a gable, a long wall and the roof over it."""
     gable, roof = width * 0.4, height * 0.8
     top = base - height
-    paint_shape(canvas, [(x + gable, top), (x + width, top), (x + width, base), (x + gable, base)], np.pi / 2, WALL,
-                0.2)
-    paint_shape(canvas, [(x, top), (x + gable / 2, top - roof), (x + gable, top), (x + gable, base), (x, base)],
-                np.pi / 2, WALL, 0.62)
-    slope = [(x + gable / 2, top - roof), (x + width - gable * 0.35, top - roof), (x + width + 5, top + 3),
-             (x + gable, top + 3)]
+    paint_shape(canvas, [(x + gable, top), (x + width, top), (x + width, base), (x + gable, base)], np.pi / 2, WALL, 0.2)
+    paint_shape(
+        canvas,
+        [(x, top), (x + gable / 2, top - roof), (x + gable, top), (x + gable, base), (x, base)],
+        np.pi / 2,
+        WALL,
+        0.62,
+    )
+    slope = [
+        (x + gable / 2, top - roof),
+        (x + width - gable * 0.35, top - roof),
+        (x + width + 5, top + 3),
+        (x + gable, top + 3),
+    ]
     paint_shape(canvas, slope, np.arctan2(roof, gable / 2), pigments, 0.5)
     paint_window(canvas, x + gable / 2, base - height * 0.6)
     for at in np.arange(x + gable + 15, x + width - 9, 24):
@@ -416,12 +486,11 @@ def paint_church(canvas, x, base):
     """Paint the church: a nave, a tower and a tall spire."""
     nave, eaves, ridge = 84, base - 42, base - 84
     paint_shape(canvas, [(x, eaves), (x + nave, eaves), (x + nave, base), (x, base)], np.pi / 2, WALL, 0.3)
-    paint_shape(canvas, [(x - 4, eaves + 2), (x + 14, ridge), (x + nave - 14, ridge), (x + nave + 6, eaves + 2)], 1.2,
-                SLATE, 0.42)
-    paint_shape(canvas, [(x - 30, base), (x - 30, base - 104), (x + 8, base - 104), (x + 8, base)], np.pi / 2, WALL,
-                0.6)
-    paint_shape(canvas, [(x - 34, base - 102), (x - 11, base - 250), (x + 12, base - 102)], np.pi / 2 - 0.06, SLATE,
-                0.55)
+    paint_shape(
+        canvas, [(x - 4, eaves + 2), (x + 14, ridge), (x + nave - 14, ridge), (x + nave + 6, eaves + 2)], 1.2, SLATE, 0.42
+    )
+    paint_shape(canvas, [(x - 30, base), (x - 30, base - 104), (x + 8, base - 104), (x + 8, base)], np.pi / 2, WALL, 0.6)
+    paint_shape(canvas, [(x - 34, base - 102), (x - 11, base - 250), (x + 12, base - 102)], np.pi / 2 - 0.06, SLATE, 0.55)
     paint_window(canvas, x - 11, base - 78)
     paint_window(canvas, x - 11, base - 40)
     for at in (24, 46, 68):
@@ -438,8 +507,10 @@ def paint_village(canvas):
     houses = [(300, 700, 90, 36, ROOF), (516, 704, 94, 38, ROOF), (752, 712, 98, 40, ROOF), (892, 716, 96, 38, SLATE)]
     for house in houses:
         paint_house(canvas, *house)
-    paint_grove(canvas, [(270, 706, 24), (412, 706, 26), (448, 712, 22), (500, 716, 18), (632, 716, 20), (726, 718, 24),
-                         (872, 722, 22)])
+    paint_grove(
+        canvas,
+        [(270, 706, 24), (412, 706, 26), (448, 712, 22), (500, 716, 18), (632, 716, 20), (726, 718, 24), (872, 722, 22)],
+    )
 
 
 def paint_cypress(canvas, plumes):
@@ -447,8 +518,8 @@ def paint_cypress(canvas, plumes):
     x, y = grid()
     for cx, top, width in plumes:
         s = np.clip((y - top) / (HEIGHT - top), 0, 1)
-        axis = cx + 13 * np.sin(y / 48 + cx) * s ** 0.5
-        half = width * s ** 0.66 * (1 + 0.17 * np.sin(y / 23 + cx)) + 1.5
+        axis = cx + 13 * np.sin(y / 48 + cx) * s**0.5
+        half = width * s**0.66 * (1 + 0.17 * np.sin(y / 23 + cx)) + 1.5
         side = (x - axis) / half
         mask = (np.abs(side) < 1) & (y > top)
         angle = -np.pi / 2 + 0.12 * np.clip(side, -1, 1) - 0.27 * np.cos(y / 48 + cx) + 0.3 * np.sin(y / 26 + x / 15)

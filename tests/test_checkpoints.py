@@ -174,7 +174,10 @@ def saved(tmp_path):
     [
         ({"res3/residual/conv/weight": None}, "res3/residual/conv/weight is missing"),
         ({"res6/residual/conv/weight": tf.zeros(3)}, "res6/residual/conv/weight is not one of this method's"),
-        ({"conv1/conv/weight": tf.zeros([3, 3, 3, 32])}, r"conv1/conv/weight is \[3, 3, 3, 32\], \[9, 9, 3, 32\] is needed"),
+        (
+            {"conv1/conv/weight": tf.zeros([3, 3, 3, 32])},
+            r"conv1/conv/weight is \[3, 3, 3, 32\], \[9, 9, 3, 32\] is needed",
+        ),
         ({"conv1/conv/weight": tf.fill([9, 9, 3, 32], np.nan)}, "conv1/conv/weight holds NaN"),
     ],
 )
@@ -196,7 +199,7 @@ def test_a_truncated_checkpoint(saved):
     path, variables = saved({})
     size = os.path.getsize(path)
     os.truncate(path, size // 2)
-    with pytest.raises(UserError, match="not a TensorFlow checkpoint|damaged"):
+    with pytest.raises(UserError, match=r"not a TensorFlow checkpoint|damaged"):
         checkpoints.restore(path, variables)
 
 

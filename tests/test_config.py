@@ -42,7 +42,9 @@ def load(text, tmp_path):
     return config.load_conf(str(path))
 
 
-@pytest.mark.parametrize("path", glob.glob(os.path.join(ROOT, "conf", "*.yml")) + glob.glob(os.path.join(ROOT, "models", "*.yml")))
+@pytest.mark.parametrize(
+    "path", [*glob.glob(f"{ROOT}/conf/*.yml"), *glob.glob(f"{ROOT}/models/*.yml")], ids=os.path.basename
+)
 def test_every_conf_and_recipe_loads(path):
     assert config.load_conf(path).style_image.startswith("images/")
 
@@ -59,7 +61,12 @@ def test_a_conf_of_the_original_loads_unchanged(tmp_path):
     conf = load(ORIGINAL, tmp_path)
     assert conf.style_layers == ("vgg_16/conv1/conv1_2", "vgg_16/conv2/conv2_2")
     assert conf.loss_model_file == "pretrained/vgg_16.ckpt"
-    assert (conf.method, conf.initializer, conf.relative_losses, conf.train_data) == ("johnson", "normal", False, "train2014/")
+    assert (conf.method, conf.initializer, conf.relative_losses, conf.train_data) == (
+        "johnson",
+        "normal",
+        False,
+        "train2014/",
+    )
 
 
 def test_numbers_that_yaml_reads_as_text(tmp_path):

@@ -88,14 +88,17 @@ def server():
 @pytest.fixture
 def table(monkeypatch, server):
     """Pins one file of each group on the local server: table["styles"] is its Asset."""
+
     def asset(group, file, address, algorithm):
         server.files[f"/there/{address}"] = DATA
         value = f"{algorithm}:{hashlib.new(algorithm, DATA).hexdigest()}"
         return download.Asset(group, file, f"{server.url}/there/{address}", value, len(DATA), "a note")
 
-    assets = (asset("styles", "scream.jpg", "the_scream.jpg", "sha256"),
-              asset("vgg_16", "vgg_16_notop.h5", "vgg16.h5", "md5"),
-              asset("vgg_19", "vgg_19_notop.h5", "vgg19.h5", "md5"))
+    assets = (
+        asset("styles", "scream.jpg", "the_scream.jpg", "sha256"),
+        asset("vgg_16", "vgg_16_notop.h5", "vgg16.h5", "md5"),
+        asset("vgg_19", "vgg_19_notop.h5", "vgg19.h5", "md5"),
+    )
     monkeypatch.setattr(download, "ASSETS", assets)
     return {one.group: one for one in assets}
 
@@ -103,6 +106,7 @@ def table(monkeypatch, server):
 @pytest.fixture
 def run(tmp_path, capsys):
     """Runs main on a group, with images/ and pretrained/ in tmp_path. Returns (exit code, stdout, stderr)."""
+
     def call(group, **flag_values):
         flags.FLAGS.mark_as_parsed()
         folders = {f"{name}_dir": str(tmp_path / name) for name in ("images", "pretrained")}
@@ -134,8 +138,10 @@ def test_one_group_fetches_only_its_own(run, server, table, tmp_path):
 
 
 def test_what_is_not_pinned_is_told_in_one_line(run, table):
-    notes = {group: [line for line in run(group)[1].splitlines() if line.startswith("note:")]
-             for group in ("styles", "vgg_16", "vgg_19")}
+    notes = {
+        group: [line for line in run(group)[1].splitlines() if line.startswith("note:")]
+        for group in ("styles", "vgg_16", "vgg_19")
+    }
     assert len(notes["styles"]) == 1
     assert all(word in notes["styles"][0] for word in ("candy", "cubist", "feathers", "mosaic", "wave", "<name>.jpg"))
     assert len(notes["vgg_16"]) == 1
@@ -234,7 +240,7 @@ def test_broken_every_time_keeps_the_part_for_the_next_run(run, server, table, t
     assert "run the same command again" in err
     assert f"{table['styles'].address}: " in err
     part = tmp_path / "images" / "scream.jpg.part"
-    assert part.read_bytes() == DATA[:HALF + 2000]
+    assert part.read_bytes() == DATA[: HALF + 2000]
     assert names(tmp_path / "images") == ["scream.jpg.part"]
     assert run("styles")[0] == 0
     assert server.asked[-1][1] == f"bytes={HALF + 2000}-"
@@ -371,8 +377,14 @@ def test_the_script_itself_fails_in_one_line(arguments, code, tmp_path):
 @pytest.mark.skipif(not pathlib.Path("/dev/full").exists(), reason="needs /dev/full")
 def test_an_output_that_takes_nothing_is_no_traceback(tmp_path):
     with open("/dev/full", "w") as full:
-        done = subprocess.run([sys.executable, ROOT / "download.py", "vgg_16", "--mirror", tmp_path], cwd=tmp_path,
-                              stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+        done = subprocess.run(
+            [sys.executable, ROOT / "download.py", "vgg_16", "--mirror", tmp_path],
+            cwd=tmp_path,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+        )
     assert done.returncode == 1
     assert [line.split(":")[0] for line in done.stderr.splitlines()] == ["download.py"] * 2
     assert "standard output" in done.stderr

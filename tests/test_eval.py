@@ -80,6 +80,17 @@ def test_transparency_is_kept_or_said(desk):
     assert "no transparency" in run(desk, "--image_file", "t.png").stdout
 
 
+def test_a_picture_too_large_for_the_memory_is_refused(desk):
+    Image.new("RGB", (9000, 9000)).save(desk / "large.png")  # the model would take 80 GB
+    if os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") > 60e9:
+        pytest.skip("this machine may have room for it")
+    result = run(desk, "--image_file", "large.png")
+    assert result.returncode == 1
+    assert "9000x9000 pixels need about" in result.stderr
+    assert "use --image_size" in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+
+
 def test_one_bad_file_does_not_stop_the_rest(desk):
     (desk / "in" / "aa.jpg").write_text("text")
     result = run(desk, "--image_file", "in", "--image_file", "none.jpg", "--output_dir", "out")

@@ -9,7 +9,7 @@ from conftest import ROOT
 
 # From the highest to the lowest: each may import only what comes later.
 NOUNS = ["model", "losses", "vgg", "checkpoints", "reader", "vgg_preprocessing", "optimizer", "config", "files", "cli"]
-VERBS = ["train", "eval", "download"]
+VERBS = ["train", "eval", "download", "benchmark"]
 METHOD_FILES = sorted(glob.glob(os.path.join(ROOT, "methods", "[a-z]*.py")))
 
 

@@ -3,37 +3,11 @@
 import math
 
 import numpy as np
+import original
 import pytest
 import tensorflow as tf
 
 import model
-
-
-def naive_resize_conv2d(x, kernel):
-    """The original's: nearest resize x4, then a 3x3 convolution of stride 2 over reflected edges."""
-    height, width = x.shape[1:3]
-    return model.conv2d(tf.image.resize(x, [4 * height, 4 * width], "nearest"), kernel, 2)
-
-
-def plain_instance_norm(x):
-    """The original's: moments, subtraction, division."""
-    mean, variance = tf.nn.moments(x, [1, 2], keepdims=True)
-    return (x - mean) / tf.sqrt(variance + 1e-9)
-
-
-def original_net(images, w):
-    """The original's graph with none of our short cuts, its output rounded up to a multiple of 4."""
-    x = images - [123.68, 116.78, 103.94]
-    x = tf.pad(x, [[0, 0], [10, 10], [10, 10], [0, 0]], "REFLECT")
-    for scope, strides in (("conv1", 1), ("conv2", 2), ("conv3", 2)):
-        x = tf.nn.relu(plain_instance_norm(model.conv2d(x, w[f"{scope}/conv"], strides)))
-    for i in range(1, 6):
-        y = tf.nn.relu(model.conv2d(x, w[f"res{i}/residual/conv"], 1))
-        x = x + model.conv2d(y, w[f"res{i}/residual/conv_1"], 1)
-    for scope in ("deconv1", "deconv2"):
-        x = tf.nn.relu(plain_instance_norm(naive_resize_conv2d(x, w[f"{scope}/conv_transpose/conv"])))
-    x = tf.nn.tanh(plain_instance_norm(model.conv2d(x, w["deconv3/conv"], 1)))
-    return ((x + 1) * 127.5)[:, 10:-10, 10:-10]
 
 
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 5), (7, 4), (16, 16)])
@@ -41,13 +15,13 @@ def test_resize_conv2d_is_the_naive_form(height, width):
     x, kernel = tf.random.normal([2, height, width, 5], seed=1), tf.random.normal([3, 3, 5, 6], seed=2)
     folded = model.resize_conv2d(x, kernel)
     assert folded.shape == (2, 2 * height, 2 * width, 6)
-    np.testing.assert_allclose(folded, naive_resize_conv2d(x, kernel), atol=1e-4)
+    np.testing.assert_allclose(folded, original.resize_conv2d(x, kernel), atol=1e-4)
 
 
 def test_resize_conv2d_gives_the_kernel_the_naive_forms_gradient():
     x, kernel, weights = (tf.random.normal(s, seed=i) for i, s in enumerate(([1, 6, 5, 3], [3, 3, 3, 4], [1, 12, 10, 4])))
     gradients = []
-    for form in (model.resize_conv2d, naive_resize_conv2d):
+    for form in (model.resize_conv2d, original.resize_conv2d):
         with tf.GradientTape() as tape:
             tape.watch([x, kernel])
             loss = tf.reduce_sum(form(x, kernel) * weights)
@@ -64,7 +38,7 @@ def test_conv2d_to_image_is_conv2d():
 def test_instance_norm_is_per_image_and_per_channel():
     x = tf.random.normal([3, 40, 30, 4], seed=1) * [1.0, 0.01, 5.0, 100.0] + [0.0, 3.0, -20.0, 500.0]
     ours = model.instance_norm(x).numpy()
-    np.testing.assert_allclose(ours, plain_instance_norm(x), atol=2e-3)
+    np.testing.assert_allclose(ours, original.instance_norm(x), atol=2e-3)
     np.testing.assert_allclose(ours.mean((1, 2)), 0, atol=1e-3)
     np.testing.assert_allclose(ours.std((1, 2)), 1, atol=1e-3)
 
@@ -72,7 +46,7 @@ def test_instance_norm_is_per_image_and_per_channel():
 def test_instance_norm_has_the_plain_forms_gradient():
     x, weights = tf.random.normal([2, 9, 8, 3], seed=1) * 3 + 2, tf.random.normal([2, 9, 8, 3], seed=2)
     gradients = []
-    for form in (model.instance_norm, plain_instance_norm):
+    for form in (model.instance_norm, original.instance_norm):
         with tf.GradientTape() as tape:
             tape.watch(x)
             loss = tf.reduce_sum(form(x) ** 3 * weights)
@@ -93,9 +67,9 @@ def test_pixels_are_the_originals(initializer, height, width):
     images = tf.random.stateless_uniform([2, height, width, 3], [1, 2]) * 255
     kernels = model.initial_kernels(initializer, 3)
     ours = model.image_transform_net(images, kernels)
-    original = original_net(images, kernels)
-    assert original.shape[1:3] == (math.ceil(height / 4) * 4, math.ceil(width / 4) * 4)
-    np.testing.assert_allclose(ours, original[:, :height, :width], atol=0.1)
+    theirs = original.image_transform_net(images, kernels)
+    assert theirs.shape[1:3] == (math.ceil(height / 4) * 4, math.ceil(width / 4) * 4)
+    np.testing.assert_allclose(ours, theirs[:, :height, :width], atol=0.1)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 9), (2, 3), (10, 11), (33, 100)])

@@ -48,7 +48,7 @@ def test_every_mode_gives_the_picture(mode, tmp_path):
     source = Image.fromarray(RGB)
     gray = np.asarray(source.convert("L"))
     if mode in ("I;16", "I"):
-        image = Image.fromarray((gray.astype(np.uint16) * 257)).convert(mode) if mode == "I" else Image.fromarray(gray.astype(np.uint16) * 257)
+        image = Image.fromarray(gray.astype(np.uint16) * 257).convert(mode)
     elif mode == "F":
         image = Image.fromarray(gray.astype(np.float32))
     else:
@@ -56,7 +56,8 @@ def test_every_mode_gives_the_picture(mode, tmp_path):
     path = tmp_path / ("a.jpg" if mode in ("YCbCr", "CMYK") else "a.tif" if mode in ("F", "I") else "a.png")
     image.save(path, quality=100, subsampling=0) if path.suffix == ".jpg" else image.save(path)
     picture = reader.read_image(path)
-    expected = np.asarray(image.convert("RGB")) if mode in ("P", "1") else RGB if mode in ("CMYK", "YCbCr") else np.dstack([gray] * 3)
+    in_colour = {"P": image.convert("RGB"), "1": image.convert("RGB"), "CMYK": RGB, "YCbCr": RGB} if mode != "F" else {}
+    expected = np.asarray(in_colour.get(mode, np.dstack([gray] * 3)))
     assert picture.rgb.shape == RGB.shape
     assert np.abs(picture.rgb.astype(int) - expected).mean() < (4 if path.suffix == ".jpg" else 0.6)
     assert (picture.alpha is not None) == (mode == "LA")
