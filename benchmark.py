@@ -29,8 +29,8 @@ from tests import original
 
 flags.DEFINE_integer("size", None, "Height and width of the picture.", lower_bound=1)
 flags.DEFINE_integer("rounds", 7, "How often each form is measured.", lower_bound=1)
-flags.DEFINE_string("form", None, "memory: measure this form alone, in this process.")
 FLAGS = flags.FLAGS
+STYLE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "images", "starry.jpg")
 
 FORMS = {  # what each replaces in model.py
     "ours": {},
@@ -41,6 +41,8 @@ FORMS = {  # what each replaces in model.py
         "conv2d_to_image": lambda x, kernel: model.conv2d(x, kernel, 1),
     },
 }
+
+flags.DEFINE_enum("form", None, list(FORMS), "memory: measure this form alone, in this process.")
 
 
 def main(argv):
@@ -69,7 +71,7 @@ def train():
     with tempfile.TemporaryDirectory() as folder:
         weights = os.path.join(folder, "vgg_16.npz")
         np.savez(weights, **random_vgg_16())
-        conf = config.Conf(style_image="images/starry.jpg", naming="none", loss_model_file=weights)
+        conf = config.Conf(style_image=STYLE, naming="none", loss_model_file=weights)
         for form in FORMS:
             method = METHODS["johnson"](conf, training=True)
             variables = [v for v in method.variables if v.trainable]

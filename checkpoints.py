@@ -4,9 +4,11 @@
 checkpoint holds Adam's slots too. V2 checkpoints (.index and .data) are read as well.
 """
 
+import glob
 import os
 import re
 
+import numpy as np
 import tensorflow as tf
 import yaml
 
@@ -38,28 +40,49 @@ def restore(path, variables):
     if extra:
         raise UserError(f"{path}: variable {extra[0]} is not one of this method's: its recipe (.yml) is missing or wrong")
     for name, variable in wanted.items():
-        value = tf.constant(reader.get_tensor(name), variable.dtype)
-        if value.dtype.is_floating and not bool(tf.reduce_all(tf.math.is_finite(value))):
+        try:
+            value = np.asarray(reader.get_tensor(name))
+        except (tf.errors.OpError, ValueError, RuntimeError, IndexError):
+            raise UserError(f"{path}: damaged at variable {name}; without this file the one before it is used") from None
+        if not np.isfinite(value).all():
             raise UserError(f"{path}: variable {name} holds NaN or infinite values")
-        variable.assign(value)
+        variable.assign(value.astype(variable.dtype.as_numpy_dtype))
 
 
 def save(path, variables, others=None):
-    """Writes variables, and `others` by name, as one V1 file under their TF1 names; complete, or not at all."""
+    """Writes variables, and `others` by name, as one V1 file under their TF1 names; complete, or not at all.
+
+    Raises:
+      UserError: the place cannot be written, or a variable is not finite: such a file is worse than none.
+    """
     tensors = {scope(variable): variable.read_value() for variable in variables} | (others or {})
+    for name, tensor in tensors.items():
+        if tensor.dtype.is_floating and not bool(tf.reduce_all(tf.math.is_finite(tensor))):
+            raise UserError(f"{path}: not written, variable {name} holds NaN or infinite values")
+    if "global_step" in tensors:
+        tensors["global_step"] = tf.cast(tensors["global_step"], tf.int32)  # the original's type
 
     def write(temporary):
-        tf.raw_ops.Save(filename=temporary, tensor_names=list(tensors), data=list(tensors.values()))
+        try:
+            tf.raw_ops.Save(filename=temporary, tensor_names=list(tensors), data=list(tensors.values()))
+        except tf.errors.OpError as error:
+            raise OSError(error.message) from None
 
     files.write_whole(path, write)
 
 
 def save_training(folder, variables, optimizer, keep):
-    """Writes <folder>/fast-style-model.ckpt-<step> and removes all but the newest `keep`; returns its path."""
+    """Writes <folder>/fast-style-model.ckpt-<step> and removes all but the newest `keep`; returns its path.
+
+    The file `checkpoint` beside it is how tf.train.latest_checkpoint, and with it the original, finds it.
+    """
     path = os.path.join(folder, f"{NAME}-{int(optimizer.iterations)}")
     save(path, [*variables, *optimizer.state()], optimizer.powers())
     for _, old in _numbered(folder)[:-keep]:
-        os.remove(old)
+        for part in {old, f"{old}.index", f"{old}.meta", *glob.glob(f"{glob.escape(old)}.data-*")}:
+            if os.path.exists(part):
+                os.remove(part)
+    _write_text(os.path.join(folder, "checkpoint"), f'model_checkpoint_path: "{os.path.basename(path)}"\n')
     return path
 
 
@@ -74,19 +97,16 @@ def restore_training(folder, variables, optimizer):
 
 
 def recipe_path(model_file):
-    """models/x.ckpt-done, models/x.ckpt-1000 and models/x -> models/x.yml."""
-    return re.sub(r"\.ckpt(-\w+)?$", "", model_file) + ".yml"
+    """models/x.ckpt-done -> models/x.yml; models/x.ckpt-1000 -> models/x.run.yml, the recipe of an unfinished run."""
+    stem, unfinished = re.subn(r"\.ckpt-\d+$", "", model_file)
+    return f"{stem}.run.yml" if unfinished else re.sub(r"\.ckpt(-done)?$", "", model_file) + ".yml"
 
 
 def write_recipe(model_file, conf, trained=None):
     """Writes the conf, and what came of the training, beside a model; such a file is a conf that train.py takes."""
     recipe = config.conf_dict(conf) | ({config.RECIPE_KEY: trained} if trained else {})
 
-    def write(temporary):
-        with open(temporary, "w", encoding="utf-8") as file:
-            yaml.safe_dump(recipe, file, sort_keys=False)
-
-    files.write_whole(recipe_path(model_file), write)
+    _write_text(recipe_path(model_file), yaml.safe_dump(recipe, sort_keys=False))
 
 
 def load_recipe(model_file):
@@ -95,6 +115,14 @@ def load_recipe(model_file):
     if os.path.exists(path):
         return config.load_conf(path)
     return config.Conf(style_image="unknown", naming=os.path.basename(model_file))
+
+
+def _write_text(path, text):
+    def write(temporary):
+        with open(temporary, "w", encoding="utf-8") as file:
+            file.write(text)
+
+    files.write_whole(path, write)
 
 
 def _open(path):

@@ -9,6 +9,14 @@ from absl import app, flags
 class UserError(Exception):
     """A mistake its reader can mend: the text names the thing that is wrong and what to do about it."""
 
+    exit_code = 1
+
+
+class UsageError(UserError):
+    """A mistake in the command line itself."""
+
+    exit_code = 2
+
 
 def complain(text):
     """Prints `text` as one line on stderr, after the script's name."""
@@ -20,6 +28,8 @@ def run(main):
 
     Exit codes: 1 after a UserError, 2 when the command line is wrong, 130 on Ctrl-C. None of them prints a traceback.
     """
+    sys.stdout.reconfigure(errors="backslashreplace")  # a file's name need not be text
+    sys.stderr.reconfigure(errors="backslashreplace")
     app.run(lambda argv: _guarded(main, argv), flags_parser=_parse)
 
 
@@ -29,6 +39,8 @@ def _parse(argv):
     except flags.Error as error:
         complain(f"{error} (--help lists the flags)")
         sys.exit(2)
+    except SystemExit:  # --help was printed; absl would call that a failure
+        sys.exit(0)
 
 
 def _guarded(main, argv):
@@ -36,6 +48,9 @@ def _guarded(main, argv):
         return main(argv)
     except UserError as error:
         complain(error)
+        return error.exit_code
+    except BrokenPipeError:  # nobody reads what is printed, as after `| head -1`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyboardInterrupt:
         complain("interrupted")

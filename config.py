@@ -62,6 +62,7 @@ CHOICES = {
     "initializer": ("normal", "identity"),
     "learning_rate_schedule": ("constant", "cosine"),
 }
+SMALLEST = 16  # pixels
 POSITIVE = ("image_size", "batch_size", "epoch", "learning_rate", "checkpoint_every", "keep_checkpoints")
 RECIPE_KEY = "trained"  # a model's recipe is its conf with this section added: what came of it
 
@@ -78,7 +79,8 @@ def load_conf(path):
     types = typing.get_type_hints(Conf)
     for key in values:
         if key not in fields:
-            raise UserError(f"{key}: no such key ({path}, line {lines[key]}); the keys are {', '.join(sorted(fields))}")
+            line = lines.get(str(key), "?")
+            raise UserError(f"{key}: no such key ({path}, line {line}); the keys are {', '.join(sorted(fields))}")
     for name, field in fields.items():
         if field.default is dataclasses.MISSING and name not in values:
             raise UserError(f"{name}: missing in {path}, add a line '{name}: ...'")
@@ -110,7 +112,7 @@ def _read_yaml(path):
         root = yaml.compose(text, Loader=yaml.SafeLoader)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); give a conf file such as conf/starry.yml") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: no UTF-8, or a date that is none
         raise UserError(f"{path}: not a YAML file ({error})") from None
     if not isinstance(values, dict):
         raise UserError(f"{path}: 'key: value' lines are expected, as in conf/starry.yml")
@@ -139,7 +141,7 @@ def _convert(value, kind):
             raise ValueError("a whole number is needed" if kind is int else "a number is needed") from None
         return kind(number)
     if kind is str:
-        if isinstance(value, str) and value:
+        if isinstance(value, str):
             return value
         raise ValueError("text is needed")
     if isinstance(value, list) and value and all(isinstance(item, str) for item in value):
@@ -152,6 +154,12 @@ def _check(key, value):
         raise ValueError(f"{' or '.join(CHOICES[key])} is needed")
     if isinstance(value, (int, float)) and not abs(value) < float("inf"):
         raise ValueError("a finite number is needed")
+    if isinstance(value, str) and not value and key != "checkpoint_exclude_scopes":
+        raise ValueError("text is needed")
+    if (key == "image_size" and value < SMALLEST) or (key == "style_size" and 0 < value < SMALLEST):
+        raise ValueError(f"a number of at least {SMALLEST} is needed: the loss network halves the image four times")
+    if isinstance(value, int) and value >= 2**63:
+        raise ValueError("a number below 2^63 is needed")
     if key in POSITIVE and not value > 0:
         raise ValueError("a number above 0 is needed")
     if isinstance(value, (int, float)) and value < 0:

@@ -10,6 +10,7 @@ import quiet_tensorflow  # noqa: F401
 
 # isort: split
 import numpy as np
+import tensorflow as tf
 from absl import flags
 from PIL import Image
 from tqdm import tqdm
@@ -34,16 +35,18 @@ BYTES_PER_PIXEL = 1000  # that stylising takes at its peak: python benchmark.py 
 
 def main(argv):
     """Stylises every picture that was named; 1 when any of them failed."""
-    images = expand([*FLAGS.image_file, *argv[1:]])
+    if not 0 <= FLAGS.strength <= 1:  # absl's bounds let NaN pass
+        raise cli.UsageError(f"--strength: got {FLAGS.strength}, a number from 0 to 1 is needed")
+    images, failed = expand([*FLAGS.image_file, *argv[1:]])
     outputs = output_paths(images)
     method = load_model(FLAGS.model_file)
-    failed = 0
     for source, target in tqdm(list(zip(images, outputs, strict=True)), unit="image", disable=len(images) == 1):
         try:
             picture = reader.read_image(source, FLAGS.image_size)
             reader.write_image(target, stylized(method, picture.rgb), picture.alpha)
         except cli.UserError as error:
-            cli.complain(error)
+            with tqdm.external_write_mode():
+                cli.complain(error)
             failed = 1
             continue
         with tqdm.external_write_mode():
@@ -75,7 +78,10 @@ def stylized(method, rgb):
     """
     check_memory(*rgb.shape[:2])
     content = np.asarray(rgb, np.float32)
-    image = method.stylize(content[None], strength=FLAGS.strength)[0].numpy()
+    try:
+        image = method.stylize(content[None], strength=FLAGS.strength)[0].numpy()
+    except tf.errors.ResourceExhaustedError:
+        raise cli.UserError(f"{rgb.shape[1]}x{rgb.shape[0]} pixels do not fit into memory; use --image_size") from None
     return luminance_of(image, content) if FLAGS.preserve_colors else image
 
 
@@ -95,48 +101,50 @@ def check_memory(height, width):
 
 def luminance_of(image, colors):
     """The luminance (Y of YCbCr) of one picture with the chroma of another. Two [H,W,3] RGB 0..255 -> the same."""
-    luminance = to_pil(image).convert("YCbCr").getchannel(0)
-    _, blue, red = to_pil(colors).convert("YCbCr").split()
+    luminance = reader.to_pil(image).convert("YCbCr").getchannel(0)
+    _, blue, red = reader.to_pil(colors).convert("YCbCr").split()
     return np.asarray(Image.merge("YCbCr", (luminance, blue, red)).convert("RGB"))
 
 
-def to_pil(image):
-    """[H,W,3] RGB 0..255, rounded and clipped, as a Pillow image."""
-    return Image.fromarray(np.clip(np.rint(image), 0, 255).astype(np.uint8))
-
-
 def expand(names):
-    """Files, folders and globs -> files, in order and each once.
+    """Files, folders and globs -> (files in order and each once, 1 when a folder or glob held none, else 0).
 
     A file that is not there stays in the list: it is reported when its turn comes and does not stop the others.
 
     Raises:
-      UserError: nothing was named, or a folder or glob holds no picture.
+      UsageError: nothing was named.
     """
     if not names:
-        raise cli.UserError("no picture was named; add --image_file images/Corgi.jpg")
-    files = []
+        raise cli.UsageError("no picture was named; add --image_file images/Corgi.jpg")
+    files, failed = [], 0
     for name in names:
-        if os.path.isdir(name):
-            files += reader.list_images(name)
-        elif not os.path.exists(name) and glob.has_magic(name):
-            matches = sorted(path for path in glob.glob(name, recursive=True) if path.lower().endswith(reader.EXTENSIONS))
-            if not matches:
-                raise cli.UserError(f"{name}: matches no picture")
-            files += matches
-        else:
-            files.append(name)
-    return list(dict.fromkeys(files))
+        try:
+            files += reader.list_images(name) if os.path.isdir(name) else matches(name)
+        except cli.UserError as error:
+            cli.complain(error)
+            failed = 1
+    return list(dict.fromkeys(files)), failed
+
+
+def matches(name):
+    """The pictures that a glob matches, or [name] when it is none. Raises UserError when a glob matches nothing."""
+    if os.path.exists(name) or not glob.has_magic(name):
+        return [name]
+    found = sorted(path for path in glob.glob(name, recursive=True) if path.lower().endswith(reader.EXTENSIONS))
+    if not found:
+        raise cli.UserError(f"{name}: matches no picture")
+    return found
 
 
 def output_paths(images):
     """The file that each picture's result goes to; no two the same, none of them a source.
 
     Raises:
-      UserError: the flags contradict each other, or a result would overwrite its source.
+      UsageError: the flags contradict each other.
+      UserError: a result would overwrite its source, or its ending names no format.
     """
     if FLAGS.output_file and (FLAGS.output_dir or len(images) > 1):
-        raise cli.UserError("--output_file is for one picture; use --output_dir alone for several")
+        raise cli.UsageError("--output_file is for one picture; use --output_dir alone for several")
     if FLAGS.output_file or (len(images) == 1 and not FLAGS.output_dir):
         outputs = [FLAGS.output_file or "generated/res.jpg"]
     else:

@@ -68,7 +68,7 @@ def write_image(path, rgb, alpha=None):
       UserError: unknown ending, or the place cannot be written.
     """
     check_writable_format(path)
-    image = Image.fromarray(np.clip(np.rint(rgb), 0, 255).astype(np.uint8))
+    image = to_pil(rgb)
     options = {"quality": 95} if path.lower().endswith((".jpg", ".jpeg", ".webp")) else {}
     if alpha is not None:
         mask = Image.fromarray(alpha)
@@ -76,7 +76,22 @@ def write_image(path, rgb, alpha=None):
             image.putalpha(mask)
         else:
             image = Image.composite(image, Image.new("RGB", image.size, "white"), mask)
-    files.write_whole(path, lambda temporary: image.save(temporary, **options))
+
+    def write(temporary):
+        try:
+            image.save(temporary, **options)
+        except (ValueError, OSError) as error:
+            if getattr(error, "errno", None):
+                raise
+            size = f"{image.width}x{image.height}"  # JPEG ends at 65500 pixels, WebP at 16383
+            raise UserError(f"{path}: {size} cannot be written in this format ({error}); use .png") from None
+
+    files.write_whole(path, write)
+
+
+def to_pil(rgb):
+    """[H,W,3] RGB 0..255, rounded and clipped, as a Pillow image."""
+    return Image.fromarray(np.clip(np.rint(rgb), 0, 255).astype(np.uint8))
 
 
 def keeps_alpha(path):
@@ -131,7 +146,11 @@ def training_batches(paths, conf, first_step, last_step, unreadable):
             path = paths[order(epoch)[place]]
             if path not in unreadable:
                 try:
-                    return read_image(path, draft=2 * size).rgb
+                    rgb = read_image(path, draft=2 * size).rgb
+                    # Resized to cover the square, a ribbon of 1:1000 would fill the memory.
+                    most = 8 * min(rgb.shape[:2])
+                    top, left = (max(0, (side - most) // 2) for side in rgb.shape[:2])
+                    return rgb[top : top + most, left : left + most]
                 except UserError:
                     unreadable.add(path)
         raise UserError("no readable picture left")
@@ -141,9 +160,10 @@ def training_batches(paths, conf, first_step, last_step, unreadable):
         image = tf.cast(tf.ensure_shape(image, [None, None, 3]), tf.float32)
         if not conf.random_crops:
             return vgg_preprocessing.preprocess_image(image, size)
-        seed = tf.stack([tf.constant(conf.seed, tf.int64), n])
-        side = tf.random.stateless_uniform([], seed, size, size * 5 // 4 + 1, tf.int32)
-        return vgg_preprocessing.random_crop(vgg_preprocessing.aspect_preserving_resize(image, side), size, seed)
+        # Scale, place and mirroring are drawn apart: one seed for all would tie them to each other.
+        seeds = [tf.stack([tf.constant(conf.seed, tf.int64), 3 * n + k]) for k in range(3)]
+        side = tf.random.stateless_uniform([], seeds[0], size, size * 5 // 4 + 1, tf.int32)
+        return vgg_preprocessing.random_crop(vgg_preprocessing.aspect_preserving_resize(image, side), size, seeds[1:])
 
     numbers = tf.data.Dataset.range(first_step * conf.batch_size, last_step * conf.batch_size)
     batches = numbers.map(prepare, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)

@@ -36,54 +36,67 @@ LOG_EVERY, SUMMARY_EVERY = 10, 25  # steps, as in the original
 
 def main(argv):
     """Trains as the conf says; returns 0 when the run is finished, 128 + the signal's number when it was interrupted."""
+    if argv[1:]:
+        raise cli.UsageError(f"{argv[1]}: not expected; the conf file goes with -c")
     conf = config.load_conf(FLAGS.conf)
     if conf.method not in METHODS:
         raise cli.UserError(f"method: got '{conf.method}', one of {', '.join(METHODS)} is needed ({FLAGS.conf})")
     paths = reader.list_images(conf.train_data)
     steps = conf.steps or max(1, conf.epoch * len(paths) // conf.batch_size)
     folder = os.path.join(conf.model_path, conf.naming)
-    done_file = os.path.join(folder, f"{checkpoints.NAME}-done")
+    done_file, run_file = (os.path.join(folder, f"{checkpoints.NAME}-{end}") for end in ("done", "0"))
 
     method = METHODS[conf.method](conf, training=True)
-    # As in the original, Adam may touch all that is not the loss network's.
-    variables = [v for v in method.variables if v.trainable and not v.name.startswith(conf.loss_model)]
+    variables = trainable(method)
     optimizer = Adam(variables, conf.learning_rate)
-    changes = []
+    run = {"images": len(paths)}
     if checkpoints.restore_training(folder, variables, optimizer):
-        changes = changes_so_far(conf, done_file, int(optimizer.iterations))
         print(f"Resuming at step {int(optimizer.iterations)}")
+        run |= changes_so_far(conf, run, run_file, int(optimizer.iterations))
     if int(optimizer.iterations) >= steps and os.path.exists(done_file):
         print(f"Already trained: {done_file}. Raise steps to go on, or remove {folder} to begin anew.")
         return 0
-    checkpoints.write_recipe(done_file, conf, {"changes": changes} if changes else None)
-    reader.write_image(f"generated/target_style_{conf.naming}.jpg", method.style_image[0])
+    checkpoints.write_recipe(run_file, conf, run)
+    reader.write_image(f"generated/target_style_{conf.naming}.jpg", reader.read_style(conf)[0])
 
     unreadable = set()
     batches = reader.training_batches(paths, conf, int(optimizer.iterations), steps, unreadable)
-    with stop_signals() as received:
-        losses = fit(method, optimizer, variables, batches, steps, folder, received)
+    try:
+        with stop_signals() as received:
+            losses = fit(method, optimizer, variables, batches, steps, folder, received)
+    except tf.errors.ResourceExhaustedError:
+        raise cli.UserError("the memory does not suffice; lower batch_size or image_size") from None
+    except tf.errors.OpError:
+        if len(unreadable) < len(paths):
+            raise
+        raise cli.UserError(f"{conf.train_data}: none of its {len(paths)} pictures can be read") from None
     if unreadable:
         print(f"Skipped {len(unreadable)} unreadable pictures: {', '.join(sorted(unreadable))}", file=sys.stderr)
     if int(optimizer.iterations) < steps:
         print(f"Saved at step {int(optimizer.iterations)} of {steps}; the same command resumes.")
         return 128 + received[0]
     checkpoints.save(done_file, [*variables, optimizer.iterations])
-    trained = trained_section(conf, steps, len(paths) - len(unreadable), losses) | ({"changes": changes} if changes else {})
-    checkpoints.write_recipe(done_file, conf, trained)
+    checkpoints.write_recipe(done_file, conf, run | trained_section(conf, int(optimizer.iterations), losses))
     print(f"Done: {done_file}")
     return 0
+
+
+def trainable(method):
+    """The variables that Adam may touch: as in the original, all that are not the loss network's."""
+    return [v for v in method.variables if v.trainable and not v.name.startswith(method.conf.loss_model)]
 
 
 def fit(method, optimizer, variables, batches, steps, folder, received):
     """Trains until `steps` or until `received` holds a signal, saving and logging; returns the last steps' mean losses.
 
     Raises:
-      UserError: a loss is NaN or infinite (the last checkpoint is untouched then), or no picture can be read.
+      UserError: a loss or a variable is NaN or infinite; the last good checkpoint stays.
+      tf.errors.OpError: no picture can be read, or the memory does not suffice.
     """
     conf, recent = method.conf, collections.deque(maxlen=100)
     writer = tf.summary.create_file_writer(folder)
-    on_screen = sys.stderr.isatty()
-    with tqdm(total=steps, initial=int(optimizer.iterations), unit="step", mininterval=1 if on_screen else 30) as progress:
+    pace = 1 if sys.stderr.isatty() else 30
+    with tqdm(total=steps, initial=int(optimizer.iterations), unit="step", mininterval=pace) as progress:
         for content in batches:
             optimizer.learning_rate.assign(scheduled_rate(conf, int(optimizer.iterations), steps))
             losses = {tag: float(loss) for tag, loss in method.train_step(content, optimizer, variables).items()}
@@ -161,19 +174,25 @@ def stop_signals():
             signal.signal(number, handler)
 
 
-def changes_so_far(conf, done_file, step):
-    """What the conf was changed in on resuming, then and now, for the recipe: ["step 2000: style_size 400 -> 512", ...]."""
-    path = checkpoints.recipe_path(done_file)
+def changes_so_far(conf, run, run_file, step):
+    """What the conf, or the number of photos, was changed in on resuming: {"changes": ["step 9: style_size 0 -> 512"]}.
+
+    `run` and the file's own such section tell now and then; an empty dict when nothing ever changed.
+    """
+    path = checkpoints.recipe_path(run_file)
     if not os.path.exists(path):
-        return []
-    then, now = config.conf_dict(config.load_conf(path)), config.conf_dict(conf)
+        return {}
+    before = config.read_recipe(path)
+    then = config.conf_dict(config.load_conf(path)) | {"images": before["images"]}
+    now = config.conf_dict(conf) | {"images": run["images"]}
     new = [f"step {step}: {key} {then[key]} -> {now[key]}" for key in now if then[key] != now[key]]
     for change in new:
         print(f"Changed on resuming, {change}")
-    return [*config.read_recipe(path).get("changes", []), *new]
+    changes = [*before.get("changes", []), *new]
+    return {"changes": changes} if changes else {}
 
 
-def trained_section(conf, steps, images, losses):
+def trained_section(conf, steps, losses):
     """What a recipe tells of a finished training."""
     used = {"style_image": conf.style_image, "loss_model_file": conf.loss_model_file}
     if not os.path.isfile(conf.loss_model_file):  # a V2 checkpoint goes by its prefix, "imagenet" by its word
@@ -182,7 +201,6 @@ def trained_section(conf, steps, images, losses):
         "version": checkpoints.VERSION,
         "tensorflow": tf.__version__,
         "steps": steps,
-        "images": images,
         "sha256": {key: files.hex_digest(path) for key, path in used.items() if os.path.isfile(path)},
         "mean_losses_of_the_last_100_steps": {tag: float(f"{loss:.6g}") for tag, loss in losses.items()},
     }

@@ -14,13 +14,6 @@ from vgg_preprocessing import mean_image_subtraction
 
 CONVS = {"vgg_16": (2, 2, 3, 3, 3), "vgg_19": (2, 2, 4, 4, 4)}  # convolutions in each of the five blocks
 
-# Keras' own files and the MD5 that keras.applications checks them with.
-KERAS_FILES = {
-    "vgg_16": ("vgg16/vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5", "6d6bbae143d832006294945121d1f1fc"),
-    "vgg_19": ("vgg19/vgg19_weights_tf_dim_ordering_tf_kernels_notop.h5", "253f8cb515780f3b799900260a226db6"),
-}
-KERAS_ADDRESS = "https://storage.googleapis.com/tensorflow/keras-applications/"
-
 
 class Vgg(tf.Module):
     """The network up to the deepest layer asked for, its weights not trainable.
@@ -110,7 +103,7 @@ def read_weights(scope, path, exclude_scopes=""):
     """
     _topology(scope)
     if path == "imagenet":
-        path = _fetch_keras_file(scope)
+        return _checked(_read_imagenet(scope), scope, path)
     kind = os.path.splitext(path)[1]
     reader = {".h5": _read_h5, ".mat": _read_mat, ".npz": _read_npz}.get(kind)
     if not os.path.exists(path) and (reader or not os.path.exists(path + ".index")):
@@ -137,6 +130,9 @@ def _checked(weights, scope, path):
     present = [conv for conv in topology if f"{conv}/weights" in weights]
     if not present:
         raise UserError(f"{path}: holds no layer of {scope} (conv1_1, conv1_2, ...)")
+    surplus = sorted(k for k in weights if re.fullmatch(r"conv\d_\d/weights", k) and k.split("/")[0] not in topology)
+    if surplus:
+        raise UserError(f"{path}: holds {surplus[0]}, which {scope[:6]} has not; is loss_model right?")
     missing = [conv for conv in topology[: topology.index(present[-1])] if conv not in present]
     if missing:
         raise UserError(f"{path}: layer {missing[0]} is missing")
@@ -188,7 +184,7 @@ def _read_h5(path):
     weights = {}
 
     def visit(name, item):
-        if not isinstance(item, h5py.Dataset) or item.ndim not in (1, 4):
+        if not isinstance(item, h5py.Dataset) or item.ndim not in (1, 4) or name.startswith("optimizer"):
             return
         # Keras 3's .weights.h5 numbers its layers and keeps their names in an attribute.
         match = re.search(r"block(\d)_conv(\d)", f"{name} {item.parent.attrs.get('name', '')}")
@@ -216,9 +212,16 @@ def _read_mat(path):
     return weights
 
 
-def _fetch_keras_file(scope):
-    file, md5 = KERAS_FILES[scope[:6]]
+def _read_imagenet(scope):
+    """Keras' own weights, fetched once into Keras' cache and checked there by hash."""
     try:
-        return tf.keras.utils.get_file(f"{scope[:6]}_notop.h5", KERAS_ADDRESS + file, cache_subdir="models", file_hash=md5)
+        network = getattr(tf.keras.applications, scope[:6].upper().replace("_", ""))(include_top=False, weights="imagenet")
     except Exception as error:
-        raise UserError(f"loss_model_file: imagenet: {KERAS_ADDRESS + file} could not be fetched ({error})") from None
+        raise UserError(f"loss_model_file: imagenet: Keras could not fetch it ({str(error)[:200]})") from None
+    weights = {}
+    for layer in network.layers:
+        if layer.get_weights():
+            conv = layer.name.replace("block", "conv").replace("_conv", "_")
+            weights[f"{conv}/weights"], weights[f"{conv}/biases"] = layer.get_weights()
+    weights["conv1_1/weights"] = weights["conv1_1/weights"][:, :, ::-1]  # from BGR
+    return weights

@@ -35,10 +35,10 @@ def central_crop(image, size):
     return tf.ensure_shape(image[top : top + size, left : left + size], [size, size, 3])
 
 
-def random_crop(image, size, seed):
-    """[H,W,3] -> [size,size,3] from anywhere, mirrored half of the time; `seed` is a pair of integers."""
-    image = tf.image.stateless_random_crop(image, [size, size, 3], seed)
-    return tf.image.stateless_random_flip_left_right(image, seed)
+def random_crop(image, size, seeds):
+    """[H,W,3] -> [size,size,3] from anywhere, mirrored half of the time; `seeds`: two pairs of integers."""
+    image = tf.image.stateless_random_crop(image, [size, size, 3], seeds[0])
+    return tf.image.stateless_random_flip_left_right(image, seeds[1])
 
 
 def preprocess_image(image, size):

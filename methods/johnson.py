@@ -18,9 +18,8 @@ class Johnson(tf.Module):
         self.conf = conf
         self.kernels = model.initial_kernels(conf.initializer, conf.seed)
         if training:
-            self.style_image = reader.read_style(conf)
             self.loss_network = losses.loss_network(conf, {*conf.content_layers, *conf.style_layers})
-            features = self.loss_network(self.style_image)
+            features = self.loss_network(reader.read_style(conf))
             self.style_targets = {layer: losses.gram(features[layer])[0] for layer in conf.style_layers}
 
     def train_step(self, content, optimizer, variables):

@@ -72,7 +72,7 @@ def tf1_run(path, save=None, train=False):
     """
     with tf.Graph().as_default(), tf1.Session() as session:
         output = tf1_net(tf.constant(IMAGE[None], tf.float32))
-        step = tf1.train.get_or_create_global_step()
+        step = tf1.Variable(0, name="global_step", trainable=False)  # int32, as in the original
         if train:
             optimizer = tf1.train.AdamOptimizer(1e-3)
             operation = optimizer.minimize(tf.reduce_mean(output**2), global_step=step)
@@ -122,7 +122,7 @@ def test_our_training_checkpoint_goes_on_in_the_originals_graph_and_back(tmp_pat
     path = checkpoints.save_training(str(tmp_path), kernels, optimizer, keep=1)
     with tf.Graph().as_default(), tf1.Session() as session:
         output = tf1_net(tf.constant(IMAGE[None], tf.float32))
-        step = tf1.train.get_or_create_global_step()
+        step = tf1.Variable(0, name="global_step", trainable=False)  # int32, as in the original
         tf1.train.AdamOptimizer(1e-3).minimize(tf.reduce_mean(output), global_step=step)
         tf1.train.Saver().restore(session, path)  # raises when any of the 51 variables is missing
         values = {v.op.name: session.run(v) for v in tf1.global_variables()}
@@ -163,7 +163,8 @@ def saved(tmp_path):
         variables = list(model.initial_kernels("normal", 0).values())
         tensors = {scope(v): v.read_value() for v in variables} | changes
         path = str(tmp_path / "x.ckpt-done")
-        checkpoints.save(path, [], {name: value for name, value in tensors.items() if value is not None})
+        tensors = {name: value for name, value in tensors.items() if value is not None}
+        tf.raw_ops.Save(filename=path, tensor_names=list(tensors), data=list(tensors.values()))
         return path, variables
 
     return save
@@ -203,13 +204,31 @@ def test_a_truncated_checkpoint(saved):
         checkpoints.restore(path, variables)
 
 
+def test_a_damaged_variable(tmp_path):
+    path = str(tmp_path / "x.ckpt-done")
+    tf1_run(path, save=2)
+    data = f"{path}.data-00000-of-00001"
+    os.truncate(data, os.path.getsize(data) // 2)
+    with pytest.raises(UserError, match="damaged at variable"):
+        checkpoints.restore(path, list(model.initial_kernels("normal", 0).values()))
+
+
 def test_old_checkpoints_are_removed_newest_last(tmp_path):
     variable = tf.Variable([1.0], name="v")
     optimizer = Adam([variable], 0.1)
-    for step in (1, 2, 30, 200):
+    for part in ("index", "data-00000-of-00001"):  # a V2 one of the original's
+        (tmp_path / f"{checkpoints.NAME}-1.{part}").write_text("")
+    for step in (2, 30, 200):
         optimizer.iterations.assign(step)
         checkpoints.save_training(str(tmp_path), [variable], optimizer, keep=2)
-    assert sorted(os.listdir(tmp_path)) == [f"{checkpoints.NAME}-200", f"{checkpoints.NAME}-30"]
+    assert sorted(os.listdir(tmp_path)) == ["checkpoint", f"{checkpoints.NAME}-200", f"{checkpoints.NAME}-30"]
+    assert tf.train.latest_checkpoint(str(tmp_path)) == str(tmp_path / f"{checkpoints.NAME}-200")
+
+
+def test_nothing_that_is_not_finite_is_written(tmp_path):
+    with pytest.raises(UserError, match="variable v holds NaN"):
+        checkpoints.save(str(tmp_path / "x.ckpt-done"), [tf.Variable([float("inf")], name="v")])
+    assert os.listdir(tmp_path) == []
 
 
 def test_a_failed_write_leaves_what_was_there(tmp_path):
@@ -234,3 +253,4 @@ def test_a_recipe_is_a_conf(tmp_path):
     assert checkpoints.load_recipe(model_file) == conf
     assert config.read_recipe(checkpoints.recipe_path(model_file)) == {"steps": 5}
     assert checkpoints.load_recipe(str(tmp_path / "b.ckpt-done")).method == "johnson"
+    assert checkpoints.recipe_path("m/a.ckpt-1000") == "m/a.run.yml"

@@ -92,6 +92,9 @@ def test_numbers_that_yaml_reads_as_text(tmp_path):
         ("method:", "text is needed"),
         ("method: [a]", "text is needed"),
         ("epoch: 3", "epoch: twice"),
+        ("1: 2", "1: no such key"),
+        ("seed: 1e19", "a number below 2^63 is needed"),
+        ("style_size: 3", "a number of at least 16 is needed"),
     ],
 )
 def test_a_mistake_is_named_with_its_line(line, words, tmp_path):
@@ -109,6 +112,7 @@ def test_a_mistake_is_named_with_its_line(line, words, tmp_path):
         ("", "'key: value' lines are expected"),
         ("- a\n- b", "'key: value' lines are expected"),
         ("a: [", "not a YAML file"),
+        ("naming: 2024-13-01", "not a YAML file"),
         ("style_layers: vgg_16/conv1/conv1_1\nstyle_image: a\nnaming: b", "a list of names is needed"),
         ("style_image: !!python/object/apply:os.system ['true']\nnaming: b", "not a YAML file"),
     ],

@@ -104,15 +104,16 @@ def test_one_bad_file_does_not_stop_the_rest(desk):
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        ((), 1, "no picture was named"),
+        ((), 2, "no picture was named"),
         (("--image_file", "none.jpg"), 1, "none.jpg: no such image"),
         (("--image_file", "no*.jpg"), 1, "no*.jpg: matches no picture"),
         (("--image_file", "in/a.jpg", "--output_file", "o.xyz"), 1, "o.xyz: the ending names no image format"),
         (("--image_file", "in/a.jpg", "--output_file", "m.ckpt-done/o.jpg"), 1, "cannot be written"),
         (("--image_file", "in/a.jpg", "--output_dir", "in"), 1, "would overwrite the picture itself"),
-        (("--image_file", "in", "--output_file", "o.jpg"), 1, "--output_file is for one picture"),
+        (("--image_file", "in", "--output_file", "o.jpg"), 2, "--output_file is for one picture"),
         (("--image_file", "in/a.jpg", "--image_size", "-5"), 2, "image_size"),
         (("--image_file", "in/a.jpg", "--strength", "2"), 2, "strength"),
+        (("--image_file", "in/a.jpg", "--strength", "nan"), 2, "strength"),
         (("--nonsense",), 2, "nonsense"),
         (("--image_file", "in/a.jpg", "--model_file", "none.ckpt"), 1, "none.ckpt: no such model file"),
         (("--image_file", "in/a.jpg", "--model_file", "in/a.jpg"), 1, "in/a.jpg: not a TensorFlow checkpoint"),

@@ -7,6 +7,8 @@ import os
 import pytest
 from conftest import ROOT
 
+import checkpoints
+
 # From the highest to the lowest: each may import only what comes later.
 NOUNS = ["model", "losses", "vgg", "checkpoints", "reader", "vgg_preprocessing", "optimizer", "config", "files", "cli"]
 VERBS = ["train", "eval", "download", "benchmark"]
@@ -47,6 +49,11 @@ def test_no_module_is_forgotten():
     files = {os.path.basename(path)[:-3] for path in glob.glob(os.path.join(ROOT, "*.py"))}
     assert files == {*NOUNS, *VERBS, "quiet_tensorflow"}
     assert METHOD_FILES
+
+
+def test_there_is_one_version():
+    with open(os.path.join(ROOT, "pyproject.toml"), encoding="utf-8") as file:
+        assert f'version = "{checkpoints.VERSION}"' in file.read()
 
 
 def test_nothing_runs_what_it_reads():

@@ -136,6 +136,9 @@ def test_a_bad_target_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written"):
         reader.write_image(str(tmp_path / "file" / "a.png"), RGB)
+    with pytest.raises(UserError, match="17000x1 cannot be written in this format"):
+        reader.write_image(str(tmp_path / "a.webp"), np.zeros((1, 17000, 3)))
+    assert os.listdir(tmp_path) == ["file"]
 
 
 @pytest.mark.parametrize(("height", "width"), [(40, 30), (30, 40), (8, 100), (16, 16), (17, 5)])
@@ -168,6 +171,21 @@ def test_an_epoch_shows_every_picture_once(house):
     assert first == second
     assert len(set(first)) == 6
     assert not np.array_equal(batches[:6], batches[6:])  # another order
+
+
+def test_a_ribbon_does_not_fill_the_memory(tmp_path):
+    Image.new("RGB", (3, 4000)).save(tmp_path / "a.png")
+    [batch] = reader.training_batches([str(tmp_path / "a.png")], conf(), 0, 1, set())
+    assert batch.shape == (2, 16, 16, 3)
+
+
+def test_scale_and_place_are_drawn_apart(tmp_path):
+    """Crops of a ramp: at nearly every place, whatever their scale."""
+    Image.fromarray(np.tile(np.arange(200, dtype=np.uint8)[:, None, None], (1, 200, 3))).save(tmp_path / "a.png")
+    stream = reader.training_batches([str(tmp_path / "a.png")], conf(random_crops=True), 0, 150, set())
+    images = np.concatenate([batch.numpy() for batch in stream])
+    slope = images[:, -1].mean((1, 2)) - images[:, 0].mean((1, 2))  # tells the scale
+    assert abs(np.corrcoef(slope, images.mean((1, 2, 3)))[0, 1]) < 0.2
 
 
 def test_unreadable_pictures_are_skipped_and_named(house):

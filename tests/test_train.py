@@ -14,6 +14,7 @@ import yaml
 from conftest import ROOT, photo, script, write_conf
 
 import config
+import train
 from methods import METHODS
 from optimizer import Adam
 
@@ -23,10 +24,6 @@ def tensors(path):
     return {name: found.get_tensor(name) for name in found.get_variable_to_shape_map()}
 
 
-def trainable(method):
-    return [v for v in method.variables if v.trainable and not v.name.startswith(method.conf.loss_model)]
-
-
 @pytest.mark.parametrize("name", METHODS)
 def test_the_contract_of_a_method(name, house):
     """Steps lower the loss, the loss network stays as it is, any size is kept, strength 0 is the content."""
@@ -34,7 +31,7 @@ def test_the_contract_of_a_method(name, house):
         str(write_conf(house, method=name, initializer="identity", relative_losses=True, learning_rate=1e-4))
     )
     method = METHODS[name](conf, training=True)
-    variables = trainable(method)
+    variables = train.trainable(method)
     frozen = [(v, v.numpy()) for v in method.variables if not v.trainable]
     assert variables
     assert frozen
@@ -60,7 +57,7 @@ def test_stylize_is_traced_once_for_all_sizes():
 def test_a_step_is_traced_once_for_each_phase(house):
     conf = config.load_conf(str(write_conf(house, reconstruction_steps=2)))
     method = METHODS["johnson"](conf, training=True)
-    variables = trainable(method)
+    variables = train.trainable(method)
     optimizer = Adam(variables, 1e-4)
     losses = [method.train_step(tf.ones([2, 32, 32, 3]) * 100, optimizer, variables) for _ in range(5)]
     assert ["style_losses/vgg_16/conv1/conv1_2" in parts for parts in losses] == [False] * 2 + [True] * 3
@@ -90,6 +87,7 @@ def test_a_run_leaves_all_the_originals_files(house):
     assert recipe["style_weight"] == 10.0
     trained = recipe["trained"]
     assert (trained["steps"], trained["images"]) == (4, 6)
+    assert "changes" not in trained
     assert set(trained["sha256"]) == {"style_image", "loss_model_file"}
     assert "total_loss" in trained["mean_losses_of_the_last_100_steps"]
     again = script("train.py", "-c", conf, cwd=house)
@@ -181,6 +179,7 @@ def test_unreadable_pictures_are_named_once_at_the_end(house):
         ({"train_data": "none"}, "none: no such folder"),
         ({"train_data": "empty"}, "empty: holds no picture"),
         ({"train_data": "unreadable"}, "unreadable: none of its 1 pictures can be read"),
+        ({"image_size": 8}, "image_size: got 8, a number of at least 16 is needed"),
         ({"method": "jonson"}, "method: got 'jonson', one of johnson"),
         ({"model_path": "style.png"}, "cannot be written"),
     ],
@@ -197,10 +196,11 @@ def test_a_mistake_is_one_line(changes, words, house):
 
 
 def test_a_wrong_command_line_is_usage():
-    for arguments in ((), ("--nonsense",), ("-c",)):
+    for arguments in ((), ("--nonsense",), ("-c", "conf/starry.yml", "more")):
         result = script("train.py", *arguments)
         assert result.returncode == 2
         assert len(result.stderr.strip().splitlines()) == 1
+    assert script("train.py", "--help").returncode == 0
 
 
 def test_a_changed_conf_is_said_on_resuming(house):
@@ -208,8 +208,20 @@ def test_a_changed_conf_is_said_on_resuming(house):
     result = script("train.py", "-c", write_conf(house, steps=6), cwd=house)
     assert result.returncode == 0, result.stderr
     assert "Changed on resuming, step 4: steps 4 -> 6" in result.stdout
+    os.remove(house / "photos" / "0.jpg")
     result = script("train.py", "-c", write_conf(house, steps=8, style_weight=20.0), cwd=house)
     recipe = config.read_recipe(str(house / "models" / "small" / "fast-style-model.yml"))
-    expected = ["step 4: steps 4 -> 6", "step 6: style_weight 10.0 -> 20.0", "step 6: steps 6 -> 8"]
-    assert sorted(recipe["changes"]) == sorted(expected)
-    assert recipe["steps"] == 8
+    changes = ["steps 6 -> 8", "style_weight 10.0 -> 20.0", "images 6 -> 5"]
+    assert set(recipe["changes"]) == {"step 4: steps 4 -> 6", *(f"step 6: {change}" for change in changes)}
+    assert (recipe["steps"], recipe["images"]) == (8, 5)
+
+
+def test_an_overflow_does_not_poison_the_checkpoint(house):
+    """Finite loss, infinite gradients: what is saved must still be good, so that a saner conf goes on from it."""
+    assert script("train.py", "-c", write_conf(house, steps=2, keep_checkpoints=1), cwd=house).returncode == 0
+    conf = write_conf(house, steps=9, style_weight=1e32, checkpoint_every=1, keep_checkpoints=1)
+    result = script("train.py", "-c", conf, cwd=house)
+    assert result.returncode == 1
+    assert "Traceback" not in result.stderr
+    result = script("train.py", "-c", write_conf(house, steps=4), cwd=house)
+    assert result.returncode == 0, result.stderr

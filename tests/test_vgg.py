@@ -158,6 +158,29 @@ def test_a_file_of_another_kind_is_one_clear_error(name, tmp_path):
         vgg.read_weights("vgg_16", str(tmp_path / name))
 
 
+def test_the_other_networks_file_is_refused(tmp_path):
+    names = [f"conv{i}_{j}" for i, count in enumerate(vgg.CONVS["vgg_19"], 1) for j in range(1, count + 1)]
+    np.savez(tmp_path / "w.npz", **vgg_weights(names))
+    assert len(vgg.read_weights("vgg_19", str(tmp_path / "w.npz"))) == 32
+    with pytest.raises(UserError, match="conv3_4/weights, which vgg_16 has not"):
+        vgg.read_weights("vgg_16", str(tmp_path / "w.npz"))
+
+
+def test_imagenet_is_keras_own(monkeypatch):
+    """Without a network: Keras' loader is stood in for, its layers are real."""
+    asked = {}
+
+    def stand_in(**options):
+        asked.update(options)
+        return small_keras(vgg_weights(VGG_16_CONVS))
+
+    monkeypatch.setattr(tf.keras.applications, "VGG16", stand_in)
+    read = vgg.read_weights("vgg_16", "imagenet")
+    assert asked == {"include_top": False, "weights": "imagenet"}
+    for key, value in vgg_weights(VGG_16_CONVS).items():
+        np.testing.assert_array_equal(read[key], value)
+
+
 def test_pickled_npz_is_refused(tmp_path):
     np.savez(tmp_path / "w.npz", **{"conv1_1/weights": np.array([{"a": 1}], object)})
     with pytest.raises(UserError, match="not a readable"):
