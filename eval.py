@@ -40,7 +40,7 @@ def main(argv):
     images, failed = expand([*FLAGS.image_file, *argv[1:]])
     outputs = output_paths(images)
     method = load_model(FLAGS.model_file)
-    for source, target in tqdm(list(zip(images, outputs, strict=True)), unit="image", disable=len(images) == 1):
+    for source, target in tqdm(list(zip(images, outputs, strict=True)), unit="image", disable=len(images) < 2):
         try:
             picture = reader.read_image(source, FLAGS.image_size)
             reader.write_image(target, stylized(method, picture.rgb), picture.alpha)
