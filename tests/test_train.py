@@ -119,22 +119,26 @@ def test_summaries_carry_the_originals_tags(house):
     assert {v.tag for v in values if v.HasField("image")} == {"generated", "origin"}
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_an_interrupted_run_equals_an_uninterrupted_one(number, house):
-    """Killed somewhere in the middle, saved there, resumed: all variables and Adam's slots come out the same."""
+def test_an_interrupted_run_equals_an_uninterrupted_one(house):
+    """Stopped twice in the middle, saved there, resumed: all variables and Adam's slots come out the same.
+
+    Up to the order in which the threads add up their parts of a gradient.
+    """
     keys = {"steps": 60, "random_crops": True, "learning_rate_schedule": "cosine", "style_warmup_steps": 20}
     keys |= {"reconstruction_steps": 5, "initializer": "identity", "relative_losses": True, "checkpoint_every": 10}
+    keys |= {"keep_checkpoints": 9}
     straight = script("train.py", "-c", write_conf(house, naming="straight", **keys), cwd=house)
     assert straight.returncode == 0, straight.stderr
     conf = write_conf(house, naming="broken", **keys)
-    command = [sys.executable, os.path.join(ROOT, "train.py"), "-c", str(conf)]
-    process = subprocess.Popen(command, cwd=house, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    wait_for(house / "models" / "broken" / "fast-style-model.ckpt-10", process)
-    process.send_signal(number)
-    output, errors = process.communicate(timeout=120)
-    assert process.returncode == 128 + number, errors
-    assert "the same command resumes" in output
-    assert "Traceback" not in errors
+    for number, step in ((signal.SIGINT, 10), (signal.SIGTERM, 40)):
+        command = [sys.executable, os.path.join(ROOT, "train.py"), "-c", str(conf)]
+        process = subprocess.Popen(command, cwd=house, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        wait_for(house / "models" / "broken" / f"fast-style-model.ckpt-{step}", process)
+        process.send_signal(number)
+        output, errors = process.communicate(timeout=120)
+        assert process.returncode == 128 + number, errors
+        assert "the same command resumes" in output
+        assert "Traceback" not in errors
     resumed = script("train.py", "-c", conf, cwd=house)
     assert resumed.returncode == 0, resumed.stderr
     assert "Resuming at step" in resumed.stdout
@@ -177,7 +181,7 @@ def test_unreadable_pictures_are_named_once_at_the_end(house):
     ("changes", "words"),
     [
         ({"style_image": "none.jpg"}, "none.jpg: no such image"),
-        ({"loss_model_file": "none.npz"}, "none.npz: no such loss network file"),
+        ({"loss_model_file": "none.npz"}, "none.npz: no such loss network"),
         ({"style_layers": ["vgg_16/conv9/conv9_1"]}, "vgg_16/conv9/conv9_1: the loss network has no such layer"),
         ({"train_data": "none"}, "none: no such folder"),
         ({"train_data": "empty"}, "empty: holds no picture"),
