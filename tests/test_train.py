@@ -130,7 +130,7 @@ def test_an_interrupted_run_equals_an_uninterrupted_one(house):
     straight = script("train.py", "-c", write_conf(house, naming="straight", **keys), cwd=house)
     assert straight.returncode == 0, straight.stderr
     conf = write_conf(house, naming="broken", **keys)
-    for number, step in ((signal.SIGINT, 10), (signal.SIGTERM, 40)):
+    for number, step in ((signal.SIGINT, 10), (signal.SIGTERM, 30)):
         command = [sys.executable, os.path.join(ROOT, "train.py"), "-c", str(conf)]
         process = subprocess.Popen(command, cwd=house, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         wait_for(house / "models" / "broken" / f"fast-style-model.ckpt-{step}", process)
@@ -149,11 +149,11 @@ def test_an_interrupted_run_equals_an_uninterrupted_one(house):
 
 
 def wait_for(path, process):
-    for _ in range(600):
+    for _ in range(9000):
         if path.exists():
             return
         assert process.poll() is None, process.communicate()
-        time.sleep(0.1)
+        time.sleep(0.02)
     raise AssertionError(f"{path} did not appear")
 
 
