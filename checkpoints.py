@@ -43,9 +43,9 @@ def restore(path, variables):
         try:
             value = np.asarray(reader.get_tensor(name))
         except (tf.errors.OpError, ValueError, RuntimeError, IndexError):
-            raise UserError(f"{path}: damaged at variable {name}; without this file the one before it is used") from None
+            raise UserError(f"{path}: damaged at variable {name}; fetch or train it anew") from None
         if not np.isfinite(value).all():
-            raise UserError(f"{path}: variable {name} holds NaN or infinite values")
+            raise UserError(f"{path}: variable {name} holds NaN or infinite values; use another checkpoint")
         variable.assign(value.astype(variable.dtype.as_numpy_dtype))
 
 
@@ -58,7 +58,7 @@ def save(path, variables, others=None):
     tensors = {scope(variable): variable.read_value() for variable in variables} | (others or {})
     for name, tensor in tensors.items():
         if tensor.dtype.is_floating and not bool(tf.reduce_all(tf.math.is_finite(tensor))):
-            raise UserError(f"{path}: not written, variable {name} holds NaN or infinite values")
+            raise UserError(f"{path}: not written, {name} holds NaN or infinite values; lower learning_rate")
     if "global_step" in tensors:
         tensors["global_step"] = tf.cast(tensors["global_step"], tf.int32)  # the original's type
 
@@ -105,7 +105,6 @@ def recipe_path(model_file):
 def write_recipe(model_file, conf, trained=None):
     """Writes the conf, and what came of the training, beside a model; such a file is a conf that train.py takes."""
     recipe = config.conf_dict(conf) | ({config.RECIPE_KEY: trained} if trained else {})
-
     _write_text(recipe_path(model_file), yaml.safe_dump(recipe, sort_keys=False))
 
 

@@ -145,7 +145,7 @@ def write_summaries(writer, step, losses, images):
     for tag, loss in losses.items():
         summary.value.add(tag=tag, simple_value=loss)
     for tag, image in images.items():
-        pixels = tf.cast(tf.clip_by_value(tf.round(image[0]), 0, 255), tf.uint8)
+        pixels = np.asarray(reader.to_pil(image[0]))
         encoded = tf.io.encode_png(pixels).numpy()
         height, width = pixels.shape[:2]
         summary.value.add(tag=tag).image.CopyFrom(

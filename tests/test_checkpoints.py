@@ -226,7 +226,7 @@ def test_old_checkpoints_are_removed_newest_last(tmp_path):
 
 
 def test_nothing_that_is_not_finite_is_written(tmp_path):
-    with pytest.raises(UserError, match="variable v holds NaN"):
+    with pytest.raises(UserError, match="v holds NaN"):
         checkpoints.save(str(tmp_path / "x.ckpt-done"), [tf.Variable([float("inf")], name="v")])
     assert os.listdir(tmp_path) == []
 

@@ -91,6 +91,13 @@ def test_every_kind_of_file_gives_the_same_weights(kind, tmp_path):
         np.testing.assert_array_equal(read[key], value, err_msg=key)
 
 
+def test_excluded_scopes_are_not_read(tmp_path):
+    path = str(tmp_path / "v1.ckpt")
+    write_ckpt(path, vgg_weights(VGG_16_CONVS), 1)
+    read = vgg.read_weights("vgg_16", path, "vgg_16/fc, vgg_16/conv5")
+    assert {key[:5] for key in read} == {"conv1", "conv2", "conv3", "conv4"}
+
+
 def small_keras(weights):
     """A stack of convolutions with Keras' VGG names, for BGR."""
     layers = [keras.Input((32, 32, 3))]
