@@ -71,7 +71,7 @@ def train():
     with tempfile.TemporaryDirectory() as folder:
         weights = os.path.join(folder, "vgg_16.npz")
         np.savez(weights, **random_vgg_16())
-        conf = config.Conf(style_image=STYLE, naming="none", loss_model_file=weights)
+        conf = config.Conf(style_image=STYLE, naming="none", loss_model="vgg_16", loss_model_file=weights)
         for form in FORMS:
             method = METHODS["johnson"](conf, training=True)
             variables = [v for v in method.variables if v.trainable]

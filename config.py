@@ -11,50 +11,84 @@ import yaml
 
 from cli import UserError
 
+EMBEDDED = "vgg_16_lite"  # the loss network that the project ships
+STYLE_LAYERS = ("conv1_2", "conv2_2", "conv3_3", "conv4_3")  # the original's
 
-@dataclasses.dataclass(frozen=True)
-class Conf:
-    """Everything a training run may be told. Defaults of the optional keys are the original's behaviour."""
 
-    # The original's keys.
-    style_image: str  # the painting
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunConf:
+    """What every training run may be told: photos in, steps, checkpoints out."""
+
     naming: str  # the run's name: its files go to <model_path>/<naming>/
     model_path: str = "models"
-    content_weight: float = 1.0
-    style_weight: float = 250.0
-    tv_weight: float = 0.0
+    train_data: str = "train2014/"  # any folder, walked recursively
     image_size: int = 256  # training images are resized to cover, then cropped to, this square
+    random_crops: bool = False  # random scale, place and mirror image instead of the central crop
+    crop_scale: float = 1.25  # random crops are cut from photos of 1 to so many times image_size
     batch_size: int = 4
     epoch: int = 2
-    loss_model: str = "vgg_16"  # scope of the loss network: vgg_16* or vgg_19*
-    content_layers: tuple[str, ...] = ("vgg_16/conv3/conv3_3",)
-    style_layers: tuple[str, ...] = (
-        "vgg_16/conv1/conv1_2",
-        "vgg_16/conv2/conv2_2",
-        "vgg_16/conv3/conv3_3",
-        "vgg_16/conv4/conv4_3",
-    )
-    checkpoint_exclude_scopes: str = "vgg_16/fc"  # comma-separated: not read from the loss network's file
-    loss_model_file: str = "pretrained/vgg_16.ckpt"  # .ckpt, .h5, .mat, .npz, or the word imagenet
-
-    # Ours.
-    method: str = "johnson"
-    train_data: str = "train2014/"  # any folder, walked recursively
-    learning_rate: float = 1e-3
     steps: int = 0  # 0: epoch says how long
+    learning_rate: float = 1e-3
+    learning_rate_schedule: str = "constant"  # constant or cosine (to 0 at the last step)
     seed: int = 0
     checkpoint_every: int = 1000  # steps
     keep_checkpoints: int = 5
-    pooling: str = "max"  # the loss network's: max or avg
 
-    # Ours: help for runs of few steps.
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Conf(RunConf):
+    """Everything the training of a style may be told. Defaults of the optional keys are the original's behaviour."""
+
+    style_image: str  # the painting
+    method: str = "johnson"
+    content_weight: float = 1.0
+    style_weight: float = 250.0
+    tv_weight: float = 0.0
+    loss_model: str = EMBEDDED  # scope of the loss network: vgg_16* or vgg_19*
+    loss_model_file: str = ""  # .ckpt, .h5, .mat, .npz, or the word imagenet; "": pretrained/<loss_model>.npz or .ckpt
+    checkpoint_exclude_scopes: str = "vgg_16/fc"  # comma-separated: not read from the loss network's file
+    pooling: str = "max"  # the loss network's: max or avg
+    content_layers: tuple[str, ...] = ()  # (): conv3_3
+    style_layers: tuple[str, ...] = ()  # (): conv1_2, 2_2, 3_3, 4_3
+
+    # Help for runs of few steps.
     initializer: str = "normal"  # normal: stddev 0.1 everywhere. identity: He's scale, each residual block starts as x
     reconstruction_steps: int = 0  # first so many steps learn to give the photo back
     style_warmup_steps: int = 0  # after them the style weight is raised from 0 over so many steps
-    learning_rate_schedule: str = "constant"  # constant or cosine (to 0 at the last step)
     style_size: int = 0  # short side of the style image, whole; 0: like the training images (image_size, cropped)
     relative_losses: bool = False  # each layer's error as a share of its target's energy, mean over the layers
-    random_crops: bool = False  # random scale, place and mirror image instead of the central crop
+
+    # To see early whether the weights are right: <model_path>/<naming>/preview-*.jpg.
+    preview_image: str = ""  # shown before and after, side by side; "": the project's corgi
+    preview_every: int = 250  # steps; 0: no previews
+
+    def __post_init__(self):
+        """Fills in what depends on the loss network: its file, and the original's layers in its scope."""
+        ending = "npz" if self.loss_model == EMBEDDED else "ckpt"
+        defaults = {
+            "loss_model_file": f"pretrained/{self.loss_model}.{ending}",
+            "content_layers": (f"{self.loss_model}/conv3/conv3_3",),
+            "style_layers": tuple(f"{self.loss_model}/{layer[:5]}/{layer}" for layer in STYLE_LAYERS),
+        }
+        for key, value in defaults.items():
+            object.__setattr__(self, key, getattr(self, key) or value)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DistillConf(RunConf):
+    """What distill.py may be told. A student layer conv4_1 learns from the teachers' layer conv4_1, or conv4_1_aux."""
+
+    output: str  # the .npz that the student's weights go to
+    loss_model: str = EMBEDDED  # scope of the student
+    widths: tuple[int, ...]  # channels of the student's five blocks
+    hold_out: int = 100  # photos kept out of the training, spread evenly over the sorted paths
+    teacher: str = "vgg_19"
+    teacher_file: str
+    teacher_layers: tuple[str, ...]
+    deep_teacher: str = "vgg_19_distilled"
+    deep_teacher_file: str
+    deep_teacher_layers: tuple[str, ...]
+    style_models: tuple[str, ...] = ()  # nets whose outputs are among the images
 
 
 CHOICES = {
@@ -67,16 +101,16 @@ POSITIVE = ("image_size", "batch_size", "epoch", "learning_rate", "checkpoint_ev
 RECIPE_KEY = "trained"  # a model's recipe is its conf with this section added: what came of it
 
 
-def load_conf(path):
-    """Reads a conf file, or a model's recipe, into a Conf.
+def load_conf(path, kind=Conf):
+    """Reads a conf file, or a model's recipe, into a Conf or another such class.
 
     Raises:
       UserError: the file is missing or no YAML mapping, a key is unknown, missing or twice there, or a value does not fit.
     """
     values, lines = _read_yaml(path)
     values.pop(RECIPE_KEY, None)
-    fields = {field.name: field for field in dataclasses.fields(Conf)}
-    types = typing.get_type_hints(Conf)
+    fields = {field.name: field for field in dataclasses.fields(kind)}
+    types = typing.get_type_hints(kind)
     for key in values:
         if key not in fields:
             line = lines.get(str(key), "?")
@@ -90,7 +124,7 @@ def load_conf(path):
             converted[key] = _check(key, _convert(value, types[key]))
         except ValueError as error:
             raise UserError(f"{key}: got {value!r}, {error} ({path}, line {lines[key]})") from None
-    return Conf(**converted)
+    return kind(**converted)
 
 
 def conf_dict(conf):
@@ -144,9 +178,10 @@ def _convert(value, kind):
         if isinstance(value, str):
             return value
         raise ValueError("text is needed")
-    if isinstance(value, list) and value and all(isinstance(item, str) for item in value):
+    item_kind = typing.get_args(kind)[0]
+    if isinstance(value, list) and value and all(type(item) is item_kind for item in value):
         return tuple(value)
-    raise ValueError("a list of names is needed")
+    raise ValueError("a list of names is needed" if item_kind is str else "a list of whole numbers is needed")
 
 
 def _check(key, value):
@@ -154,7 +189,11 @@ def _check(key, value):
         raise ValueError(f"{' or '.join(CHOICES[key])} is needed")
     if isinstance(value, (int, float)) and not abs(value) < float("inf"):
         raise ValueError("a finite number is needed")
-    if isinstance(value, str) and not value and key != "checkpoint_exclude_scopes":
+    if (
+        isinstance(value, str)
+        and not value
+        and key not in ("checkpoint_exclude_scopes", "loss_model_file", "preview_image")
+    ):
         raise ValueError("text is needed")
     if (key == "image_size" and value < SMALLEST) or (key == "style_size" and 0 < value < SMALLEST):
         raise ValueError(f"a number of at least {SMALLEST} is needed: the loss network halves the image four times")
@@ -162,6 +201,8 @@ def _check(key, value):
         raise ValueError("a number below 2^63 is needed")
     if key in POSITIVE and not value > 0:
         raise ValueError("a number above 0 is needed")
+    if key == "crop_scale" and not 1 <= value <= 8:
+        raise ValueError("a number from 1 to 8 is needed")
     if isinstance(value, (int, float)) and value < 0:
         raise ValueError("a number of 0 or more is needed")
     return value

@@ -15,10 +15,9 @@ from absl import flags
 from PIL import Image
 from tqdm import tqdm
 
-import checkpoints
 import cli
 import reader
-from methods import METHODS
+from methods import load_model
 
 flags.DEFINE_string("loss_model", "vgg_16", "Kept from the original, where it chose the preprocessing; all share one now.")
 flags.DEFINE_integer("image_size", None, "Resize the long side to at most this many pixels first.", lower_bound=1)
@@ -55,20 +54,6 @@ def main(argv):
             if picture.alpha is not None and not reader.keeps_alpha(target):
                 print(f"{target}: put on white, as this format has no transparency; --output_file x.png keeps it")
     return failed
-
-
-def load_model(path):
-    """The method that a model file's recipe names, its variables restored.
-
-    Raises:
-      UserError: as checkpoints.restore does, or the recipe names a method that is not known.
-    """
-    conf = checkpoints.load_recipe(path)
-    if conf.method not in METHODS:
-        raise cli.UserError(f"{checkpoints.recipe_path(path)}: method {conf.method} is not one of {', '.join(METHODS)}")
-    method = METHODS[conf.method](conf)
-    checkpoints.restore(path, method.variables)
-    return method
 
 
 def stylized(method, rgb):

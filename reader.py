@@ -162,7 +162,7 @@ def training_batches(paths, conf, first_step, last_step, unreadable):
             return vgg_preprocessing.preprocess_image(image, size)
         # Scale, place and mirroring are drawn apart: one seed for all would tie them to each other.
         seeds = [tf.stack([tf.constant(conf.seed, tf.int64), 3 * n + k]) for k in range(3)]
-        side = tf.random.stateless_uniform([], seeds[0], size, size * 5 // 4 + 1, tf.int32)
+        side = tf.random.stateless_uniform([], seeds[0], size, int(size * conf.crop_scale) + 1, tf.int32)
         return vgg_preprocessing.random_crop(vgg_preprocessing.aspect_preserving_resize(image, side), size, seeds[1:])
 
     numbers = tf.data.Dataset.range(first_step * conf.batch_size, last_step * conf.batch_size)

@@ -4,34 +4,25 @@ Writes <model_path>/<naming>/fast-style-model.ckpt-<step> as it goes and .ckpt-d
 SIGTERM saves and leaves; the same command resumes.
 """
 
-import collections
-import contextlib
-import math
 import os
-import re
-import signal
-import sys
 
 import quiet_tensorflow  # noqa: F401
 
 # isort: split
 import numpy as np
-import tensorflow as tf
 from absl import flags
-from tqdm import tqdm
 
-import checkpoints
 import cli
 import config
-import files
 import reader
+import training
 from methods import METHODS
-from optimizer import Adam
 
 flags.DEFINE_string("conf", None, "The conf file, such as conf/starry.yml.", short_name="c", required=True)
 FLAGS = flags.FLAGS
 
-LOG_EVERY, SUMMARY_EVERY = 10, 25  # steps, as in the original
+CORGI = os.path.join(os.path.dirname(os.path.abspath(__file__)), "images", "Corgi.jpg")
+PREVIEW_SIZE = 512  # pixels, the long side
 
 
 def main(argv):
@@ -42,43 +33,25 @@ def main(argv):
     if conf.method not in METHODS:
         raise cli.UserError(f"method: got '{conf.method}', one of {', '.join(METHODS)} is needed ({FLAGS.conf})")
     paths = reader.list_images(conf.train_data)
-    steps = conf.steps or max(1, conf.epoch * len(paths) // conf.batch_size)
-    folder = os.path.join(conf.model_path, conf.naming)
-    done_file, run_file = (os.path.join(folder, f"{checkpoints.NAME}-{end}") for end in ("done", "0"))
-
     method = METHODS[conf.method](conf, training=True)
-    variables = trainable(method)
-    optimizer = Adam(variables, conf.learning_rate)
-    run = {"images": len(paths)}
-    if checkpoints.restore_training(folder, variables, optimizer):
-        print(f"Resuming at step {int(optimizer.iterations)}")
-        run |= changes_so_far(conf, run, run_file, int(optimizer.iterations))
-    if int(optimizer.iterations) >= steps and os.path.exists(done_file):
-        print(f"Already trained: {done_file}. Raise steps to go on, or remove {folder} to begin anew.")
-        return 0
-    checkpoints.write_recipe(run_file, conf, run)
     reader.write_image(f"generated/target_style_{conf.naming}.jpg", reader.read_style(conf)[0])
+    preview_image = reader.read_image(conf.preview_image or CORGI, PREVIEW_SIZE).rgb if conf.preview_every else None
 
-    unreadable = set()
-    batches = reader.training_batches(paths, conf, int(optimizer.iterations), steps, unreadable)
-    try:
-        with stop_signals() as received:
-            losses = fit(method, optimizer, variables, batches, steps, folder, received)
-    except tf.errors.ResourceExhaustedError:
-        raise cli.UserError("the memory does not suffice; lower batch_size or image_size") from None
-    except tf.errors.OpError:
-        if len(unreadable) < len(paths):
-            raise
-        raise cli.UserError(f"{conf.train_data}: none of its {len(paths)} pictures can be read") from None
-    if unreadable:
-        print(f"Skipped {len(unreadable)} unreadable pictures: {', '.join(sorted(unreadable))}", file=sys.stderr)
-    if int(optimizer.iterations) < steps:
-        print(f"Saved at step {int(optimizer.iterations)} of {steps}; the same command resumes.")
-        return 128 + received[0]
-    checkpoints.save(done_file, [*variables, optimizer.iterations])
-    checkpoints.write_recipe(done_file, conf, run | trained_section(conf, int(optimizer.iterations), losses))
-    print(f"Done: {done_file}")
-    return 0
+    def look(content):
+        return {"generated": method.stylize(content[:1]), "origin": content[:1]}
+
+    def preview(step):
+        if conf.preview_every and step % conf.preview_every == 0:
+            path = os.path.join(conf.model_path, conf.naming, f"preview-{step:06d}.jpg")
+            reader.write_image(path, before_and_after(method, preview_image))
+
+    return training.run(conf, method, trainable(method), paths, used_files(conf), look, preview)
+
+
+def before_and_after(method, rgb):
+    """[H,W,3] RGB 0..255 -> [H,2W,3]: the picture, and the same stylised."""
+    content = rgb.astype(np.float32)
+    return np.concatenate([content, method.stylize(content[None])[0]], 1)
 
 
 def trainable(method):
@@ -86,124 +59,12 @@ def trainable(method):
     return [v for v in method.variables if v.trainable and not v.name.startswith(method.conf.loss_model)]
 
 
-def fit(method, optimizer, variables, batches, steps, folder, received):
-    """Trains until `steps` or until `received` holds a signal, saving and logging; returns the last steps' mean losses.
-
-    Raises:
-      UserError: a loss or a variable is NaN or infinite; the last good checkpoint stays.
-      tf.errors.OpError: no picture can be read, or the memory does not suffice.
-    """
-    conf, recent = method.conf, collections.deque(maxlen=100)
-    writer = tf.summary.create_file_writer(folder)
-    pace = 1 if sys.stderr.isatty() else 30
-    with tqdm(total=steps, initial=int(optimizer.iterations), unit="step", mininterval=pace) as progress:
-        for content in batches:
-            optimizer.learning_rate.assign(scheduled_rate(conf, int(optimizer.iterations), steps))
-            losses = {tag: float(loss) for tag, loss in method.train_step(content, optimizer, variables).items()}
-            step = int(optimizer.iterations)
-            if not math.isfinite(losses["total_loss"]):
-                raise cli.UserError(
-                    f"step {step}: total_loss is {losses['total_loss']}; the last good checkpoint in {folder} is kept. "
-                    "Lower learning_rate or style_weight and run the same command"
-                )
-            recent.append(losses)
-            progress.update()
-            if step % LOG_EVERY == 0:
-                progress.set_postfix(short_names(losses), refresh=False)
-            if step % SUMMARY_EVERY == 0:
-                write_summaries(writer, step, losses, {"generated": method.stylize(content[:1]), "origin": content[:1]})
-            if step % conf.checkpoint_every == 0 or step == steps or received:
-                checkpoints.save_training(folder, variables, optimizer, conf.keep_checkpoints)
-            if received:
-                break
-    writer.close()
-    return mean_losses(recent)
-
-
-def mean_losses(recent):
-    """The mean of each loss that the last step had, over the steps that had it. Empty for no steps."""
-    tags = recent[-1] if recent else ()
-    return {tag: float(np.mean([losses[tag] for losses in recent if tag in losses])) for tag in tags}
-
-
-def scheduled_rate(conf, step, steps):
-    """The learning rate of the step that follows `step` done ones."""
-    if conf.learning_rate_schedule == "constant":
-        return conf.learning_rate
-    return conf.learning_rate * 0.5 * (1 + math.cos(math.pi * step / steps))
-
-
-def short_names(losses):
-    """The total and the weighted losses as the progress bar shows them."""
-    shown = [tag for tag in losses if tag == "total_loss" or tag.startswith("weighted_losses/")]
-    return {re.sub(r".*weighted_|_loss$", "", tag): f"{losses[tag]:.4g}" for tag in shown}
-
-
-def write_summaries(writer, step, losses, images):
-    """TensorBoard events in TF1's form, under the original's tags: scalars, and [1,H,W,3] images by tag."""
-    summary = tf.compat.v1.Summary()
-    for tag, loss in losses.items():
-        summary.value.add(tag=tag, simple_value=loss)
-    for tag, image in images.items():
-        pixels = np.asarray(reader.to_pil(image[0]))
-        encoded = tf.io.encode_png(pixels).numpy()
-        height, width = pixels.shape[:2]
-        summary.value.add(tag=tag).image.CopyFrom(
-            tf.compat.v1.Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=encoded)
-        )
-    with writer.as_default():
-        tf.summary.experimental.write_raw_pb(summary.SerializeToString(), step)
-        writer.flush()
-
-
-@contextlib.contextmanager
-def stop_signals():
-    """A list that Ctrl-C and SIGTERM append their number to instead of killing; a second one kills."""
-    received, before = [], {}
-
-    def note(number, frame):
-        received.append(number)
-        signal.signal(number, before[number])
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        before[number] = signal.signal(number, note)
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def changes_so_far(conf, run, run_file, step):
-    """What the conf, or the number of photos, was changed in on resuming: {"changes": ["step 9: style_size 0 -> 512"]}.
-
-    `run` and the file's own such section tell now and then; an empty dict when nothing ever changed.
-    """
-    path = checkpoints.recipe_path(run_file)
-    if not os.path.exists(path):
-        return {}
-    before = config.read_recipe(path)
-    then = config.conf_dict(config.load_conf(path)) | {"images": before["images"]}
-    now = config.conf_dict(conf) | {"images": run["images"]}
-    new = [f"step {step}: {key} {then[key]} -> {now[key]}" for key in now if then[key] != now[key]]
-    for change in new:
-        print(f"Changed on resuming, {change}")
-    changes = [*before.get("changes", []), *new]
-    return {"changes": changes} if changes else {}
-
-
-def trained_section(conf, steps, losses):
-    """What a recipe tells of a finished training."""
-    used = {"style_image": conf.style_image, "loss_model_file": conf.loss_model_file}
-    if not os.path.isfile(conf.loss_model_file):  # a V2 checkpoint goes by its prefix, "imagenet" by its word
-        used["loss_model_file"] += ".data-00000-of-00001"
-    return {
-        "version": checkpoints.VERSION,
-        "tensorflow": tf.__version__,
-        "steps": steps,
-        "sha256": {key: files.hex_digest(path) for key, path in used.items() if os.path.isfile(path)},
-        "mean_losses_of_the_last_100_steps": {tag: float(f"{loss:.6g}") for tag, loss in losses.items()},
-    }
+def used_files(conf):
+    """The files, by their conf key, that decide what a run learns beside its photos."""
+    loss_model_file = conf.loss_model_file
+    if not os.path.isfile(loss_model_file):  # a V2 checkpoint goes by its prefix, "imagenet" by its word
+        loss_model_file += ".data-00000-of-00001"
+    return {"style_image": conf.style_image, "loss_model_file": loss_model_file}
 
 
 if __name__ == "__main__":

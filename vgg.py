@@ -16,7 +16,7 @@ CONVS = {"vgg_16": (2, 2, 3, 3, 3), "vgg_19": (2, 2, 4, 4, 4)}  # convolutions i
 
 
 class Vgg(tf.Module):
-    """The network up to the deepest layer asked for, its weights not trainable.
+    """The network up to the deepest layer asked for.
 
     Args:
       scope: "vgg_16..." or "vgg_19...": the first part of every layer's name; what follows the number is free.
@@ -26,9 +26,10 @@ class Vgg(tf.Module):
         {k}_1 to the full-width network's features.
       layers: the end points wanted, such as ("vgg_16/conv1/conv1_2", "vgg_16/conv3/conv3_3").
       pooling: "max" or "avg".
+      trainable: whether the weights are; a loss network's are not.
     """
 
-    def __init__(self, scope, weights, layers, pooling="max"):
+    def __init__(self, scope, weights, layers, pooling="max", trainable=False):
         super().__init__()
         self.scope, self.layers, self.pooling = scope, tuple(layers), pooling
         names = layer_names(scope, weights)
@@ -40,7 +41,7 @@ class Vgg(tf.Module):
         wanted = [c for c in convs[: last + 1] if not c.endswith("_aux") or self._full_name(c) in layers]
         self._convs = (["conv0"] if "conv0/weights" in weights else []) + wanted
         self._weights = {
-            key: tf.Variable(weights[key], trainable=False, name=f"{self._full_name(conv)}/{kind}")
+            key: tf.Variable(weights[key], trainable=trainable, name=f"{self._full_name(conv)}/{kind}")
             for conv in self._convs
             for kind in ("weights", "biases")
             for key in [f"{conv}/{kind}"]
@@ -77,7 +78,7 @@ class Vgg(tf.Module):
 def layer_names(scope, weights):
     """The end points that these weights give, in order: ["vgg_16/conv1/conv1_1", ...]."""
     found = []
-    for conv in _topology(scope):
+    for conv in topology(scope):
         if f"{conv}/weights" not in weights:
             break
         found.append(f"{scope}/{conv[:5]}/{conv}")
@@ -101,7 +102,7 @@ def read_weights(scope, path, exclude_scopes=""):
     Raises:
       UserError: no such file or not of its kind, a layer missing, misshapen, or not finite.
     """
-    _topology(scope)
+    topology(scope)
     if path == "imagenet":
         return _checked(_read_imagenet(scope), scope, path)
     kind = os.path.splitext(path)[1]
@@ -117,7 +118,8 @@ def read_weights(scope, path, exclude_scopes=""):
     return _checked(weights, scope, path)
 
 
-def _topology(scope):
+def topology(scope):
+    """["conv1_1", "conv1_2", ...]: the convolutions of VGG-16 or VGG-19. Raises UserError when the scope is neither's."""
     for name, counts in CONVS.items():
         if scope.startswith(name) and "/" not in scope:
             return [f"conv{i}_{j}" for i, count in enumerate(counts, 1) for j in range(1, count + 1)]
@@ -126,14 +128,14 @@ def _topology(scope):
 
 def _checked(weights, scope, path):
     """The float32 weights of the known layers, each there, of the shape its neighbours ask for, and finite."""
-    topology = _topology(scope)
-    present = [conv for conv in topology if f"{conv}/weights" in weights]
+    convs = topology(scope)
+    present = [conv for conv in convs if f"{conv}/weights" in weights]
     if not present:
         raise UserError(f"{path}: holds no layer of {scope} (conv1_1, conv1_2, ...)")
-    surplus = sorted(k for k in weights if re.fullmatch(r"conv\d_\d/weights", k) and k.split("/")[0] not in topology)
+    surplus = sorted(k for k in weights if re.fullmatch(r"conv\d_\d/weights", k) and k.split("/")[0] not in convs)
     if surplus:
         raise UserError(f"{path}: holds {surplus[0]}, which {scope[:6]} has not; is loss_model right?")
-    missing = [conv for conv in topology[: topology.index(present[-1])] if conv not in present]
+    missing = [conv for conv in convs[: convs.index(present[-1])] if conv not in present]
     if missing:
         raise UserError(f"{path}: layer {missing[0]} is missing")
     checked, channels = {}, 3

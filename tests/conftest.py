@@ -63,6 +63,7 @@ def write_conf(folder, **changes):
         "steps": 4,
         "style_weight": 10.0,
         "train_data": str(folder / "photos"),
+        "loss_model": "vgg_16",
         "loss_model_file": str(folder / "vgg.npz"),
         "checkpoint_every": 2,
     } | changes

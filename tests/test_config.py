@@ -46,14 +46,30 @@ def load(text, tmp_path):
     "path", [*glob.glob(f"{ROOT}/conf/*.yml"), *glob.glob(f"{ROOT}/models/*.yml")], ids=os.path.basename
 )
 def test_every_conf_and_recipe_loads(path):
-    assert config.load_conf(path).style_image.startswith("images/")
+    if os.path.basename(path) == "vgg_16_lite.yml":
+        assert config.load_conf(path, config.DistillConf).widths[0] > 0
+    else:
+        assert config.load_conf(path).style_image.startswith("images/")
+
+
+def test_without_a_loss_network_named_it_is_the_embedded_one(tmp_path):
+    conf = load("style_image: a\nnaming: b", tmp_path)
+    assert (conf.loss_model, conf.loss_model_file) == ("vgg_16_lite", "pretrained/vgg_16_lite.npz")
+    assert conf.content_layers == ("vgg_16_lite/conv3/conv3_3",)
+    assert conf.style_layers[-1] == "vgg_16_lite/conv4/conv4_3"
+
+
+def test_with_only_its_name_it_is_the_originals_file(tmp_path):
+    conf = load("style_image: a\nnaming: b\nloss_model: vgg_16", tmp_path)
+    assert conf.loss_model_file == "pretrained/vgg_16.ckpt"
+    assert conf.style_layers[0] == "vgg_16/conv1/conv1_2"
 
 
 @pytest.mark.parametrize(("name", "weight"), WEIGHTS.items())
 def test_our_copies_of_the_originals_confs_keep_its_numbers(name, weight):
     conf = config.load_conf(os.path.join(ROOT, "conf", f"{name}.yml"))
     assert (conf.style_weight, conf.content_weight, conf.tv_weight) == (weight, 1, 0)
-    defaults = config.Conf(style_image=conf.style_image, naming=name, style_weight=weight)
+    defaults = config.Conf(style_image=conf.style_image, naming=name, style_weight=weight, loss_model="vgg_16")
     assert dataclasses.replace(conf, loss_model_file=defaults.loss_model_file) == defaults
 
 
@@ -95,6 +111,7 @@ def test_numbers_that_yaml_reads_as_text(tmp_path):
         ("1: 2", "1: no such key"),
         ("seed: 1e19", "a number below 2^63 is needed"),
         ("style_size: 3", "a number of at least 16 is needed"),
+        ("crop_scale: 0.5", "a number from 1 to 8 is needed"),
     ],
 )
 def test_a_mistake_is_named_with_its_line(line, words, tmp_path):
