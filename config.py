@@ -201,6 +201,8 @@ def _check(key, value):
         raise ValueError("a number below 2^63 is needed")
     if key in POSITIVE and not value > 0:
         raise ValueError("a number above 0 is needed")
+    if key == "widths" and (len(value) != 5 or min(value) < 1):
+        raise ValueError("five whole numbers above 0 are needed")
     if key == "crop_scale" and not 1 <= value <= 8:
         raise ValueError("a number from 1 to 8 is needed")
     if isinstance(value, (int, float)) and value < 0:

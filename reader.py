@@ -112,7 +112,7 @@ def list_images(folder):
       UserError: no such folder, or no picture in it.
     """
     if not os.path.isdir(folder):
-        raise UserError(f"{folder}: no such folder; point train_data at any folder of photos")
+        raise UserError(f"{folder}: no such folder; point train_data at any folder of photos, a few hundred will do")
     paths = [os.path.join(root, name) for root, _, names in os.walk(folder, followlinks=True) for name in names]
     paths = sorted(path for path in paths if path.lower().endswith(EXTENSIONS))
     if not paths:

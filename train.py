@@ -2,8 +2,11 @@
 
 Writes <model_path>/<naming>/fast-style-model.ckpt-<step> as it goes and .ckpt-done with its recipe at the end. Ctrl-C or
 SIGTERM saves and leaves; the same command resumes.
+
+--preview_grid makes short trainings instead, over some style weights and style sizes, and one sheet of what came out.
 """
 
+import dataclasses
 import os
 
 import quiet_tensorflow  # noqa: F401
@@ -12,13 +15,20 @@ import quiet_tensorflow  # noqa: F401
 import numpy as np
 from absl import flags
 
+import checkpoints
 import cli
 import config
 import reader
+import sheets
 import training
 from methods import METHODS
 
 flags.DEFINE_string("conf", None, "The conf file, such as conf/starry.yml.", short_name="c", required=True)
+flags.DEFINE_string("train_data", None, "A folder of photos, instead of the conf's.")
+flags.DEFINE_bool("preview_grid", False, "Short trainings over a grid of style weights and sizes, and a sheet of them.")
+flags.DEFINE_list("grid_weights", [], "The grid's style weights (default 0.3, 1 and 3 times the conf's).")
+flags.DEFINE_list("grid_sizes", [], "The grid's style sizes in pixels (default 0.6, 1 and 1.6 times the conf's).")
+flags.DEFINE_integer("grid_steps", 300, "Steps of each of the grid's trainings.", lower_bound=1)
 FLAGS = flags.FLAGS
 
 CORGI = os.path.join(os.path.dirname(os.path.abspath(__file__)), "images", "Corgi.jpg")
@@ -32,10 +42,19 @@ def main(argv):
     conf = config.load_conf(FLAGS.conf)
     if conf.method not in METHODS:
         raise cli.UserError(f"method: got '{conf.method}', one of {', '.join(METHODS)} is needed ({FLAGS.conf})")
+    if FLAGS.train_data:
+        conf = dataclasses.replace(conf, train_data=FLAGS.train_data)
     paths = reader.list_images(conf.train_data)
+    if FLAGS.preview_grid:
+        return preview_grid(conf, paths)
     method = METHODS[conf.method](conf, training=True)
     reader.write_image(f"generated/target_style_{conf.naming}.jpg", reader.read_style(conf)[0])
-    preview_image = reader.read_image(conf.preview_image or CORGI, PREVIEW_SIZE).rgb if conf.preview_every else None
+    return train(conf, method, paths)
+
+
+def train(conf, method, paths):
+    """Trains a method on the photos, with previews; returns as training.run does."""
+    preview_image = read_preview(conf) if conf.preview_every else None
 
     def look(content):
         return {"generated": method.stylize(content[:1]), "origin": content[:1]}
@@ -43,15 +62,71 @@ def main(argv):
     def preview(step):
         if conf.preview_every and step % conf.preview_every == 0:
             path = os.path.join(conf.model_path, conf.naming, f"preview-{step:06d}.jpg")
-            reader.write_image(path, before_and_after(method, preview_image))
+            reader.write_image(path, np.concatenate([preview_image, stylized(method, preview_image)], 1))
 
     return training.run(conf, method, trainable(method), paths, used_files(conf), look, preview)
 
 
-def before_and_after(method, rgb):
-    """[H,W,3] RGB 0..255 -> [H,2W,3]: the picture, and the same stylised."""
-    content = rgb.astype(np.float32)
-    return np.concatenate([content, method.stylize(content[None])[0]], 1)
+def preview_grid(conf, paths):
+    """Trains briefly with each style weight and size, then writes one sheet with the losses that were reached.
+
+    Every training is a run of its own in <model_path>/<naming>-grid/, so an interrupted grid goes on where it was.
+    """
+    weights = numbers("grid_weights") or [conf.style_weight * factor for factor in (0.3, 1, 3)]
+    sizes = numbers("grid_sizes") or [(conf.style_size or conf.image_size) * factor for factor in (0.6, 1, 1.6)]
+    folder, rows = f"{conf.naming}-grid", []
+    for size in sizes:
+        rows.append([])
+        for weight in weights:
+            cell = grid_cell(conf, f"{folder}/style_weight={weight:g},style_size={size:.0f}", weight, size)
+            method = METHODS[conf.method](cell, training=True)
+            if code := train(cell, method, paths):
+                return code
+            recipe = checkpoints.recipe_path(os.path.join(cell.model_path, cell.naming, f"{checkpoints.NAME}-done"))
+            losses = config.read_recipe(recipe)["mean_losses_of_the_last_100_steps"]
+            reached = ", ".join(f"{tag[7:-5]} {value:.3g}" for tag, value in losses.items() if tag.startswith("losses/"))
+            caption = f"style_weight {weight:g}, style_size {size:.0f}\n{reached}"
+            rows[-1].append((stylized(method, read_preview(conf)), caption))
+    path = os.path.join(conf.model_path, folder, "sheet.png")
+    reader.write_image(path, sheets.contact_sheet([[(read_preview(conf), "photo")], *rows]))
+    print(f"Wrote {path}")
+    return 0
+
+
+def grid_cell(conf, naming, weight, size):
+    """The conf of one short training: its preparations take no more than half of it."""
+    quarter = FLAGS.grid_steps // 4
+    changes = {
+        "naming": naming,
+        "style_weight": weight,
+        "style_size": round(size),
+        "steps": FLAGS.grid_steps,
+        "reconstruction_steps": min(conf.reconstruction_steps, quarter),
+        "style_warmup_steps": min(conf.style_warmup_steps, quarter),
+        "preview_every": 0,
+    }
+    return dataclasses.replace(conf, **changes)
+
+
+def numbers(flag):
+    """A list flag's positive numbers. Raises UsageError when one is none."""
+    try:
+        found = [float(text) for text in FLAGS[flag].value]
+    except ValueError:
+        found = [0]
+    if not all(0 < number < float("inf") for number in found):
+        raise cli.UsageError(f"--{flag}: got '{','.join(FLAGS[flag].value)}', numbers above 0 are needed")
+    return found
+
+
+def read_preview(conf):
+    """The conf's preview image, [H,W,3] RGB 0..255."""
+    return reader.read_image(conf.preview_image or CORGI, PREVIEW_SIZE).rgb
+
+
+def stylized(method, rgb):
+    """[H,W,3] RGB 0..255 -> the same, stylised."""
+    return method.stylize(rgb[None].astype(np.float32))[0].numpy()
 
 
 def trainable(method):

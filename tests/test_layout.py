@@ -10,9 +10,20 @@ from conftest import ROOT
 import checkpoints
 
 # From the highest to the lowest: each may import only what comes later.
-NOUNS = ["training", "model", "losses", "vgg", "checkpoints", "reader", "vgg_preprocessing", "optimizer", "config"]
+NOUNS = [
+    "training",
+    "sheets",
+    "model",
+    "losses",
+    "vgg",
+    "checkpoints",
+    "reader",
+    "vgg_preprocessing",
+    "optimizer",
+    "config",
+]
 NOUNS += ["files", "cli"]
-VERBS = ["train", "eval", "download", "benchmark"]
+VERBS = ["train", "eval", "distill", "download", "benchmark"]
 METHOD_FILES = sorted(glob.glob(os.path.join(ROOT, "methods", "[a-z]*.py")))
 
 

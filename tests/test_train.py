@@ -12,6 +12,7 @@ import pytest
 import tensorflow as tf
 import yaml
 from conftest import ROOT, photo, script, write_conf
+from PIL import Image
 
 import config
 import train
@@ -232,3 +233,40 @@ def test_an_overflow_does_not_poison_the_checkpoint(house):
     assert "Traceback" not in result.stderr
     result = script("train.py", "-c", write_conf(house, steps=4), cwd=house)
     assert result.returncode == 0, result.stderr
+
+
+def test_previews_show_the_photo_before_and_after(house):
+    Image.fromarray(photo(40, 60)).save(house / "look.png")
+    conf = write_conf(house, preview_image=str(house / "look.png"), preview_every=2)
+    assert script("train.py", "-c", conf, cwd=house).returncode == 0
+    folder = house / "models" / "small"
+    assert sorted(p.name for p in folder.glob("preview-*")) == ["preview-000002.jpg", "preview-000004.jpg"]
+    preview = np.asarray(Image.open(folder / "preview-000004.jpg")).astype(float)
+    assert preview.shape == (40, 120, 3)
+    assert np.abs(preview[:, :60] - photo(40, 60)).mean() < 10
+    assert np.abs(preview[:, 60:] - photo(40, 60)).mean() > 20
+
+
+def test_the_preview_grid_trains_every_cell_once(house):
+    conf = write_conf(house, preview_image=str(house / "style.png"))
+    grid = ("-c", conf, "--preview_grid", "--grid_steps", 4, "--grid_weights", "2,20")
+    result = script("train.py", *grid, "--grid_sizes", "32,48", cwd=house)
+    assert result.returncode == 0, result.stderr
+    folder = house / "models" / "small-grid"
+    cells = sorted(p.name for p in folder.iterdir() if p.is_dir())
+    assert cells == [f"style_weight={w},style_size={s}" for w in (2, 20) for s in (32, 48)]
+    sheet = np.asarray(Image.open(folder / "sheet.png"))
+    assert sheet.shape[0] > 3 * 60
+    assert sheet.shape[1] > 2 * 80
+    again = script("train.py", *grid, "--grid_sizes", "32,48,64", cwd=house)
+    assert again.returncode == 0
+    assert again.stdout.count("Already trained") == 4
+    wrong = script("train.py", *grid, "--grid_sizes", "32,abc", cwd=house)
+    assert wrong.returncode == 2
+    assert "--grid_sizes: got '32,abc'" in wrong.stderr
+
+
+def test_a_folder_on_the_command_line_wins(house):
+    result = script("train.py", "-c", write_conf(house), "--train_data", "none", cwd=house)
+    assert result.returncode == 1
+    assert "none: no such folder; point train_data at any folder of photos" in result.stderr

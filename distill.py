@@ -1,0 +1,209 @@
+"""Distils a small loss network from larger ones: python distill.py -c conf/vgg_16_lite.yml
+
+Every layer of the student learns, through a linear 1x1 head of its own, the features that a teacher has at that layer;
+the heads are thrown away. Ctrl-C or SIGTERM saves and leaves; the same command resumes.
+"""
+
+import quiet_tensorflow  # noqa: F401
+
+# isort: split
+import numpy as np
+import tensorflow as tf
+from absl import flags
+
+import cli
+import config
+import files
+import reader
+import training
+import vgg
+from methods import load_model
+from vgg_preprocessing import MEANS
+
+flags.DEFINE_string("conf", None, "The conf file: conf/vgg_16_lite.yml.", short_name="c", required=True)
+FLAGS = flags.FLAGS
+
+UNIT = 64.0  # pixels are divided by it while training, so that all activations, and so all gradients, are about 1
+COUNTED = 64  # photos whose mean activations normalise the teacher's channels
+
+
+def main(argv):
+    """Distils as the conf says and writes its `output`; returns 0, or 128 + a signal's number when interrupted."""
+    if argv[1:]:
+        raise cli.UsageError(f"{argv[1]}: not expected; the conf file goes with -c")
+    conf = config.load_conf(FLAGS.conf, config.DistillConf)
+    paths, _ = split(reader.list_images(conf.train_data), conf.hold_out)
+    lesson = Lesson(conf, paths)
+    used = {"teacher_file": conf.teacher_file, "deep_teacher_file": conf.deep_teacher_file}
+    code = training.run(conf, lesson, lesson.trainable, paths, used, lambda content: {"origin": content[:1]})
+    if code == 0:
+        write_weights(conf.output, lesson.weights())
+        print(f"Wrote {conf.output}")
+    return code
+
+
+def split(paths, hold_out):
+    """(training paths, held-out paths): the latter spread evenly over the former's order.
+
+    Raises UserError when nothing would be left to train on.
+    """
+    if hold_out >= len(paths):
+        raise cli.UserError(f"hold_out: got {hold_out}, but train_data has only {len(paths)} pictures")
+    held = set(np.linspace(0, len(paths) - 1, hold_out, dtype=int)) if hold_out else set()
+    return [p for i, p in enumerate(paths) if i not in held], [p for i, p in enumerate(paths) if i in held]
+
+
+class Lesson(tf.Module):
+    """The student and its heads, trainable, and the teachers.
+
+    Raises UserError as vgg.read_weights, vgg.Vgg and checkpoints.restore do.
+    """
+
+    def __init__(self, conf, paths):
+        super().__init__()
+        self.conf = conf
+        self._teachers = [teacher(conf), teacher(conf, "deep_")]
+        self._style_nets = [load_model(path) for path in conf.style_models]
+        self._means = channel_means(self._teachers[0], paths[:: max(1, len(paths) // COUNTED)][:COUNTED], conf.image_size)
+        channels = {short_name(layer): count for t in self._teachers for layer, count in channel_counts(t).items()}
+        weights = initial_weights(conf)
+        by_name = {short_name(layer): layer for layer in vgg.layer_names(conf.loss_model, weights)}
+        for layer in (*conf.teacher_layers, *conf.deep_teacher_layers):
+            if short_name(layer) not in by_name:
+                raise cli.UserError(f"{layer}: the student has no layer {short_name(layer)}; it has {', '.join(by_name)}")
+        layers = [layer for name, layer in by_name.items() if name in channels]
+        self.student = vgg.Vgg(conf.loss_model, weights, layers, trainable=True)
+        rng = np.random.default_rng([conf.seed, 1])
+        self.heads = {}
+        for layer in self.student.layers:
+            shape = (1, 1, weights[f"{short_name(layer)}/weights"].shape[-1], channels[short_name(layer)])
+            value = rng.standard_normal(shape, np.float32) / np.float32(np.sqrt(shape[2]))
+            self.heads[layer] = tf.Variable(value, name=f"heads/{short_name(layer)}/weights")
+        self.trainable = [*self.student.trainable_variables, *self.heads.values()]
+
+    def train_step(self, content, optimizer, variables):
+        """One step on [N,S,S,3] photos, RGB 0..255: the sum over layers of log(unexplained share of the variance)."""
+        return self._train_step(content, optimizer, variables)
+
+    @tf.function
+    def _train_step(self, content, optimizer, variables):
+        images = varied(content, self._style_nets, self.conf.seed, optimizer.iterations)
+        targets = self._targets(images)
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(variables)
+            features = self.student(shrunk(images))
+            shares = {}
+            for layer, head in self.heads.items():
+                target = targets[short_name(layer)]
+                centred = target - tf.reduce_mean(target, [0, 1, 2])
+                error = tf.nn.conv2d(features[layer], head, 1, "VALID") - target
+                shares[layer] = tf.reduce_sum(tf.square(error)) / tf.reduce_sum(tf.square(centred))
+            # Of logarithms: a layer that is nearly right, as the first ones soon are, pulls on as hard as the others.
+            total = tf.add_n([tf.math.log(share) for share in shares.values()])
+        optimizer.apply_gradients(zip(tape.gradient(total, variables), variables, strict=True))
+        return {f"unexplained/{layer}": share for layer, share in shares.items()} | {"total_loss": total}
+
+    def _targets(self, images):
+        """{short layer name: features}, each channel's mean activation about 1, as Gatys et al. 2016 normalised them."""
+        features = {short_name(layer): f for t in self._teachers for layer, f in t(images).items()}
+        return {name: f / self._means.get(name, 1.0) for name, f in features.items()}
+
+    def weights(self):
+        """The student as a weight file has it: for pixels as they are, each channel as large as its head makes it."""
+        weights, before = {}, 1 / UNIT
+        sizes = {short_name(layer): np.linalg.norm(head.numpy()[0, 0], axis=1) for layer, head in self.heads.items()}
+        by_name = {v.name.removesuffix(":0").split("/", 2)[2]: v.numpy() for v in self.student.trainable_variables}
+        for conv in dict.fromkeys(name.split("/")[0] for name in by_name):
+            # ReLU lets a positive factor through, so the next layer can take back what this one is given.
+            size = sizes.get(conv, np.ones(by_name[f"{conv}/biases"].shape, np.float32))
+            weights[f"{conv}/weights"] = (
+                by_name[f"{conv}/weights"] * np.reshape(before, (1, 1, -1, 1)).astype(np.float32) * size
+            )
+            weights[f"{conv}/biases"] = by_name[f"{conv}/biases"] * size
+            before = 1 / size
+        return weights
+
+
+def teacher(conf, prefix=""):
+    """One of the conf's teachers up to the layers it teaches."""
+    scope, path, layers = (getattr(conf, prefix + key) for key in ("teacher", "teacher_file", "teacher_layers"))
+    return vgg.Vgg(scope, vgg.read_weights(scope, path), layers)
+
+
+def channel_means(network, paths, size):
+    """{short layer name: [C] mean activations over the photos' central squares}, none below a tenth of the layer's."""
+    sums = {}
+    for path in paths:
+        image = reader.vgg_preprocessing.preprocess_image(tf.cast(reader.read_image(path).rgb, tf.float32), 2 * size)
+        for layer, features in network(image[None]).items():
+            sums[layer] = sums.get(layer, 0) + tf.reduce_mean(features, [0, 1, 2]).numpy()
+    means = {short_name(layer): total / len(paths) for layer, total in sums.items()}
+    return {name: np.maximum(mean, mean.mean() / 10) for name, mean in means.items()}
+
+
+def channel_counts(network):
+    """{layer: channels} of a network's layers."""
+    return {layer: features.shape[-1] for layer, features in network(tf.zeros([1, 32, 32, 3])).items()}
+
+
+def short_name(layer):
+    """vgg_19/conv4/conv4_1_aux -> conv4_1: what student and teacher agree on."""
+    return layer.split("/")[-1].removesuffix("_aux")
+
+
+def initial_weights(conf):
+    """VGG-16's topology up to conv5_1 in the conf's widths, He et al. 2015's scale."""
+    rng, weights, before = np.random.default_rng([conf.seed, 0]), {}, 3
+    for conv in vgg.topology("vgg_16")[:11]:
+        width = conf.widths[int(conv[4]) - 1]
+        kernel = rng.standard_normal((3, 3, before, width), np.float32) * np.float32(np.sqrt(2 / (9 * before)))
+        weights |= {f"{conv}/weights": kernel, f"{conv}/biases": np.zeros(width, np.float32)}
+        before = width
+    return weights
+
+
+def shrunk(images):
+    """RGB 0..255 drawn towards the means by UNIT: what is left when Vgg subtracts them is (images - means) / UNIT."""
+    return MEANS + (images - MEANS) / UNIT
+
+
+def varied(images, style_nets, seed, step):
+    """A batch as a loss network may meet it: all in other light; some stylised, noisy, or in other colours altogether.
+
+    The draws depend on the seed and the step alone, so that a resumed run equals an uninterrupted one.
+    """
+    count = images.shape[0]
+
+    def draw(key, shape, low, high):
+        return tf.random.stateless_uniform(shape, tf.stack([tf.cast(seed * 100 + key, tf.int64), step]), low, high)
+
+    parts = tf.unstack(images)
+    if style_nets:
+        which = tf.cast(step % len(style_nets), tf.int32)
+        branches = [lambda net=net: net.stylize(images[:1], None, draw(1, [], 0.3, 1.0))[0] for net in style_nets]
+        parts[0] = tf.ensure_shape(tf.switch_case(which, branches), parts[0].shape)
+    if count > 1:
+        parts[1] += draw(2, [], 0.0, 100.0) * draw(3, parts[1].shape, -1.0, 1.0)
+    if count > 2:  # blots of 4 to 16 pixels
+        side = images.shape[1]
+        blots = tf.image.resize(draw(5, [side // 4, side // 4, 3], -255.0, 255.0), [side, side], "bicubic")
+        parts[2] += draw(6, [], 0.0, 1.0) * blots
+    if count > 3:
+        parts[3] = tf.matmul(parts[3] - 127.5, draw(7, [3, 3], -1.0, 1.0)[None]) + 127.5
+    images = tf.stack(parts)
+    gain, lift = draw(8, [count, 1, 1, 3], 0.8, 1.2), draw(9, [count, 1, 1, 1], -25.0, 25.0)
+    return tf.clip_by_value((images - 127.5) * gain + 127.5 + lift, 0.0, 255.0)
+
+
+def write_weights(path, weights):
+    """Writes {name: array} as a float16 .npz, which read_weights opens; whole or not at all."""
+
+    def write(temporary):
+        with open(temporary, "wb") as file:
+            np.savez_compressed(file, **{name: value.astype(np.float16) for name, value in weights.items()})
+
+    files.write_whole(path, write)
+
+
+if __name__ == "__main__":
+    cli.run(main)

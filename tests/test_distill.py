@@ -1,0 +1,124 @@
+"""distill.py: a small student of small teachers, resumed, exported, and opened like any loss network."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import yaml
+from conftest import photo, script, vgg_weights
+
+import config
+import distill
+import vgg
+from optimizer import Adam
+
+VGG_19_CONVS = vgg.topology("vgg_19")
+
+
+@pytest.fixture
+def school(house):
+    """A house with two teachers in it, and its path."""
+    np.savez(house / "teacher.npz", **vgg_weights(VGG_19_CONVS[:8], seed=1))
+    deep = vgg_weights(VGG_19_CONVS[:13], seed=2)
+    rng = np.random.default_rng(3)
+    deep["conv0/weights"] = np.eye(3, dtype=np.float32)[None, None]
+    deep["conv0/biases"] = np.zeros(3, np.float32)
+    for block in (4, 5):
+        deep[f"conv{block}_1_aux/weights"] = rng.standard_normal((1, 1, 8, 10)).astype(np.float32)
+        deep[f"conv{block}_1_aux/biases"] = np.zeros(10, np.float32)
+    np.savez(house / "deep.npz", **deep)
+    return house
+
+
+def write(school, **changes):
+    layers = ("conv1_1", "conv1_2", "conv2_1", "conv2_2", "conv3_1", "conv3_3")
+    conf = {
+        "naming": "lite",
+        "model_path": str(school / "models"),
+        "output": str(school / "lite.npz"),
+        "widths": [4, 6, 8, 8, 8],
+        "hold_out": 1,
+        "teacher_file": str(school / "teacher.npz"),
+        "teacher_layers": [f"vgg_19/{layer[:5]}/{layer}" for layer in layers],
+        "deep_teacher_file": str(school / "deep.npz"),
+        "deep_teacher_layers": [f"vgg_19_distilled/{c[:5]}/{c}" for c in ("conv4_1_aux", "conv4_3", "conv5_1_aux")],
+        "train_data": str(school / "photos"),
+        "image_size": 32,
+        "batch_size": 4,
+        "steps": 4,
+        "learning_rate": 2e-3,
+    } | changes
+    path = school / "lite.yml"
+    path.write_text(yaml.safe_dump(conf))
+    return str(path)
+
+
+def lesson(school, **changes):
+    conf = config.load_conf(write(school, **changes), config.DistillConf)
+    return distill.Lesson(conf, distill.split(sorted(map(str, (school / "photos").rglob("*.*"))), 1)[0])
+
+
+def test_the_script_writes_a_network_that_opens(school):
+    result = script("distill.py", "-c", write(school), cwd=school)
+    assert result.returncode == 0, result.stderr
+    weights = vgg.read_weights("vgg_16_lite", str(school / "lite.npz"))
+    assert list(dict.fromkeys(key.split("/")[0] for key in weights)) == vgg.topology("vgg_16")[:11]
+    assert weights["conv5_1/weights"].shape == (3, 3, 8, 8)
+
+
+def test_steps_explain_more(school):
+    taught = lesson(school)
+    content = tf.constant(np.stack([photo(32, 32, i) for i in range(4)]), tf.float32)
+    optimizer = Adam(taught.trainable, 5e-3)
+    totals = [float(taught.train_step(content, optimizer, taught.trainable)["total_loss"]) for _ in range(30)]
+    assert np.mean(totals[-5:]) < np.mean(totals[:5]) - 1
+
+
+def test_the_written_weights_give_the_students_features(school):
+    """But for a factor for each channel, the length of its head."""
+    taught = lesson(school)
+    for variable in taught.student.trainable_variables:
+        if "biases" in variable.name:
+            variable.assign(tf.random.stateless_normal(variable.shape, [1, 2], stddev=0.3))
+    images = tf.constant(photo(32, 48)[None], tf.float32)
+    inside = taught.student(distill.shrunk(images))
+    outside = vgg.Vgg("vgg_16_lite", taught.weights(), inside)(images)
+    for layer, features in inside.items():
+        lengths = np.linalg.norm(taught.heads[layer].numpy()[0, 0], axis=1)
+        np.testing.assert_allclose(outside[layer], features * lengths, rtol=1e-3, atol=1e-4)
+
+
+def test_the_split_is_even_and_complete():
+    paths = [f"{i:02d}" for i in range(20)]
+    train, held = distill.split(paths, 4)
+    assert sorted(train + held) == paths
+    assert held == ["00", "06", "12", "19"]
+    assert distill.split(paths, 0) == (paths, [])
+
+
+def test_varied_images_stay_images_and_repeat():
+    images = tf.constant(np.stack([photo(32, 32, i) for i in range(6)]), tf.float32)
+    first, again, other = (distill.varied(images, [], 0, tf.constant(s, tf.int64)).numpy() for s in (5, 5, 6))
+    np.testing.assert_array_equal(first, again)
+    assert np.abs(first - other).max() > 1
+    assert first.min() >= 0
+    assert first.max() <= 255
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"hold_out": 6}, "hold_out: got 6, but train_data has only 6 pictures"),
+        ({"widths": [4, 6]}, "widths: got [4, 6], five whole numbers above 0 are needed"),
+        ({"widths": ["a"]}, "widths: got ['a'], a list of whole numbers is needed"),
+        ({"teacher_file": "none.npz"}, "none.npz: no such loss network"),
+        ({"teacher_layers": ["vgg_19/conv4/conv4_1"]}, "vgg_19/conv4/conv4_1: the loss network has no such layer"),
+        ({"teacher_layers": ["vgg_19/conv3/conv3_4"]}, "vgg_19/conv3/conv3_4: the student has no layer conv3_4"),
+        ({"style_models": ["none.ckpt-done"]}, "none.ckpt-done: no such model file"),
+    ],
+)
+def test_a_mistake_is_one_line(changes, words, school):
+    result = script("distill.py", "-c", write(school, **changes), cwd=school)
+    assert result.returncode == 1
+    assert words in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not (school / "lite.npz").exists()
