@@ -23,6 +23,19 @@ def complain(text):
     print(f"{os.path.basename(sys.argv[0])}: {' '.join(str(text).split())}", file=sys.stderr)
 
 
+def conf_flag():
+    """Defines --conf, -c for short: once, though a test may import several scripts that have it."""
+    if "conf" not in flags.FLAGS:
+        flags.DEFINE_string("conf", None, "The conf file, such as conf/starry.yml.", short_name="c")
+
+
+def conf_path():
+    """The conf file that was named. Raises UsageError when none was."""
+    if not flags.FLAGS.conf:
+        raise UsageError("-c is missing: name a conf file, such as -c conf/starry.yml")
+    return flags.FLAGS.conf
+
+
 def run(main):
     """Runs `main(argv)` with absl's flags parsed and exits with what it returns (None is 0).
 

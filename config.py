@@ -89,6 +89,7 @@ class DistillConf(RunConf):
     deep_teacher_file: str
     deep_teacher_layers: tuple[str, ...]
     style_models: tuple[str, ...] = ()  # nets whose outputs are among the images
+    gram_weight: float = 1.0  # of keeping the order of Gram distances, against explaining features
 
 
 CHOICES = {

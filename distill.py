@@ -9,30 +9,29 @@ import quiet_tensorflow  # noqa: F401
 # isort: split
 import numpy as np
 import tensorflow as tf
-from absl import flags
 
 import cli
 import config
 import files
+import losses
 import reader
 import training
 import vgg
 from methods import load_model
-from vgg_preprocessing import MEANS
+from vgg_preprocessing import MEANS, preprocess_image
 
-flags.DEFINE_string("conf", None, "The conf file: conf/vgg_16_lite.yml.", short_name="c", required=True)
-FLAGS = flags.FLAGS
+cli.conf_flag()
 
 UNIT = 64.0  # pixels are divided by it while training, so that all activations, and so all gradients, are about 1
-COUNTED = 64  # photos whose mean activations normalise the teacher's channels
+COUNTED = 64  # photos over which the scale of each teacher layer is measured
 
 
 def main(argv):
     """Distils as the conf says and writes its `output`; returns 0, or 128 + a signal's number when interrupted."""
     if argv[1:]:
         raise cli.UsageError(f"{argv[1]}: not expected; the conf file goes with -c")
-    conf = config.load_conf(FLAGS.conf, config.DistillConf)
-    paths, _ = split(reader.list_images(conf.train_data), conf.hold_out)
+    conf = config.load_conf(cli.conf_path(), config.DistillConf)
+    paths, _ = reader.hold_out(reader.list_images(conf.train_data), conf.hold_out)
     lesson = Lesson(conf, paths)
     used = {"teacher_file": conf.teacher_file, "deep_teacher_file": conf.deep_teacher_file}
     code = training.run(conf, lesson, lesson.trainable, paths, used, lambda content: {"origin": content[:1]})
@@ -40,17 +39,6 @@ def main(argv):
         write_weights(conf.output, lesson.weights())
         print(f"Wrote {conf.output}")
     return code
-
-
-def split(paths, hold_out):
-    """(training paths, held-out paths): the latter spread evenly over the former's order.
-
-    Raises UserError when nothing would be left to train on.
-    """
-    if hold_out >= len(paths):
-        raise cli.UserError(f"hold_out: got {hold_out}, but train_data has only {len(paths)} pictures")
-    held = set(np.linspace(0, len(paths) - 1, hold_out, dtype=int)) if hold_out else set()
-    return [p for i, p in enumerate(paths) if i not in held], [p for i, p in enumerate(paths) if i in held]
 
 
 class Lesson(tf.Module):
@@ -62,27 +50,32 @@ class Lesson(tf.Module):
     def __init__(self, conf, paths):
         super().__init__()
         self.conf = conf
-        self._teachers = [teacher(conf), teacher(conf, "deep_")]
+        self._teachers = losses.teachers(conf)
         self._style_nets = [load_model(path) for path in conf.style_models]
-        self._means = channel_means(self._teachers[0], paths[:: max(1, len(paths) // COUNTED)][:COUNTED], conf.image_size)
-        channels = {short_name(layer): count for t in self._teachers for layer, count in channel_counts(t).items()}
+        self._scales, channels = measured(
+            self._teachers, paths[:: max(1, len(paths) // COUNTED)][:COUNTED], conf.image_size
+        )
         weights = initial_weights(conf)
-        by_name = {short_name(layer): layer for layer in vgg.layer_names(conf.loss_model, weights)}
+        by_name = {vgg.short_name(layer): layer for layer in vgg.layer_names(conf.loss_model, weights)}
         for layer in (*conf.teacher_layers, *conf.deep_teacher_layers):
-            if short_name(layer) not in by_name:
-                raise cli.UserError(f"{layer}: the student has no layer {short_name(layer)}; it has {', '.join(by_name)}")
+            if (name := vgg.short_name(layer)) not in by_name:
+                raise cli.UserError(f"{layer}: the student has no layer {name}; it has {', '.join(by_name)}")
         layers = [layer for name, layer in by_name.items() if name in channels]
         self.student = vgg.Vgg(conf.loss_model, weights, layers, trainable=True)
         rng = np.random.default_rng([conf.seed, 1])
         self.heads = {}
         for layer in self.student.layers:
-            shape = (1, 1, weights[f"{short_name(layer)}/weights"].shape[-1], channels[short_name(layer)])
+            shape = (1, 1, weights[f"{vgg.short_name(layer)}/weights"].shape[-1], channels[vgg.short_name(layer)])
             value = rng.standard_normal(shape, np.float32) / np.float32(np.sqrt(shape[2]))
-            self.heads[layer] = tf.Variable(value, name=f"heads/{short_name(layer)}/weights")
+            self.heads[layer] = tf.Variable(value, name=f"heads/{vgg.short_name(layer)}/weights")
         self.trainable = [*self.student.trainable_variables, *self.heads.values()]
 
     def train_step(self, content, optimizer, variables):
-        """One step on [N,S,S,3] photos, RGB 0..255: the sum over layers of log(unexplained share of the variance)."""
+        """One step on [N,S,S,3] photos, RGB 0..255.
+
+        The loss is the sum over layers of log(the share of the teacher's variance that the head leaves unexplained), and of
+        how differently student and teacher order the batch's images by their Gram matrices.
+        """
         return self._train_step(content, optimizer, variables)
 
     @tf.function
@@ -92,63 +85,72 @@ class Lesson(tf.Module):
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(variables)
             features = self.student(shrunk(images))
-            shares = {}
+            shares, disorder = {}, {}
             for layer, head in self.heads.items():
-                target = targets[short_name(layer)]
-                centred = target - tf.reduce_mean(target, [0, 1, 2])
-                error = tf.nn.conv2d(features[layer], head, 1, "VALID") - target
-                shares[layer] = tf.reduce_sum(tf.square(error)) / tf.reduce_sum(tf.square(centred))
+                target = targets[vgg.short_name(layer)]
+                shares[layer] = unexplained(tf.nn.conv2d(features[layer], head, 1, "VALID"), target)
+                sized = features[layer] * tf.norm(head[0, 0], axis=1)  # as weights() will have it
+                disorder[layer] = gram_disorder(sized, target)
             # Of logarithms: a layer that is nearly right, as the first ones soon are, pulls on as hard as the others.
             total = tf.add_n([tf.math.log(share) for share in shares.values()])
+            total += self.conf.gram_weight * tf.add_n(list(disorder.values()))
         optimizer.apply_gradients(zip(tape.gradient(total, variables), variables, strict=True))
-        return {f"unexplained/{layer}": share for layer, share in shares.items()} | {"total_loss": total}
+        parts = {f"unexplained/{layer}": share for layer, share in shares.items()}
+        return parts | {f"gram_disorder/{layer}": d for layer, d in disorder.items()} | {"total_loss": total}
 
     def _targets(self, images):
-        """{short layer name: features}, each channel's mean activation about 1, as Gatys et al. 2016 normalised them."""
-        features = {short_name(layer): f for t in self._teachers for layer, f in t(images).items()}
-        return {name: f / self._means.get(name, 1.0) for name, f in features.items()}
+        """{short layer name: the teacher's features}, each layer's mean square about 1."""
+        features = {vgg.short_name(layer): f for t in self._teachers for layer, f in t(images).items()}
+        return {name: f / self._scales[name] for name, f in features.items()}
 
     def weights(self):
         """The student as a weight file has it: for pixels as they are, each channel as large as its head makes it."""
-        weights, before = {}, 1 / UNIT
-        sizes = {short_name(layer): np.linalg.norm(head.numpy()[0, 0], axis=1) for layer, head in self.heads.items()}
+        weights, before = {}, np.float32(1 / UNIT)
+        sizes = {vgg.short_name(layer): np.linalg.norm(head.numpy()[0, 0], axis=1) for layer, head in self.heads.items()}
         by_name = {v.name.removesuffix(":0").split("/", 2)[2]: v.numpy() for v in self.student.trainable_variables}
         for conv in dict.fromkeys(name.split("/")[0] for name in by_name):
             # ReLU lets a positive factor through, so the next layer can take back what this one is given.
             size = sizes.get(conv, np.ones(by_name[f"{conv}/biases"].shape, np.float32))
-            weights[f"{conv}/weights"] = (
-                by_name[f"{conv}/weights"] * np.reshape(before, (1, 1, -1, 1)).astype(np.float32) * size
-            )
+            weights[f"{conv}/weights"] = by_name[f"{conv}/weights"] * before * size
             weights[f"{conv}/biases"] = by_name[f"{conv}/biases"] * size
-            before = 1 / size
+            before = (1 / size)[:, None]
         return weights
 
 
-def teacher(conf, prefix=""):
-    """One of the conf's teachers up to the layers it teaches."""
-    scope, path, layers = (getattr(conf, prefix + key) for key in ("teacher", "teacher_file", "teacher_layers"))
-    return vgg.Vgg(scope, vgg.read_weights(scope, path), layers)
-
-
-def channel_means(network, paths, size):
-    """{short layer name: [C] mean activations over the photos' central squares}, none below a tenth of the layer's."""
-    sums = {}
+def measured(networks, paths, size):
+    """({short layer name: root mean square of its features over the photos' middles}, {short layer name: channels})."""
+    squares, channels = {}, {}
     for path in paths:
-        image = reader.vgg_preprocessing.preprocess_image(tf.cast(reader.read_image(path).rgb, tf.float32), 2 * size)
-        for layer, features in network(image[None]).items():
-            sums[layer] = sums.get(layer, 0) + tf.reduce_mean(features, [0, 1, 2]).numpy()
-    means = {short_name(layer): total / len(paths) for layer, total in sums.items()}
-    return {name: np.maximum(mean, mean.mean() / 10) for name, mean in means.items()}
+        image = preprocess_image(tf.cast(reader.read_image(path).rgb, tf.float32), size)
+        for network in networks:
+            for layer, features in network(image[None]).items():
+                name = vgg.short_name(layer)
+                squares[name] = squares.get(name, 0) + float(tf.reduce_mean(tf.square(features))) / len(paths)
+                channels[name] = features.shape[-1]
+    return {name: square**0.5 for name, square in squares.items()}, channels
 
 
-def channel_counts(network):
-    """{layer: channels} of a network's layers."""
-    return {layer: features.shape[-1] for layer, features in network(tf.zeros([1, 32, 32, 3])).items()}
+def unexplained(predicted, target):
+    """The share of the target's variance that a prediction of its shape, [N,h,w,C], misses."""
+    centred = target - tf.reduce_mean(target, [0, 1, 2])
+    return tf.reduce_sum(tf.square(predicted - target)) / tf.reduce_sum(tf.square(centred))
 
 
-def short_name(layer):
-    """vgg_19/conv4/conv4_1_aux -> conv4_1: what student and teacher agree on."""
-    return layer.split("/")[-1].removesuffix("_aux")
+def gram_disorder(features, target):
+    """The variance, over all pairs of a batch's images, of log(Gram distance / the target's Gram distance).
+
+    0 when one set of distances is the other's multiple: what a loss network must keep is which of two pictures is nearer to
+    a style. [N,h,w,K] and [N,h,w,C] -> scalar.
+    """
+    ratios = log_distances(losses.gram(features)) - log_distances(losses.gram(target))
+    return tf.math.reduce_variance(ratios)
+
+
+def log_distances(matrices):
+    """[N,C,C] -> [N*(N-1)/2]: the logarithms of the Frobenius distances between all pairs of matrices."""
+    first, second = np.triu_indices(matrices.shape[0], 1)
+    difference = tf.gather(matrices, first) - tf.gather(matrices, second)
+    return 0.5 * tf.math.log(tf.reduce_sum(tf.square(difference), [1, 2]) + 1e-12)
 
 
 def initial_weights(conf):

@@ -18,6 +18,18 @@ def loss_network(conf, layers):
         return vgg.Vgg(conf.loss_model, weights, layers, conf.pooling)
 
 
+def teachers(conf):
+    """The two networks that a DistillConf's student learns from, up to the layers they teach.
+
+    Raises UserError as vgg.read_weights and vgg.Vgg do.
+    """
+    named = (
+        (conf.teacher, conf.teacher_file, conf.teacher_layers),
+        (conf.deep_teacher, conf.deep_teacher_file, conf.deep_teacher_layers),
+    )
+    return [vgg.Vgg(scope, vgg.read_weights(scope, path), layers) for scope, path, layers in named]
+
+
 def gram(features):
     """Gram matrices. [N,H,W,C] -> [N,C,C], divided by H*W*C."""
     n, height, width, channels = tf.unstack(tf.shape(features))

@@ -120,6 +120,17 @@ def list_images(folder):
     return paths
 
 
+def hold_out(paths, count):
+    """(training paths, held-out paths): the latter spread evenly over the former's order.
+
+    Raises UserError when nothing would be left to train on.
+    """
+    if count >= len(paths):
+        raise UserError(f"hold_out: got {count}, but train_data has only {len(paths)} pictures")
+    held = set(np.linspace(0, len(paths) - 1, count, dtype=int)) if count else set()
+    return [p for i, p in enumerate(paths) if i not in held], [p for i, p in enumerate(paths) if i in held]
+
+
 def read_style(conf):
     """The style image as the loss network shall see it: [1,h,w,3] float32 RGB 0..255.
 

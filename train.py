@@ -23,7 +23,7 @@ import sheets
 import training
 from methods import METHODS
 
-flags.DEFINE_string("conf", None, "The conf file, such as conf/starry.yml.", short_name="c", required=True)
+cli.conf_flag()
 flags.DEFINE_string("train_data", None, "A folder of photos, instead of the conf's.")
 flags.DEFINE_bool("preview_grid", False, "Short trainings over a grid of style weights and sizes, and a sheet of them.")
 flags.DEFINE_list("grid_weights", [], "The grid's style weights (default 0.3, 1 and 3 times the conf's).")
@@ -39,7 +39,7 @@ def main(argv):
     """Trains as the conf says; returns 0 when the run is finished, 128 + the signal's number when it was interrupted."""
     if argv[1:]:
         raise cli.UsageError(f"{argv[1]}: not expected; the conf file goes with -c")
-    conf = config.load_conf(FLAGS.conf)
+    conf = config.load_conf(cli.conf_path())
     if conf.method not in METHODS:
         raise cli.UserError(f"method: got '{conf.method}', one of {', '.join(METHODS)} is needed ({FLAGS.conf})")
     if FLAGS.train_data:

@@ -87,6 +87,11 @@ def layer_names(scope, weights):
     return found
 
 
+def short_name(layer):
+    """vgg_19/conv4/conv4_1_aux -> conv4_1: what student and teacher agree on."""
+    return layer.split("/")[-1].removesuffix("_aux")
+
+
 def read_weights(scope, path, exclude_scopes=""):
     """Reads a weight file of any of the known kinds.
 

@@ -8,6 +8,7 @@ from conftest import photo, script, vgg_weights
 
 import config
 import distill
+import reader
 import vgg
 from optimizer import Adam
 
@@ -54,7 +55,7 @@ def write(school, **changes):
 
 def lesson(school, **changes):
     conf = config.load_conf(write(school, **changes), config.DistillConf)
-    return distill.Lesson(conf, distill.split(sorted(map(str, (school / "photos").rglob("*.*"))), 1)[0])
+    return distill.Lesson(conf, reader.hold_out(sorted(map(str, (school / "photos").rglob("*.*"))), 1)[0])
 
 
 def test_the_script_writes_a_network_that_opens(school):
@@ -89,10 +90,10 @@ def test_the_written_weights_give_the_students_features(school):
 
 def test_the_split_is_even_and_complete():
     paths = [f"{i:02d}" for i in range(20)]
-    train, held = distill.split(paths, 4)
+    train, held = reader.hold_out(paths, 4)
     assert sorted(train + held) == paths
     assert held == ["00", "06", "12", "19"]
-    assert distill.split(paths, 0) == (paths, [])
+    assert reader.hold_out(paths, 0) == (paths, [])
 
 
 def test_varied_images_stay_images_and_repeat():

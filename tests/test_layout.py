@@ -13,6 +13,7 @@ import checkpoints
 NOUNS = [
     "training",
     "sheets",
+    "pixels",
     "model",
     "losses",
     "vgg",
@@ -23,7 +24,7 @@ NOUNS = [
     "config",
 ]
 NOUNS += ["files", "cli"]
-VERBS = ["train", "eval", "distill", "download", "benchmark"]
+VERBS = ["train", "eval", "distill", "figures", "download", "benchmark"]
 METHOD_FILES = sorted(glob.glob(os.path.join(ROOT, "methods", "[a-z]*.py")))
 
 

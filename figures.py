@@ -1,0 +1,228 @@
+"""Draws figures and the reports they stand in.
+
+python figures.py loss_network -c conf/vgg_16_lite.yml   how well the distilled loss network stands in for its teachers
+"""
+
+import os
+
+import quiet_tensorflow  # noqa: F401
+
+# isort: split
+import numpy as np
+import tensorflow as tf
+from absl import flags
+from scipy.stats import spearmanr
+from tqdm import tqdm
+
+import cli
+import config
+import files
+import losses
+import pixels
+import reader
+import sheets
+import vgg
+from methods import load_model
+from vgg_preprocessing import preprocess_image
+
+try:
+    import matplotlib
+    from matplotlib import pyplot
+except ImportError:
+    pyplot = None
+
+cli.conf_flag()
+flags.DEFINE_string("paintings", "images", "Folder of the paintings whose Gram matrices are compared.")
+flags.DEFINE_string("photo", "images/chelsea.jpg", "The picture that is recovered from each layer.")
+flags.DEFINE_integer("evaluations", 200, "Evaluations of L-BFGS for each recovered picture.", lower_bound=1)
+flags.DEFINE_string("output_dir", None, "Where the report goes (default docs/<naming>).")
+FLAGS = flags.FLAGS
+
+SIZE, PAIRED_SIZE, INVERTED_SIZE = 256, 128, 192  # pixels: squares measured, compared in pairs, recovered
+PLAIN = 20  # photos, and as many stylised ones, beside the paintings
+AIMS = {"conv1_2": 0.93, "conv2_2": 0.75, "conv3_3": 0.75, "conv4_1": 0.75, "conv5_1": 0.5}
+SMOOTHNESS = 1e-4  # weight of the total variation in feature inversion, as little as removes the noise
+
+
+def main(argv):
+    """Draws the figure named on the command line."""
+    if pyplot is None:
+        raise cli.UserError("figures need matplotlib: pip install -r requirements-figures.txt")
+    if argv[1:] != ["loss_network"]:
+        raise cli.UsageError(f"{' '.join(argv[1:]) or 'nothing'}: 'loss_network' is the figure that there is")
+    matplotlib.use("Agg")
+    return loss_network_report()
+
+
+def loss_network_report():
+    """Measures the student of a DistillConf against its teachers on photos it has not seen, and writes a page about it."""
+    conf = config.load_conf(cli.conf_path(), config.DistillConf)
+    folder = FLAGS.output_dir or os.path.join("docs", conf.naming)
+    pairs, student, teachers = networks(conf)
+    _, held = reader.hold_out(reader.list_images(conf.train_data), conf.hold_out)
+    shares = explained(pairs, student, teachers, held)
+    ranks, distances = rank_correlations(pairs, student, teachers, comparison_images(conf, held))
+    plot(os.path.join(folder, "plot.png"), shares, distances)
+    reader.write_image(os.path.join(folder, "inversion.jpg"), inversions(pairs, conf))
+    text = page(conf, shares, ranks, len(held))
+    files.write_whole(os.path.join(folder, "README.md"), lambda path: write_text(path, text))
+    print(text)
+    return 0
+
+
+def networks(conf):
+    """({student layer: teacher layer}, the student, [the two teachers]) of a DistillConf."""
+    layers = (*conf.teacher_layers, *conf.deep_teacher_layers)
+    pairs = {f"{conf.loss_model}/{(name := vgg.short_name(layer))[:5]}/{name}": layer for layer in layers}
+    student = vgg.Vgg(conf.loss_model, vgg.read_weights(conf.loss_model, conf.output), pairs)
+    return pairs, student, losses.teachers(conf)
+
+
+def features_of(networks, image):
+    """{layer: [N,h,w,C]} of several networks on one [N,H,W,3] RGB 0..255."""
+    return {layer: features for network in networks for layer, features in network(image).items()}
+
+
+def explained(pairs, student, teachers, paths):
+    """{student layer: (share of the teacher's variance that the best affine map explains, the most k channels could)}."""
+    sums = {}
+    for path in tqdm(paths, "variance", unit="photo"):
+        features = features_of([student, *teachers], square(path, SIZE)[None])
+        for layer, teacher_layer in pairs.items():
+            s, t = (tf.reshape(features[name], [-1, features[name].shape[-1]]) for name in (layer, teacher_layer))
+            s, t = tf.cast(s, tf.float64), tf.cast(t, tf.float64)
+            s = tf.pad(s, [[0, 0], [0, 1]], constant_values=1)  # the map's constant
+            products = [tf.matmul(a, b, transpose_a=True).numpy() for a, b in ((s, s), (s, t), (t, t))]
+            sums[layer] = [old + new for old, new in zip(sums.get(layer, [0, 0, 0]), products, strict=True)]
+    return {layer: explained_share(*products) for layer, products in sums.items()}
+
+
+def explained_share(ss, st, tt):
+    """From sums of products of student features (the last is 1) and teacher features: (explained share, PCA's share)."""
+    count = ss[-1, -1]
+    variance = tt - np.outer(st[-1], st[-1]) / count
+    fitted = st.T @ np.linalg.lstsq(ss, st, rcond=1e-12)[0] - np.outer(st[-1], st[-1]) / count
+    eigenvalues = np.linalg.eigvalsh(variance)[::-1]
+    return np.trace(fitted) / np.trace(variance), eigenvalues[: len(ss) - 1].sum() / eigenvalues.sum()
+
+
+def comparison_images(conf, held):
+    """Paintings, photos, and photos stylised by the models that ship: [S,S,3] RGB 0..255 each."""
+    images = [square(path, PAIRED_SIZE) for path in reader.list_images(FLAGS.paintings)]
+    photos = [square(path, PAIRED_SIZE) for path in held[: 2 * PLAIN]]
+    methods = [load_model(path) for path in conf.style_models]
+    for i, photo in enumerate(photos):
+        images.append(methods[i % len(methods)].stylize(photo[None])[0] if methods and i >= PLAIN else photo)
+    return images
+
+
+def rank_correlations(pairs, student, teachers, images):
+    """Spearman's correlation of the distances between all pairs of images, as the student and as a teacher sees them.
+
+    Returns ({student layer: (of Gram matrices, of features)}, {student layer: (student's, teacher's Gram distances)}).
+    """
+    found = [features_of([student, *teachers], image[None]) for image in tqdm(images, "distances", unit="image")]
+    ranks, grams = {}, {}
+    for layer, teacher_layer in pairs.items():
+        by_gram = [distances([losses.gram(f[x]) for f in found]) for x in (layer, teacher_layer)]
+        by_feature = [distances([f[x] for f in found]) for x in (layer, teacher_layer)]
+        ranks[layer] = tuple(float(spearmanr(*both)[0]) for both in (by_gram, by_feature))
+        grams[layer] = by_gram
+    return ranks, grams
+
+
+def distances(tensors):
+    """[n*(n-1)/2] Euclidean distances between all pairs of n tensors of one shape."""
+    rows = np.stack([np.ravel(t) for t in tensors]).astype(np.float64)
+    squares = (rows**2).sum(1)
+    between = squares[:, None] + squares - 2 * rows @ rows.T
+    return np.sqrt(np.maximum(between[np.triu_indices(len(rows), 1)], 0))
+
+
+def inversions(pairs, conf):
+    """A contact sheet: the picture recovered from each layer (Johnson et al. 2016, Fig. 3), student below teacher."""
+    photo = square(FLAGS.photo, INVERTED_SIZE)
+    rows = [[(photo, "picture")], [(photo, "picture")]]
+    for layer, teacher_layer in tqdm(pairs.items(), "inversion", unit="layer"):
+        scope, path = conf.teacher, conf.teacher_file
+        if teacher_layer in conf.deep_teacher_layers:
+            scope, path = conf.deep_teacher, conf.deep_teacher_file
+        for row, (name, file, wanted) in zip(
+            rows, ((scope, path, teacher_layer), (conf.loss_model, conf.output, layer)), strict=True
+        ):
+            network = vgg.Vgg(name, vgg.read_weights(name, file), [wanted])
+            row.append((inverted(network, photo[None]), wanted.split("/")[-1]))
+    return sheets.contact_sheet(rows)
+
+
+def inverted(network, image):
+    """The picture that L-BFGS finds from noise for a network's features of [1,H,W,3]; returns [H,W,3]."""
+    targets = network(image)
+
+    def loss(candidate):
+        errors = losses.content_losses(network(candidate), targets, relative=True)
+        return 1e3 * (tf.add_n(list(errors.values())) + SMOOTHNESS * losses.total_variation_loss(candidate))
+
+    noise = np.random.default_rng(0).uniform(100, 155, image.shape)
+    return pixels.minimise(loss, noise, FLAGS.evaluations)[0]
+
+
+def square(path, size):
+    """A picture's middle square, [size,size,3] float32 RGB 0..255."""
+    return preprocess_image(tf.cast(reader.read_image(path).rgb, tf.float32), size)
+
+
+def plot(path, shares, grams):
+    """Bars of the explained shares beside clouds of the Gram distances."""
+    figure, axes = pyplot.subplots(1, 4, figsize=(15, 3.8), width_ratios=[2, 1, 1, 1], layout="constrained")
+    names = [vgg.short_name(layer) for layer in shares]
+    axes[0].bar(names, [most for _, most in shares.values()], color="lightgray", label="most that so many channels can")
+    axes[0].bar(names, [share for share, _ in shares.values()], width=0.6, label="student")
+    axes[0].plot(list(AIMS), list(AIMS.values()), "k_", markersize=18, label="aim")
+    axes[0].set(ylim=(0, 1), ylabel="explained share of the teacher's variance")
+    axes[0].tick_params(axis="x", rotation=45)
+    axes[0].legend(loc="lower left")
+    for axis, layer in zip(axes[1:], [layer for layer in grams if layer.endswith(("1_2", "2_2", "3_3"))], strict=False):
+        axis.loglog(*grams[layer][::-1], ".", markersize=2)
+        axis.set(title=vgg.short_name(layer), xlabel="teacher's Gram distance", ylabel="student's")
+    files.write_whole(path, lambda temporary: figure.savefig(temporary, dpi=80))
+    pyplot.close(figure)
+
+
+def page(conf, shares, ranks, count):
+    """The report as Markdown."""
+    rows = [
+        f"| {vgg.short_name(layer)} | {share:.3f} | {AIMS.get(vgg.short_name(layer), '')} | {most:.3f} "
+        f"| {ranks[layer][0]:.3f} | {ranks[layer][1]:.3f} |"
+        for layer, (share, most) in shares.items()
+    ]
+    return f"""# {conf.loss_model}: how well it stands in for VGG-19
+
+Made by `python figures.py loss_network -c {FLAGS.conf} --paintings {FLAGS.paintings}`.
+
+Measured on {count} photos that were kept out of its training. *Explained* is the share of the teacher's variance that the
+best affine map from the student's features explains; *most* is what the teacher's first principal components explain, as
+many as the student has channels. The last two columns are Spearman's rank correlations between the student's and the
+teacher's distances, over all pairs of the paintings, {PLAIN} photos and {PLAIN} stylised photos: of Gram matrices (style)
+and of features (content).
+
+| layer | explained | aim | most | Gram distances | content distances |
+| --- | --- | --- | --- | --- | --- |
+{chr(10).join(rows)}
+
+![Explained shares, and Gram distances of student and teacher](plot.png)
+
+A picture recovered from one layer's features alone ({FLAGS.evaluations} evaluations of L-BFGS from noise; Fig. 3 of Johnson
+et al. 2016), from the teacher above and from the student below:
+
+![Pictures recovered from each layer](inversion.jpg)
+"""
+
+
+def write_text(path, text):
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(text)
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,79 @@
+"""figures.py: its measures on cases with known answers, and the report as a person makes it."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import photo, script
+from PIL import Image
+from test_distill import school, write  # noqa: F401
+
+import figures
+import pixels
+import sheets
+
+
+def products(student, teacher):
+    student = np.concatenate([student, np.ones((len(student), 1))], 1)
+    return student.T @ student, student.T @ teacher, teacher.T @ teacher
+
+
+def test_explained_share_is_the_affine_regressions_r_squared():
+    rng = np.random.default_rng(0)
+    student = rng.standard_normal((500, 3))
+    signal = student @ rng.standard_normal((3, 5)) + 7
+    assert figures.explained_share(*products(student, signal))[0] == pytest.approx(1)
+    noise = rng.standard_normal((500, 5))
+    assert figures.explained_share(*products(student, noise + 100))[0] < 0.05
+    share, most = figures.explained_share(*products(student, signal + noise))
+    residual = (signal + noise) - np.c_[student, np.ones(500)] @ np.linalg.lstsq(
+        np.c_[student, np.ones(500)], signal + noise, rcond=None
+    )[0]
+    assert share == pytest.approx(1 - residual.var(0).sum() / (signal + noise).var(0).sum())
+    assert share < most < 1
+
+
+def test_a_dead_student_channel_is_no_trouble():
+    rng = np.random.default_rng(0)
+    student = rng.standard_normal((100, 2)) * [1, 0]
+    assert 0 < figures.explained_share(*products(student, student[:, :1] + rng.standard_normal((100, 1))))[0] < 1
+
+
+def test_distances_are_all_pairs():
+    tensors = [np.full((2, 2), value, float) for value in (0, 1, 3)]
+    np.testing.assert_allclose(figures.distances(tensors), [2, 6, 4])
+
+
+def test_minimise_finds_the_minimum_within_the_bounds():
+    target = tf.constant([[[[10.0, 300.0, -20.0]]]])
+    found = pixels.minimise(lambda image: tf.reduce_sum(tf.square(image - target)), np.full((1, 1, 1, 3), 100.0), 20)
+    np.testing.assert_allclose(found.ravel(), [10, 255, 0], atol=1e-2)
+
+
+def test_a_contact_sheet_holds_every_picture():
+    pictures = [np.full((10, 20, 3), value, np.float32) for value in (50, 100, 150)]
+    sheet = sheets.contact_sheet([[(pictures[0], "a\nb"), (pictures[1], "c")], [(pictures[2], "d")]])
+    for value in (50, 100, 150):
+        assert (sheet == value).all(-1).sum() >= 200
+
+
+def test_the_report(school):  # noqa: F811
+    conf = write(school)
+    assert script("distill.py", "-c", conf, cwd=school).returncode == 0
+    (school / "paintings").mkdir()
+    for i in range(3):
+        Image.fromarray(photo(40, 50, i)).save(school / "paintings" / f"{i}.png")
+    flags = ("--paintings", "paintings", "--photo", "style.png", "--evaluations", 2, "--output_dir", "report")
+    result = script("figures.py", "loss_network", "-c", conf, *flags, cwd=school)
+    assert result.returncode == 0, result.stderr
+    text = (school / "report" / "README.md").read_text()
+    assert text.count("\n| conv") == 9
+    for name in ("plot.png", "inversion.jpg"):
+        assert name in text
+        assert min(Image.open(school / "report" / name).size) > 100
+
+
+def test_a_mistake_is_usage(school):  # noqa: F811
+    for arguments in ((), ("nonsense",), ("loss_network",)):
+        result = script("figures.py", *arguments, cwd=school)
+        assert result.returncode == 2
+        assert len(result.stderr.strip().splitlines()) == 1
