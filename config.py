@@ -75,6 +75,39 @@ class Conf(RunConf):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class PixelsConf:
+    """What optimize.py may be told. Defaults: the recipe that looks best."""
+
+    loss_model: str = EMBEDDED
+    loss_model_file: str = ""
+    checkpoint_exclude_scopes: str = "vgg_16/fc"
+    pooling: str = "max"
+    content_layers: tuple[str, ...] = ()
+    style_layers: tuple[str, ...] = ()
+    content_form: str = "relative"  # see losses.content_error
+    style_form: str = "relative"  # see losses.style_error
+    tv_form: str = "mean"  # see losses.total_variation_loss
+    content_weight: float = 1.0
+    style_weight: float = 20.0
+    tv_weight: float = 0.005
+    style_scale: float = 1.0  # the style image's long side in units of the result's: larger gives larger strokes
+    style_stretched: bool = False  # resize the style image to exactly the content's size instead
+    image_size: int = 512  # the result's long side
+    start_size: int = 128  # of the first of several scales, each sqrt(2) larger than the one before; 0: one scale only
+    init: str = "content"  # content, noise, style, mix (0.6 noise + 0.4 content), or a picture's path
+    noise: float = 127.5  # amplitude of the noise of `noise` and `mix`, around the mean colour
+    optimizer: str = "adam"  # adam or lbfgs
+    learning_rate: float = 5.0  # Adam's, in pixel values
+    iterations: int = 200  # Adam's steps or L-BFGS' evaluations, at each scale
+    rounds: int = 1  # so often L-BFGS starts anew; losses are told after each
+    averaging: float = 0.0  # decay of the mean over iterates that is the result; 0: the last iterate is
+    clip: bool = True  # keep pixels in 0..255 throughout
+    seed: int = 0
+
+    __post_init__ = Conf.__post_init__
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class DistillConf(RunConf):
     """What distill.py may be told. A student layer conv4_1 learns from the teachers' layer conv4_1, or conv4_1_aux."""
 
@@ -93,6 +126,10 @@ class DistillConf(RunConf):
 
 
 CHOICES = {
+    "content_form": ("mean", "sum", "half_sum", "quarter_mean", "relative"),
+    "style_form": ("size", "half_sum", "quarter_mean", "image", "relative"),
+    "tv_form": ("mean", "power"),
+    "optimizer": ("adam", "lbfgs"),
     "pooling": ("max", "avg"),
     "initializer": ("normal", "identity"),
     "learning_rate_schedule": ("constant", "cosine"),

@@ -151,20 +151,16 @@ def inversions(pairs, conf):
             rows, ((scope, path, teacher_layer), (conf.loss_model, conf.output, layer)), strict=True
         ):
             network = vgg.Vgg(name, vgg.read_weights(name, file), [wanted])
-            row.append((inverted(network, photo[None]), wanted.split("/")[-1]))
+            row.append((inverted(network, photo), wanted.split("/")[-1]))
     return sheets.contact_sheet(rows)
 
 
 def inverted(network, image):
-    """The picture that L-BFGS finds from noise for a network's features of [1,H,W,3]; returns [H,W,3]."""
-    targets = network(image)
-
-    def loss(candidate):
-        errors = losses.content_losses(network(candidate), targets, relative=True)
-        return 1e3 * (tf.add_n(list(errors.values())) + SMOOTHNESS * losses.total_variation_loss(candidate))
-
+    """The picture that L-BFGS finds from noise for a network's features of [H,W,3] RGB 0..255; returns the same kind."""
+    conf = config.PixelsConf(content_layers=network.layers, style_weight=0.0, tv_weight=SMOOTHNESS)
+    objective = pixels.Objective(conf, network, image, [])
     noise = np.random.default_rng(0).uniform(100, 155, image.shape)
-    return pixels.minimise(loss, noise, FLAGS.evaluations)[0]
+    return pixels.lbfgs(objective, noise, FLAGS.evaluations)
 
 
 def square(path, size):

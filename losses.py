@@ -37,33 +37,61 @@ def gram(features):
     return tf.matmul(rows, rows, transpose_a=True) / tf.cast(height * width * channels, features.dtype)
 
 
-def content_losses(features, targets, relative=False):
-    """{layer: mean squared difference to the target features}, or its share of the targets' energy."""
-    losses = {}
-    for layer, target in targets.items():
-        difference = tf.reduce_mean(tf.square(features[layer] - target))
-        losses[layer] = difference / tf.reduce_mean(tf.square(target)) if relative else difference
-    return losses
+def content_losses(features, targets, form="mean"):
+    """{layer: error} of features against target features, in one of content_error's forms."""
+    return {layer: content_error(features[layer], target, form) for layer, target in targets.items()}
 
 
-def style_losses(features, targets, relative=False):
-    """{layer: squared Gram error over the batch, divided by the features' size N*H*W*C}; targets are [C,C].
+def content_error(features, target, form):
+    """How far features [N,h,w,C] are from a target's.
 
-    That is the original's normaliser, kept so that the weights in its confs keep their meaning; the Lua reference divides
-    by C^2 instead. `relative` gives |G-A|^2/|A|^2, mean over the batch.
+    Forms: "mean" of the squared differences (Johnson), their "sum" (Keras' example of Gatys' method), "half_sum" (Gatys et
+    al. 2016), "quarter_mean", and "relative": their share of the target's energy.
     """
-    losses = {}
-    for layer, target in targets.items():
-        errors = tf.reduce_sum(tf.square(gram(features[layer]) - target), [1, 2])
-        if relative:
-            losses[layer] = tf.reduce_mean(errors) / tf.reduce_sum(tf.square(target))
-        else:
-            losses[layer] = tf.reduce_sum(errors) / tf.cast(tf.size(features[layer]), errors.dtype)
-    return losses
+    squares = tf.square(features - target)
+    if form == "relative":
+        return tf.reduce_mean(squares) / tf.reduce_mean(tf.square(target))
+    if form in ("sum", "half_sum"):
+        return tf.reduce_sum(squares) * (0.5 if form == "half_sum" else 1.0)
+    return tf.reduce_mean(squares) * (0.25 if form == "quarter_mean" else 1.0)
 
 
-def total_variation_loss(images):
-    """Half the mean squared difference between neighbours, down plus across: l2_loss(d)/size(d), as the original."""
+def style_losses(features, targets, form="size"):
+    """{layer: error} of features against target Gram matrices [C,C], in one of style_error's forms."""
+    return {layer: style_error(features[layer], target, form) for layer, target in targets.items()}
+
+
+def style_error(features, target, form, pixels=None):
+    """How far the Gram matrices of features [N,h,w,C] are from a target's [C,C]; G and A are as gram() divides them.
+
+    "size": |G-A|^2 over the batch, divided by the features' size N*h*w*C. That is the normaliser of
+      hzy46/fast-neural-style-tensorflow, kept so that the weights in its confs keep their meaning; the Lua reference
+      divides by C^2 instead.
+    "relative": |G-A|^2 / |A|^2, mean over the batch.
+    Of undivided matrices, F F^T: "half_sum" of the squared differences, or "quarter_mean", their sum divided by
+      4 C^2 (h w)^2 (Gatys et al. 2016); "image" divides by 4 3^2 pixels^2 instead, with the image's H*W, as Keras' example.
+    """
+    errors = tf.reduce_sum(tf.square(gram(features) - target), [1, 2])
+    size = tf.cast(tf.size(features[0]), errors.dtype)
+    if form == "relative":
+        return tf.reduce_mean(errors) / tf.reduce_sum(tf.square(target))
+    if form == "half_sum":
+        return 0.5 * tf.reduce_sum(errors) * size**2
+    if form == "quarter_mean":
+        return 0.25 * tf.reduce_sum(errors)
+    if form == "image":
+        return tf.reduce_sum(errors) * size**2 / (36.0 * tf.cast(pixels, errors.dtype) ** 2)
+    return tf.reduce_sum(errors) / tf.cast(tf.size(features), errors.dtype)
+
+
+def total_variation_loss(images, form="mean"):
+    """Half the mean squared difference between neighbours, down plus across: l2_loss(d)/size(d), as the original.
+
+    "power" is the sum of (down^2 + across^2)^1.25 instead, over pixels that have both neighbours, as in Keras' example.
+    """
     down = images[:, 1:] - images[:, :-1]
     across = images[:, :, 1:] - images[:, :, :-1]
+    if form == "power":
+        # The power's gradient at 0 is 0, but TensorFlow computes it as 0 * infinity only below 1: 1.25 is safe.
+        return tf.reduce_sum(tf.pow(tf.square(down[:, :, :-1]) + tf.square(across[:, :-1]), 1.25))
     return 0.5 * (tf.reduce_mean(tf.square(down)) + tf.reduce_mean(tf.square(across)))

@@ -1,30 +1,182 @@
-"""Pictures made by optimising their pixels."""
+"""Pictures made by optimising their pixels (Gatys et al. 2016)."""
+
+import dataclasses
 
 import numpy as np
 import tensorflow as tf
 from scipy.optimize import fmin_l_bfgs_b
 
+import losses
+import vgg_preprocessing
+from optimizer import Adam
 
-def minimise(loss, start, evaluations):
-    """The image that L-BFGS finds after so many evaluations of a loss. [N,H,W,3] RGB 0..255, as `start` is.
+STEP = 2**0.5  # each scale's size in units of the one before
+HISTORY = 20  # pairs of steps and gradients that L-BFGS remembers
+
+
+@dataclasses.dataclass(frozen=True)
+class Style:
+    """A style image, [h,w,3] RGB 0..255, its weight, and where it applies: [H,W] 0..1, or None for everywhere."""
+
+    image: np.ndarray
+    weight: float = 1.0
+    mask: np.ndarray | None = None
+
+
+def stylise(conf, network, content, styles, start=None, callback=lambda *_: None):
+    """Optimises a picture as a PixelsConf says.
 
     Args:
-      loss: a function of such an image, differentiable by TensorFlow, to a scalar.
+      network: the loss network with all layers of the conf.
+      content: [H,W,3] RGB 0..255; its shape is the result's, in conf.image_size pixels on the long side.
+      styles: a list of Style; none when conf.style_weight is 0.
+      start: [h,w,3] RGB 0..255 for an `init` that names a picture.
+      callback: called as callback(iterations done at this scale, [h,w,3] image, losses by name).
+
+    Returns:
+      [h,w,3] float32 RGB 0..255.
     """
+    image, optimizer = None, None
+    for long_side in scales(conf):
+        small = fitted(content, long_side)
+        objective = Objective(conf, network, small, [resized_style(conf, style, small) for style in styles])
+        if image is None:
+            image = first_image(conf, small, styles, start)
+        image = vgg_preprocessing.resized(image, small.shape[:2])
+        if conf.optimizer == "lbfgs":
+            for _ in range(conf.rounds):
+                image = lbfgs(objective, image, conf.iterations, conf.clip, callback)
+        else:
+            image, optimizer = adam(objective, image, conf, optimizer, callback)
+    return np.clip(image, 0, 255)
+
+
+def scales(conf):
+    """The long sides to optimise at, ascending by about sqrt(2) to conf.image_size."""
+    if not conf.start_size or conf.start_size >= conf.image_size:
+        return [conf.image_size]
+    count = max(1, round(np.log(conf.image_size / conf.start_size) / np.log(STEP)))
+    return [round(conf.image_size / STEP**k) for k in range(count, -1, -1)]
+
+
+def fitted(image, long_side):
+    """[H,W,3] -> [h,w,3] float32 with max(h, w) == long_side."""
+    height, width = image.shape[:2]
+    scale = long_side / max(height, width)
+    return vgg_preprocessing.resized(image, (max(1, round(height * scale)), max(1, round(width * scale))))
+
+
+def resized_style(conf, style, content):
+    """A Style at the scale of the content, [h,w,3]."""
+    if conf.style_stretched:
+        image = vgg_preprocessing.resized(style.image, content.shape[:2])
+    else:
+        image = fitted(style.image, round(conf.style_scale * max(content.shape[:2])))
+    return dataclasses.replace(style, image=image)
+
+
+def first_image(conf, content, styles, start):
+    """Where the optimisation begins: [h,w,3] RGB."""
+    uniform = np.random.default_rng(conf.seed).uniform(-1, 1, content.shape).astype(np.float32)
+    noise = np.float32(vgg_preprocessing.MEANS) + conf.noise * uniform
+    if conf.init == "mix":
+        return 0.6 * noise + 0.4 * content
+    return {"content": content, "noise": noise, "style": styles[0].image if styles else None}.get(conf.init, start)
+
+
+class Objective(tf.Module):
+    """The weighted sum of content, style and total-variation loss of one picture; the targets are computed once."""
+
+    def __init__(self, conf, network, content, styles):
+        super().__init__()
+        self.conf, self.network = conf, network
+        self.pixels = content.shape[0] * content.shape[1]
+        found = network(tf.constant(content[None])) if conf.content_weight else {}
+        self.content = {layer: found[layer] for layer in conf.content_layers if found}
+        self.styles = [
+            (style.weight, style.mask, self._grams(style.image)) for style in styles if conf.style_weight and style.weight
+        ]
+
+    def _grams(self, image):
+        features = self.network(tf.constant(image[None], tf.float32))
+        return {layer: losses.gram(features[layer])[0] for layer in self.conf.style_layers}
+
+    def losses(self, image):
+        """{"content": ..., "style": ..., "tv": ..., "total": weighted} of [1,H,W,3] RGB; the first three are unweighted."""
+        conf, features = self.conf, self.network(image)
+        parts = {"tv": losses.total_variation_loss(image, conf.tv_form)}
+        if self.content:
+            errors = losses.content_losses(features, self.content, conf.content_form)
+            parts["content"] = tf.add_n(list(errors.values())) / len(errors)
+        if self.styles:
+            errors = [
+                weight * losses.style_error(within(mask, features[layer]), target, conf.style_form, self.pixels)
+                for weight, mask, targets in self.styles
+                for layer, target in targets.items()
+            ]
+            parts["style"] = tf.add_n(errors) / len(conf.style_layers)
+        weights = {"content": conf.content_weight, "style": conf.style_weight, "tv": conf.tv_weight}
+        return parts | {"total": tf.add_n([weights[name] * loss for name, loss in parts.items()])}
 
     @tf.function
-    def loss_and_gradient(image):
+    def losses_and_gradient(self, image):
+        """(losses, d total / d image) of [1,H,W,3] RGB: one graph on all cores, or on the GPU."""
         with tf.GradientTape() as tape:
             tape.watch(image)
-            value = loss(image)
-        return value, tape.gradient(value, image)
+            parts = self.losses(image)
+        return parts, tape.gradient(parts["total"], image)
 
-    def objective(flat):
-        value, gradient = loss_and_gradient(tf.constant(flat.reshape(start.shape), tf.float32))
-        return float(value), gradient.numpy().ravel().astype(np.float64)
 
-    bounds = [(0, 255)] * start.size
-    flat, _, _ = fmin_l_bfgs_b(
-        objective, start.ravel().astype(np.float64), maxfun=evaluations, bounds=bounds, factr=0, pgtol=0
-    )
-    return flat.reshape(start.shape).astype(np.float32)
+def within(mask, features):
+    """Features [1,h,w,C] faded by a mask [H,W] 0..1, so that their Gram matrix is that of the masked region alone."""
+    if mask is None:
+        return features
+    mask = tf.image.resize(mask[None, :, :, None], features.shape[1:3], "area")
+    # gram() divides by the whole picture's pixels; this makes it the region's, softly counted.
+    return features * mask / tf.sqrt(tf.reduce_mean(tf.square(mask)) + 1e-6)
+
+
+def lbfgs(objective, image, evaluations, clip=True, callback=lambda *_: None):
+    """SciPy's L-BFGS-B on the pixels of [h,w,3] for so many evaluations of the objective; returns [h,w,3] float32."""
+    done = 0
+
+    def evaluate(flat):
+        nonlocal done
+        current = flat.reshape(image.shape).astype(np.float32)
+        parts, gradient = objective.losses_and_gradient(tf.constant(current[None]))
+        done += 1
+        callback(done, current, parts)
+        return float(parts["total"]), gradient.numpy().ravel().astype(np.float64)
+
+    bounds = [(0, 255)] * image.size if clip else None
+    first = np.ravel(image).astype(np.float64)
+    # factr and pgtol of 0: the number of evaluations alone ends it.
+    flat, _, _ = fmin_l_bfgs_b(evaluate, first, m=HISTORY, maxfun=evaluations, bounds=bounds, factr=0, pgtol=0)
+    return flat.reshape(image.shape).astype(np.float32)
+
+
+def adam(objective, image, conf, before=None, callback=lambda *_: None):
+    """Adam on the pixels of [h,w,3]; returns (the mean of the iterates, [h,w,3] float32, and the optimiser).
+
+    `before` is the optimiser of a smaller scale: its moments, resized, let this scale go on where that one was.
+    """
+    variable = tf.Variable(image[None], dtype=tf.float32, name="image")
+    optimizer = Adam([variable], conf.learning_rate)
+    for old, new in zip(before.state() if before else [], optimizer.state(), strict=False):
+        new.assign(tf.image.resize(old, new.shape[1:3]) if old.shape.rank else old)
+
+    @tf.function
+    def step():
+        parts, gradient = objective.losses_and_gradient(variable)
+        optimizer.apply_gradients([(gradient, variable)])
+        if conf.clip:
+            variable.assign(tf.clip_by_value(variable, 0.0, 255.0))
+        return parts
+
+    mean = np.zeros_like(image, np.float32)
+    for done in range(1, conf.iterations + 1):
+        parts = step()
+        current = variable[0].numpy()
+        mean = conf.averaging * mean + (1 - conf.averaging) * current
+        callback(done, mean / (1 - conf.averaging**done), parts)
+    return mean / (1 - conf.averaging**conf.iterations), optimizer

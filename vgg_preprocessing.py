@@ -29,6 +29,12 @@ def aspect_preserving_resize(image, smallest_side, antialias=False):
     return tf.image.resize(image, tf.maximum(size, smallest_side), "bilinear", antialias=antialias)
 
 
+def resized(image, size):
+    """[H,W,3] -> [h,w,3] float32 NumPy, size (h, w): Lanczos with antialiasing when it shrinks, bicubic when it grows."""
+    method = "lanczos3" if size[0] < image.shape[0] else "bicubic"
+    return tf.image.resize(tf.cast(image, tf.float32), size, method, antialias=True).numpy()
+
+
 def central_crop(image, size):
     """[H,W,3] -> [size,size,3] from the middle."""
     top, left = tf.unstack((tf.shape(image)[:2] - size) // 2)

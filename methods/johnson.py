@@ -51,8 +51,9 @@ class Johnson(tf.Module):
         targets = {layer: tf.stop_gradient(f) for layer, f in self.loss_network(content).items()}
         targets = {layer: targets[layer] for layer in conf.content_layers}
         features = self.loss_network(generated)
-        content_losses = losses.content_losses(features, targets, conf.relative_losses)
-        style_losses = losses.style_losses(features, self.style_targets, conf.relative_losses)
+        forms = ("relative", "relative") if conf.relative_losses else ("mean", "size")
+        content_losses = losses.content_losses(features, targets, forms[0])
+        style_losses = losses.style_losses(features, self.style_targets, forms[1])
         scale = (len(content_losses), len(style_losses)) if conf.relative_losses else (1, 1)
         parts = {
             "content_loss": (tf.add_n(list(content_losses.values())) / scale[0], conf.content_weight),

@@ -2,13 +2,11 @@
 
 import numpy as np
 import pytest
-import tensorflow as tf
 from conftest import photo, script
 from PIL import Image
 from test_distill import school, write  # noqa: F401
 
 import figures
-import pixels
 import sheets
 
 
@@ -41,12 +39,6 @@ def test_a_dead_student_channel_is_no_trouble():
 def test_distances_are_all_pairs():
     tensors = [np.full((2, 2), value, float) for value in (0, 1, 3)]
     np.testing.assert_allclose(figures.distances(tensors), [2, 6, 4])
-
-
-def test_minimise_finds_the_minimum_within_the_bounds():
-    target = tf.constant([[[[10.0, 300.0, -20.0]]]])
-    found = pixels.minimise(lambda image: tf.reduce_sum(tf.square(image - target)), np.full((1, 1, 1, 3), 100.0), 20)
-    np.testing.assert_allclose(found.ravel(), [10, 255, 0], atol=1e-2)
 
 
 def test_a_contact_sheet_holds_every_picture():

@@ -36,10 +36,10 @@ def test_style_loss_of_the_style_is_zero():
 def test_relative_losses_are_shares_of_the_targets_energy():
     target = losses.gram(tf.constant(G))[0].numpy()
     grams = np.einsum("nhwc,nhwd->ncd", F, F) / 60
-    style = losses.style_losses({"a": tf.constant(F)}, {"a": target}, relative=True)
+    style = losses.style_losses({"a": tf.constant(F)}, {"a": target}, "relative")
     shares = [((gram - target) ** 2).sum() / (target**2).sum() for gram in grams]
     assert float(style["a"]) == pytest.approx(np.mean(shares), rel=1e-5)
-    content = losses.content_losses({"a": tf.constant(F)}, {"a": tf.constant(G)}, relative=True)
+    content = losses.content_losses({"a": tf.constant(F)}, {"a": tf.constant(G)}, "relative")
     assert float(content["a"]) == pytest.approx(((F - G) ** 2).sum() / (G**2).sum(), rel=1e-5)
 
 

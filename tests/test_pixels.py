@@ -1,0 +1,163 @@
+"""pixels.py: every loss form against NumPy, the gradient against differences, and that optimising does what it says."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import VGG_16_CONVS, photo, vgg_weights
+
+import config
+import losses
+import pixels
+import vgg
+
+RNG = np.random.default_rng(0)
+F, G = (RNG.standard_normal((1, 5, 4, 3)).astype(np.float32) for _ in range(2))
+RAW_F, RAW_G = (np.einsum("nhwc,nhwd->cd", x, x) for x in (F, G))
+
+
+def conf(**changes):
+    keys = {
+        "loss_model": "vgg_16",
+        "content_layers": ("vgg_16/conv2/conv2_2",),
+        "style_layers": ("vgg_16/conv1/conv1_2", "vgg_16/conv3/conv3_3"),
+        "image_size": 40,
+        "start_size": 0,
+        "iterations": 8,
+    }
+    return config.PixelsConf(**(keys | changes))
+
+
+@pytest.fixture(scope="module")
+def network():
+    made = conf()
+    return vgg.Vgg("vgg_16", vgg_weights(VGG_16_CONVS[:7]), (*made.content_layers, *made.style_layers))
+
+
+CONTENT, STYLE = photo(32, 40).astype(np.float32), photo(30, 30, 5).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("form", "expected"),
+    [
+        ("mean", ((F - G) ** 2).mean()),
+        ("sum", ((F - G) ** 2).sum()),
+        ("half_sum", ((F - G) ** 2).sum() / 2),
+        ("quarter_mean", ((F - G) ** 2).sum() / (4 * 5 * 4 * 3)),
+        ("relative", ((F - G) ** 2).sum() / (G**2).sum()),
+    ],
+)
+def test_content_forms(form, expected):
+    assert float(losses.content_error(tf.constant(F), tf.constant(G), form)) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("form", "expected"),
+    [
+        ("size", ((RAW_F - RAW_G) ** 2).sum() / 60**3),
+        ("half_sum", ((RAW_F - RAW_G) ** 2).sum() / 2),
+        ("quarter_mean", ((RAW_F - RAW_G) ** 2).sum() / (4 * 3**2 * (5 * 4) ** 2)),
+        ("image", ((RAW_F - RAW_G) ** 2).sum() / (4 * 3**2 * (50 * 40) ** 2)),
+        ("relative", ((RAW_F - RAW_G) ** 2).sum() / (RAW_G**2).sum()),
+    ],
+)
+def test_style_forms(form, expected):
+    target = losses.gram(tf.constant(G))[0]
+    assert float(losses.style_error(tf.constant(F), target, form, 50 * 40)) == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_power_form_of_total_variation():
+    down, across = F[:, 1:, :-1] - F[:, :-1, :-1], F[:, :-1, 1:] - F[:, :-1, :-1]
+    expected = ((down**2 + across**2) ** 1.25).sum()
+    assert float(losses.total_variation_loss(tf.constant(F), "power")) == pytest.approx(expected, rel=1e-5)
+    flat = tf.fill([1, 6, 6, 3], 77.0)
+    with tf.GradientTape() as tape:
+        tape.watch(flat)
+        loss = losses.total_variation_loss(flat, "power")
+    np.testing.assert_array_equal(tape.gradient(loss, flat), 0)
+
+
+@pytest.mark.parametrize(
+    "forms",
+    [
+        {},
+        {"content_form": "sum", "style_form": "image", "tv_form": "power", "style_stretched": True},
+        {"content_form": "quarter_mean", "style_form": "quarter_mean", "tv_weight": 0.0},
+        {"content_form": "half_sum", "style_form": "half_sum"},
+    ],
+)
+def test_the_gradient_against_finite_differences(forms, network):
+    made = conf(**forms)
+    objective = pixels.Objective(made, network, CONTENT, [pixels.Style(STYLE)])
+    image = photo(32, 40, 7).astype(np.float32)
+    parts, gradient = objective.losses_and_gradient(tf.constant(image[None]))
+    gradient = gradient[0].numpy()
+    direction = gradient / np.linalg.norm(gradient)
+    # Along the gradient, where a float32 loss changes most; ReLU's and max pooling's kinks ask for a small step.
+    up, down = (float(objective.losses(tf.constant((image + s * 0.5 * direction)[None]))["total"]) for s in (1, -1))
+    assert up - down == pytest.approx(np.linalg.norm(gradient), rel=0.02)
+    assert float(parts["total"]) > 0
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "lbfgs"])
+def test_optimising_lowers_the_loss_and_tells_of_it(optimizer, network):
+    seen = []
+    made = conf(optimizer=optimizer, rounds=2, averaging=0.5, learning_rate=2.0)
+    image = pixels.stylise(made, network, CONTENT, [pixels.Style(STYLE)], callback=lambda *told: seen.append(told))
+    assert image.shape == CONTENT.shape
+    assert image.min() >= 0
+    assert image.max() <= 255
+    assert float(seen[-1][2]["total"]) < float(seen[0][2]["total"])
+    assert len(seen) >= 8
+    assert set(seen[0][2]) == {"content", "style", "tv", "total"}
+
+
+def test_scales_ascend_by_about_the_root_of_two():
+    assert pixels.scales(conf(image_size=512, start_size=128)) == [128, 181, 256, 362, 512]
+    assert pixels.scales(conf(image_size=100, start_size=128)) == [100]
+    assert pixels.scales(conf(image_size=100, start_size=0)) == [100]
+
+
+def test_several_scales_end_at_the_last(network):
+    made = conf(image_size=48, start_size=24, iterations=2)
+    sizes = []
+    image = pixels.stylise(made, network, CONTENT, [pixels.Style(STYLE)], callback=lambda n, i, p: sizes.append(i.shape))
+    assert image.shape == (38, 48, 3)
+    assert sizes[0] == (19, 24, 3)
+
+
+def test_starts():
+    noise = pixels.first_image(conf(init="noise", noise=20.0), CONTENT, [], None)
+    assert np.abs(noise - [123.68, 116.78, 103.94]).max() <= 20
+    mix = pixels.first_image(conf(init="mix", noise=20.0), CONTENT, [], None)
+    np.testing.assert_allclose(mix, 0.6 * noise + 0.4 * CONTENT, rtol=1e-5)
+    assert pixels.first_image(conf(), CONTENT, [], None) is CONTENT
+    assert pixels.first_image(conf(init="x.jpg"), CONTENT, [], STYLE) is STYLE
+
+
+def test_no_content_is_texture_synthesis_and_no_style_is_inversion(network):
+    texture = pixels.Objective(conf(content_weight=0.0), network, CONTENT, [pixels.Style(STYLE)])
+    assert set(texture.losses(tf.constant(CONTENT[None]))) == {"style", "tv", "total"}
+    inversion = pixels.Objective(conf(style_weight=0.0), network, CONTENT, [])
+    parts = inversion.losses(tf.constant(CONTENT[None]))
+    assert set(parts) == {"content", "tv", "total"}
+    assert float(parts["content"]) == 0
+
+
+def test_style_weights_and_masks(network):
+    """A weight of 2 doubles the style loss; under a mask only the masked part counts, a full mask changes nothing."""
+
+    def style_loss(style, image=CONTENT):
+        objective = pixels.Objective(conf(), network, CONTENT, [dataclasses.replace(pixels.Style(STYLE), **style)])
+        return float(objective.losses(tf.constant(image[None]))["style"])
+
+    plain = style_loss({})
+    assert style_loss({"weight": 2.0}) == pytest.approx(2 * plain, rel=1e-5)
+    assert style_loss({"mask": np.ones((32, 40), np.float32)}) == pytest.approx(plain, rel=1e-4)
+    left = np.zeros((32, 40), np.float32)
+    left[:, :8] = 1
+    changed = CONTENT.copy()
+    changed[:, 32:] = 0  # further away than conv3_3 sees
+    assert style_loss({"mask": left}, changed) == pytest.approx(style_loss({"mask": left}), rel=1e-4)
+    assert style_loss({"mask": left}) != pytest.approx(plain, rel=1e-2)
