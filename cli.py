@@ -36,6 +36,17 @@ def conf_path():
     return flags.FLAGS.conf
 
 
+def numbers(flag):
+    """A list flag's positive numbers. Raises UsageError when one is none."""
+    try:
+        found = [float(text) for text in flags.FLAGS[flag].value]
+    except ValueError:
+        found = [0]
+    if not all(0 < number < float("inf") for number in found):
+        raise UsageError(f"--{flag}: got '{','.join(flags.FLAGS[flag].value)}', numbers above 0 are needed")
+    return found
+
+
 def run(main):
     """Runs `main(argv)` with absl's flags parsed and exits with what it returns (None is 0).
 

@@ -135,7 +135,9 @@ CHOICES = {
     "learning_rate_schedule": ("constant", "cosine"),
 }
 SMALLEST = 16  # pixels
+STARTS = ("content", "noise", "style", "mix")  # what `init` may be beside a picture's path
 POSITIVE = ("image_size", "batch_size", "epoch", "learning_rate", "checkpoint_every", "keep_checkpoints")
+POSITIVE += ("iterations", "rounds", "style_scale")
 RECIPE_KEY = "trained"  # a model's recipe is its conf with this section added: what came of it
 
 
@@ -163,6 +165,19 @@ def load_conf(path, kind=Conf):
         except ValueError as error:
             raise UserError(f"{key}: got {value!r}, {error} ({path}, line {lines[key]})") from None
     return kind(**converted)
+
+
+def changed(conf, values, source):
+    """A conf with some values, numbers or text, replaced. Raises UserError, naming the source, as load_conf does."""
+    types, converted = typing.get_type_hints(type(conf)), {}
+    for key, value in values.items():
+        if key not in types:
+            raise UserError(f"{key}: no such key ({source}); the keys are {', '.join(sorted(types))}")
+        try:
+            converted[key] = _check(key, _convert(value, types[key]))
+        except ValueError as error:
+            raise UserError(f"{key}: got {value!r}, {error} ({source})") from None
+    return dataclasses.replace(conf, **converted)
 
 
 def conf_dict(conf):
@@ -233,12 +248,14 @@ def _check(key, value):
         and key not in ("checkpoint_exclude_scopes", "loss_model_file", "preview_image")
     ):
         raise ValueError("text is needed")
-    if (key == "image_size" and value < SMALLEST) or (key == "style_size" and 0 < value < SMALLEST):
+    if (key == "image_size" and value < SMALLEST) or (key in ("style_size", "start_size") and 0 < value < SMALLEST):
         raise ValueError(f"a number of at least {SMALLEST} is needed: the loss network halves the image four times")
     if isinstance(value, int) and value >= 2**63:
         raise ValueError("a number below 2^63 is needed")
     if key in POSITIVE and not value > 0:
         raise ValueError("a number above 0 is needed")
+    if key == "averaging" and not value < 1:
+        raise ValueError("a number below 1 is needed")
     if key == "widths" and (len(value) != 5 or min(value) < 1):
         raise ValueError("five whole numbers above 0 are needed")
     if key == "crop_scale" and not 1 <= value <= 8:

@@ -12,10 +12,10 @@ import quiet_tensorflow  # noqa: F401
 import numpy as np
 import tensorflow as tf
 from absl import flags
-from PIL import Image
 from tqdm import tqdm
 
 import cli
+import colors
 import reader
 from methods import load_model
 
@@ -68,7 +68,7 @@ def stylized(method, rgb):
         image = method.stylize(content[None], strength=FLAGS.strength)[0].numpy()
     except tf.errors.ResourceExhaustedError:
         raise cli.UserError(f"{rgb.shape[1]}x{rgb.shape[0]} pixels do not fit into memory; use --image_size") from None
-    return luminance_of(image, content) if FLAGS.preserve_colors else image
+    return colors.luminance_of(image, content) if FLAGS.preserve_colors else image
 
 
 def check_memory(height, width):
@@ -83,13 +83,6 @@ def check_memory(height, width):
             f"{width}x{height} pixels need about {needed / 1e9:.0f} GB of memory, {memory / 1e9:.0f} GB are there; "
             f"use --image_size {fits}"
         )
-
-
-def luminance_of(image, colors):
-    """The luminance (Y of YCbCr) of one picture with the chroma of another. Two [H,W,3] RGB 0..255 -> the same."""
-    luminance = reader.to_pil(image).convert("YCbCr").getchannel(0)
-    _, blue, red = reader.to_pil(colors).convert("YCbCr").split()
-    return np.asarray(Image.merge("YCbCr", (luminance, blue, red)).convert("RGB"))
 
 
 def expand(names):

@@ -72,8 +72,8 @@ def preview_grid(conf, paths):
 
     Every training is a run of its own in <model_path>/<naming>-grid/, so an interrupted grid goes on where it was.
     """
-    weights = numbers("grid_weights") or [conf.style_weight * factor for factor in (0.3, 1, 3)]
-    sizes = numbers("grid_sizes") or [(conf.style_size or conf.image_size) * factor for factor in (0.6, 1, 1.6)]
+    weights = cli.numbers("grid_weights") or [conf.style_weight * factor for factor in (0.3, 1, 3)]
+    sizes = cli.numbers("grid_sizes") or [(conf.style_size or conf.image_size) * factor for factor in (0.6, 1, 1.6)]
     folder, rows = f"{conf.naming}-grid", []
     for size in sizes:
         rows.append([])
@@ -106,17 +106,6 @@ def grid_cell(conf, naming, weight, size):
         "preview_every": 0,
     }
     return dataclasses.replace(conf, **changes)
-
-
-def numbers(flag):
-    """A list flag's positive numbers. Raises UsageError when one is none."""
-    try:
-        found = [float(text) for text in FLAGS[flag].value]
-    except ValueError:
-        found = [0]
-    if not all(0 < number < float("inf") for number in found):
-        raise cli.UsageError(f"--{flag}: got '{','.join(FLAGS[flag].value)}', numbers above 0 are needed")
-    return found
 
 
 def read_preview(conf):

@@ -18,13 +18,14 @@ NOUNS = [
     "losses",
     "vgg",
     "checkpoints",
+    "colors",
     "reader",
     "vgg_preprocessing",
     "optimizer",
     "config",
 ]
 NOUNS += ["files", "cli"]
-VERBS = ["train", "eval", "distill", "figures", "download", "benchmark"]
+VERBS = ["train", "eval", "optimize", "distill", "figures", "download", "benchmark"]
 METHOD_FILES = sorted(glob.glob(os.path.join(ROOT, "methods", "[a-z]*.py")))
 
 

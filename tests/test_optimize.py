@@ -1,0 +1,113 @@
+"""optimize.py as a person runs it, right and wrong, and the colours it can keep."""
+
+import csv
+
+import numpy as np
+import pytest
+import yaml
+from conftest import VGG_16_CONVS, photo, script, vgg_weights
+from PIL import Image
+
+import colors
+
+
+@pytest.fixture
+def easel(tmp_path):
+    """A folder with two pictures, a mask, a small loss network and a conf that uses it."""
+    Image.fromarray(photo(30, 40)).save(tmp_path / "photo.png")
+    Image.fromarray(photo(36, 32, 5)).save(tmp_path / "style.png")
+    Image.fromarray(np.repeat([[0, 255]], 8, 0).astype(np.uint8)).save(tmp_path / "mask.png")
+    np.savez(tmp_path / "vgg.npz", **vgg_weights(VGG_16_CONVS[:7]))
+    conf = {
+        "loss_model": "vgg_16",
+        "loss_model_file": "vgg.npz",
+        "content_layers": ["vgg_16/conv2/conv2_2"],
+        "style_layers": ["vgg_16/conv1/conv1_2", "vgg_16/conv3/conv3_3"],
+        "image_size": 40,
+        "start_size": 20,
+        "iterations": 3,
+    }
+    (tmp_path / "conf.yml").write_text(yaml.safe_dump(conf))
+    return tmp_path
+
+
+BOTH = ("--content_image", "photo.png", "--style_image", "style.png")
+
+
+def run(easel, *flags):
+    return script("optimize.py", "-c", "conf.yml", "--output_file", "out/o.png", *flags, cwd=easel)
+
+
+def test_a_picture_its_log_its_plot_and_its_animation(easel):
+    result = run(easel, *BOTH, "--show_every", 2, "--animation", "o.gif")
+    assert result.returncode == 0, result.stderr
+    assert Image.open(easel / "out" / "o.png").size == (40, 30)
+    with open(easel / "out" / "o.csv", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["long_side"] for row in rows] == ["20"] * 3 + ["28"] * 3 + ["40"] * 3
+    assert float(rows[-1]["total"]) < float(rows[6]["total"])
+    assert Image.open(easel / "out" / "o-losses.png").size[0] > 100
+    assert Image.open(easel / "o.gif").n_frames > 1
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--style_image", "style.png", "--content_weight", 0, "--init", "noise"),
+        ("--content_image", "photo.png", "--style_weight", 0, "--init", "noise"),
+        (*BOTH, "--style_image", "photo.png", "--style_weights", "1,3", "--mask", "mask.png", "--mask", "mask.png"),
+        (*BOTH, "--preserve_colors", "luminance", "--init", "style.png"),
+        (*BOTH, "--preserve_colors", "histogram", "--init", "style", "--style_scale", 0.5, "--seed", 3),
+    ],
+)
+def test_its_controls(flags, easel):
+    result = run(easel, *flags)
+    assert result.returncode == 0, result.stderr
+    assert max(Image.open(easel / "out" / "o.png").size) == 40
+
+
+def test_a_sweep_is_one_sheet(easel):
+    result = run(easel, *BOTH, "--sweep", "style_weight=1,1000")
+    assert result.returncode == 0, result.stderr
+    sheet = Image.open(easel / "out" / "o.png")
+    assert sheet.width > 2 * 40
+    assert not (easel / "out" / "o.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "code", "words"),
+    [
+        (("--style_image", "style.png"), 2, "--content_image is missing"),
+        (("--content_image", "photo.png"), 2, "--style_image is missing"),
+        ((*BOTH, "--mask", "mask.png", "--mask", "mask.png"), 2, "--mask: 2 given for 1 style images"),
+        ((*BOTH, "--style_weights", "a"), 2, "--style_weights: got 'a', numbers above 0 are needed"),
+        ((*BOTH, "--animation", "o.avi"), 2, "a name that ends in .gif is needed"),
+        ((*BOTH, "--sweep", "style=1,2"), 1, "style: no such key (--sweep)"),
+        ((*BOTH, "--sweep", "style_weight=x"), 1, "style_weight: got 'x', a number is needed (--sweep)"),
+        ((*BOTH, "--iterations", 0), 1, "iterations: got 0, a number above 0 is needed (the command line)"),
+        ((*BOTH, "--init", "none.jpg"), 1, "none.jpg: no such image"),
+        (("--content_image", "none.jpg", "--style_image", "style.png"), 1, "none.jpg: no such image"),
+        ((*BOTH, "--style_weight", "nan"), 1, "style_weight: got nan, a finite number is needed"),
+    ],
+)
+def test_a_mistake_is_one_line(flags, code, words, easel):
+    result = run(easel, *flags)
+    assert words in result.stderr
+    assert result.returncode == code
+    assert "Traceback" not in result.stderr
+    assert not (easel / "out").exists()
+
+
+def test_matched_colours_have_the_sources_mean_and_covariance():
+    rng = np.random.default_rng(0)
+    image = rng.uniform(100, 150, (40, 50, 3))
+    source = rng.uniform(80, 120, (30, 20, 3)) @ np.array([[1, 0.3, 0], [0, 0.8, 0.1], [0, 0, 0.9]])
+    matched = colors.matched(image, source).reshape(-1, 3)
+    np.testing.assert_allclose(matched.mean(0), source.reshape(-1, 3).mean(0), rtol=1e-4)
+    np.testing.assert_allclose(np.cov(matched.T), np.cov(source.reshape(-1, 3).T), rtol=1e-3, atol=1e-2)
+
+
+def test_a_gray_picture_takes_colours_without_noise():
+    gray = np.repeat(np.linspace(0, 255, 64).reshape(8, 8, 1), 3, 2)
+    matched = colors.matched(gray, photo(20, 20))
+    assert np.isfinite(matched).all()
