@@ -52,6 +52,7 @@ class Conf(RunConf):
     style_layers: tuple[str, ...] = ()  # (): conv1_2, 2_2, 3_3, 4_3
 
     # Help for runs of few steps.
+    initial_model: str = ""  # a finished model of this method, of any style, to begin with instead of random weights
     initializer: str = "normal"  # normal: stddev 0.1 everywhere. identity: He's scale, each residual block starts as x
     reconstruction_steps: int = 0  # first so many steps learn to give the photo back
     style_warmup_steps: int = 0  # after them the style weight is raised from 0 over so many steps
@@ -245,7 +246,7 @@ def _check(key, value):
     if (
         isinstance(value, str)
         and not value
-        and key not in ("checkpoint_exclude_scopes", "loss_model_file", "preview_image")
+        and key not in ("checkpoint_exclude_scopes", "loss_model_file", "initial_model", "preview_image")
     ):
         raise ValueError("text is needed")
     if (key == "image_size" and value < SMALLEST) or (key in ("style_size", "start_size") and 0 < value < SMALLEST):

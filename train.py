@@ -54,6 +54,8 @@ def main(argv):
 
 def train(conf, method, paths):
     """Trains a method on the photos, with previews; returns as training.run does."""
+    if conf.initial_model:
+        checkpoints.restore(conf.initial_model, trainable(method))
     preview_image = read_preview(conf) if conf.preview_every else None
 
     def look(content):
@@ -128,7 +130,8 @@ def used_files(conf):
     loss_model_file = conf.loss_model_file
     if not os.path.isfile(loss_model_file):  # a V2 checkpoint goes by its prefix, "imagenet" by its word
         loss_model_file += ".data-00000-of-00001"
-    return {"style_image": conf.style_image, "loss_model_file": loss_model_file}
+    used = {"style_image": conf.style_image, "loss_model_file": loss_model_file, "initial_model": conf.initial_model}
+    return {key: path for key, path in used.items() if path}
 
 
 if __name__ == "__main__":

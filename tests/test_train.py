@@ -270,3 +270,20 @@ def test_a_folder_on_the_command_line_wins(house):
     result = script("train.py", "-c", write_conf(house), "--train_data", "none", cwd=house)
     assert result.returncode == 1
     assert "none: no such folder; point train_data at any folder of photos" in result.stderr
+
+
+def test_a_run_may_begin_with_another_style(house):
+    """After a step of hardly any length the weights are the other model's, and the recipe tells of it."""
+    assert script("train.py", "-c", write_conf(house, naming="first"), cwd=house).returncode == 0
+    first = house / "models" / "first" / "fast-style-model.ckpt-done"
+    conf = write_conf(house, naming="second", initial_model=str(first), steps=1, learning_rate=1e-9)
+    result = script("train.py", "-c", conf, cwd=house)
+    assert result.returncode == 0, result.stderr
+    old, new = tensors(first), tensors(house / "models" / "second" / "fast-style-model.ckpt-done")
+    for name in old.keys() - {"global_step"}:
+        np.testing.assert_allclose(new[name], old[name], atol=1e-6)
+    recipe = yaml.safe_load((house / "models" / "second" / "fast-style-model.yml").read_text())
+    assert "initial_model" in recipe["trained"]["sha256"]
+    wrong = script("train.py", "-c", write_conf(house, naming="third", initial_model="none"), cwd=house)
+    assert wrong.returncode == 1
+    assert "none: no such model file" in wrong.stderr
