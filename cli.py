@@ -54,10 +54,11 @@ def run(main):
     """
     sys.stdout.reconfigure(errors="backslashreplace")  # a file's name need not be text
     sys.stderr.reconfigure(errors="backslashreplace")
-    app.run(lambda argv: _guarded(main, argv), flags_parser=_parse)
+    app.run(lambda argv: guarded(main, argv), flags_parser=parse)
 
 
-def _parse(argv):
+def parse(argv):
+    """The arguments left when absl has read its flags. Raises SystemExit: 2 for a wrong flag, 0 for --help."""
     try:
         return flags.FLAGS(argv)
     except flags.Error as error:
@@ -67,7 +68,8 @@ def _parse(argv):
         sys.exit(0)
 
 
-def _guarded(main, argv):
+def guarded(main, argv):
+    """main(argv)'s exit code; a mistake is told in one line and its code returned."""
     try:
         return main(argv)
     except UserError as error:

@@ -1,5 +1,7 @@
 """What several tests share: a small loss network, a small photo folder, a way to run the scripts as a person does."""
 
+import contextlib
+import io
 import os
 import subprocess
 import sys
@@ -11,7 +13,10 @@ import quiet_tensorflow  # noqa: F401, I001
 import numpy as np
 import pytest
 import yaml
+from absl.testing import flagsaver
 from PIL import Image
+
+import cli
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 WIDTHS = {"conv1": 4, "conv2": 6, "conv3": 8, "conv4": 8, "conv5": 8}
@@ -76,3 +81,21 @@ def script(name, *arguments, cwd=ROOT, **options):
     """Runs one of the project's scripts in a process of its own."""
     command = [sys.executable, os.path.join(ROOT, name), *map(str, arguments)]
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300, check=False, **options)
+
+
+def inside(verb, *arguments, cwd):
+    """What script() does, in this process: the import of TensorFlow, seconds each time, is saved.
+
+    `verb` is the imported script. Only what a process has of its own, signals and its very start, needs script().
+    """
+    out, err, before = io.StringIO(), io.StringIO(), os.getcwd()
+    try:
+        os.chdir(cwd)
+        with flagsaver.flagsaver(), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            try:
+                code = cli.guarded(verb.main, cli.parse([f"{verb.__name__}.py", *map(str, arguments)]))
+            except SystemExit as left:
+                code = left.code
+    finally:
+        os.chdir(before)
+    return subprocess.CompletedProcess([verb.__name__, *arguments], code or 0, out.getvalue(), err.getvalue())

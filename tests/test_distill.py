@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import yaml
-from conftest import photo, script, vgg_weights
+from conftest import inside, photo, script, vgg_weights
 
 import config
 import distill
@@ -118,7 +118,7 @@ def test_varied_images_stay_images_and_repeat():
     ],
 )
 def test_a_mistake_is_one_line(changes, words, school):
-    result = script("distill.py", "-c", write(school, **changes), cwd=school)
+    result = inside(distill, "-c", write(school, **changes), cwd=school)
     assert result.returncode == 1
     assert words in result.stderr
     assert "Traceback" not in result.stderr

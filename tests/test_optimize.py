@@ -5,10 +5,11 @@ import csv
 import numpy as np
 import pytest
 import yaml
-from conftest import VGG_16_CONVS, photo, script, vgg_weights
+from conftest import VGG_16_CONVS, inside, photo, vgg_weights
 from PIL import Image
 
 import colors
+import optimize
 
 
 @pytest.fixture
@@ -35,7 +36,7 @@ BOTH = ("--content_image", "photo.png", "--style_image", "style.png")
 
 
 def run(easel, *flags):
-    return script("optimize.py", "-c", "conf.yml", "--output_file", "out/o.png", *flags, cwd=easel)
+    return inside(optimize, "-c", "conf.yml", "--output_file", "out/o.png", *flags, cwd=easel)
 
 
 def test_a_picture_its_log_its_plot_and_its_animation(easel):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import yaml
-from conftest import ROOT, photo, script, write_conf
+from conftest import ROOT, inside, photo, script, write_conf
 from PIL import Image
 
 import config
@@ -74,7 +74,7 @@ def test_the_style_weight_is_raised_gradually(house):
 
 def test_a_run_leaves_all_the_originals_files(house):
     conf = write_conf(house)
-    result = script("train.py", "-c", conf, cwd=house)
+    result = inside(train, "-c", conf, cwd=house)
     assert result.returncode == 0, result.stderr
     folder = house / "models" / "small"
     assert os.path.exists(house / "generated" / "target_style_small.jpg")
@@ -91,7 +91,7 @@ def test_a_run_leaves_all_the_originals_files(house):
     assert "changes" not in trained
     assert set(trained["sha256"]) == {"style_image", "loss_model_file"}
     assert "total_loss" in trained["mean_losses_of_the_last_100_steps"]
-    again = script("train.py", "-c", conf, cwd=house)
+    again = inside(train, "-c", conf, cwd=house)
     assert again.returncode == 0
     assert "Already trained" in again.stdout
     result = script(
@@ -102,7 +102,7 @@ def test_a_run_leaves_all_the_originals_files(house):
 
 
 def test_summaries_carry_the_originals_tags(house):
-    result = script("train.py", "-c", write_conf(house, steps=25, checkpoint_every=100), cwd=house)
+    result = inside(train, "-c", write_conf(house, steps=25, checkpoint_every=100), cwd=house)
     assert result.returncode == 0, result.stderr
     [events] = glob.glob(str(house / "models" / "small" / "events*"))
     values = [v for e in tf.compat.v1.train.summary_iterator(events) for v in e.summary.value]
@@ -163,7 +163,7 @@ def wait_for(path, process):
     [({"style_weight": 1e39}, "step 1: total_loss is inf"), ({"learning_rate": 1e30}, "holds NaN or infinite values")],
 )
 def test_nan_stops_the_run_and_keeps_the_last_checkpoint(changes, words, house):
-    result = script("train.py", "-c", write_conf(house, steps=50, **changes), cwd=house)
+    result = inside(train, "-c", write_conf(house, steps=50, **changes), cwd=house)
     assert result.returncode == 1
     assert words in result.stderr
     assert "Traceback" not in result.stderr
@@ -173,7 +173,7 @@ def test_nan_stops_the_run_and_keeps_the_last_checkpoint(changes, words, house):
 
 def test_unreadable_pictures_are_named_once_at_the_end(house):
     (house / "photos" / "bad.png").write_text("text")
-    result = script("train.py", "-c", write_conf(house), cwd=house)
+    result = inside(train, "-c", write_conf(house), cwd=house)
     assert result.returncode == 0, result.stderr
     assert result.stderr.count("bad.png") == 1
 
@@ -196,7 +196,7 @@ def test_a_mistake_is_one_line(changes, words, house):
     (house / "empty").mkdir()
     (house / "unreadable").mkdir()
     (house / "unreadable" / "a.jpg").write_text("text")
-    result = script("train.py", "-c", write_conf(house, **changes), cwd=house)
+    result = inside(train, "-c", write_conf(house, **changes), cwd=house)
     assert result.returncode == 1
     assert words in result.stderr
     assert "Traceback" not in result.stderr
@@ -212,12 +212,12 @@ def test_a_wrong_command_line_is_usage():
 
 
 def test_a_changed_conf_is_said_on_resuming(house):
-    script("train.py", "-c", write_conf(house), cwd=house)
-    result = script("train.py", "-c", write_conf(house, steps=6), cwd=house)
+    inside(train, "-c", write_conf(house), cwd=house)
+    result = inside(train, "-c", write_conf(house, steps=6), cwd=house)
     assert result.returncode == 0, result.stderr
     assert "Changed on resuming, step 4: steps 4 -> 6" in result.stdout
     os.remove(house / "photos" / "0.jpg")
-    result = script("train.py", "-c", write_conf(house, steps=8, style_weight=20.0), cwd=house)
+    result = inside(train, "-c", write_conf(house, steps=8, style_weight=20.0), cwd=house)
     recipe = config.read_recipe(str(house / "models" / "small" / "fast-style-model.yml"))
     changes = ["steps 6 -> 8", "style_weight 10.0 -> 20.0", "images 6 -> 5"]
     assert set(recipe["changes"]) == {"step 4: steps 4 -> 6", *(f"step 6: {change}" for change in changes)}
@@ -226,19 +226,19 @@ def test_a_changed_conf_is_said_on_resuming(house):
 
 def test_an_overflow_does_not_poison_the_checkpoint(house):
     """Finite loss, infinite gradients: what is saved must still be good, so that a saner conf goes on from it."""
-    assert script("train.py", "-c", write_conf(house, steps=2, keep_checkpoints=1), cwd=house).returncode == 0
+    assert inside(train, "-c", write_conf(house, steps=2, keep_checkpoints=1), cwd=house).returncode == 0
     conf = write_conf(house, steps=9, style_weight=1e32, checkpoint_every=1, keep_checkpoints=1)
-    result = script("train.py", "-c", conf, cwd=house)
+    result = inside(train, "-c", conf, cwd=house)
     assert result.returncode == 1
     assert "Traceback" not in result.stderr
-    result = script("train.py", "-c", write_conf(house, steps=4), cwd=house)
+    result = inside(train, "-c", write_conf(house, steps=4), cwd=house)
     assert result.returncode == 0, result.stderr
 
 
 def test_previews_show_the_photo_before_and_after(house):
     Image.fromarray(photo(40, 60)).save(house / "look.png")
     conf = write_conf(house, preview_image=str(house / "look.png"), preview_every=2)
-    assert script("train.py", "-c", conf, cwd=house).returncode == 0
+    assert inside(train, "-c", conf, cwd=house).returncode == 0
     folder = house / "models" / "small"
     assert sorted(p.name for p in folder.glob("preview-*")) == ["preview-000002.jpg", "preview-000004.jpg"]
     preview = np.asarray(Image.open(folder / "preview-000004.jpg")).astype(float)
@@ -250,7 +250,7 @@ def test_previews_show_the_photo_before_and_after(house):
 def test_the_preview_grid_trains_every_cell_once(house):
     conf = write_conf(house, preview_image=str(house / "style.png"))
     grid = ("-c", conf, "--preview_grid", "--grid_steps", 4, "--grid_weights", "2,20")
-    result = script("train.py", *grid, "--grid_sizes", "32,48", cwd=house)
+    result = inside(train, *grid, "--grid_sizes", "32,48", cwd=house)
     assert result.returncode == 0, result.stderr
     folder = house / "models" / "small-grid"
     cells = sorted(p.name for p in folder.iterdir() if p.is_dir())
@@ -258,32 +258,32 @@ def test_the_preview_grid_trains_every_cell_once(house):
     sheet = np.asarray(Image.open(folder / "sheet.png"))
     assert sheet.shape[0] > 3 * 60
     assert sheet.shape[1] > 2 * 80
-    again = script("train.py", *grid, "--grid_sizes", "32,48,64", cwd=house)
+    again = inside(train, *grid, "--grid_sizes", "32,48,64", cwd=house)
     assert again.returncode == 0
     assert again.stdout.count("Already trained") == 4
-    wrong = script("train.py", *grid, "--grid_sizes", "32,abc", cwd=house)
+    wrong = inside(train, *grid, "--grid_sizes", "32,abc", cwd=house)
     assert wrong.returncode == 2
     assert "--grid_sizes: got '32,abc'" in wrong.stderr
 
 
 def test_a_folder_on_the_command_line_wins(house):
-    result = script("train.py", "-c", write_conf(house), "--train_data", "none", cwd=house)
+    result = inside(train, "-c", write_conf(house), "--train_data", "none", cwd=house)
     assert result.returncode == 1
     assert "none: no such folder; point train_data at any folder of photos" in result.stderr
 
 
 def test_a_run_may_begin_with_another_style(house):
     """After a step of hardly any length the weights are the other model's, and the recipe tells of it."""
-    assert script("train.py", "-c", write_conf(house, naming="first"), cwd=house).returncode == 0
+    assert inside(train, "-c", write_conf(house, naming="first"), cwd=house).returncode == 0
     first = house / "models" / "first" / "fast-style-model.ckpt-done"
     conf = write_conf(house, naming="second", initial_model=str(first), steps=1, learning_rate=1e-9)
-    result = script("train.py", "-c", conf, cwd=house)
+    result = inside(train, "-c", conf, cwd=house)
     assert result.returncode == 0, result.stderr
     old, new = tensors(first), tensors(house / "models" / "second" / "fast-style-model.ckpt-done")
     for name in old.keys() - {"global_step"}:
         np.testing.assert_allclose(new[name], old[name], atol=1e-6)
     recipe = yaml.safe_load((house / "models" / "second" / "fast-style-model.yml").read_text())
     assert "initial_model" in recipe["trained"]["sha256"]
-    wrong = script("train.py", "-c", write_conf(house, naming="third", initial_model="none"), cwd=house)
+    wrong = inside(train, "-c", write_conf(house, naming="third", initial_model="none"), cwd=house)
     assert wrong.returncode == 1
     assert "none: no such model file" in wrong.stderr
