@@ -13,13 +13,13 @@ def luminance_of(image, source):
     return np.asarray(Image.merge("YCbCr", (luminance, blue, red)).convert("RGB"))
 
 
-def matched(image, source):
+def match_covariance(image, source):
     """A picture recoloured to the mean and covariance of another's pixels. Two [H,W,3], of any sizes -> the first's shape.
 
     The symmetric linear map of Gatys et al. 2016, "Preserving color in neural artistic style transfer". Clipped to 0..255.
     """
     pixels, wanted = (np.asarray(x, np.float64).reshape(-1, 3) for x in (image, source))
-    map_ = _root(np.cov(wanted.T)) @ _root(np.cov(pixels.T), -0.5)
+    map_ = _root(np.cov(wanted.T, bias=True)) @ _root(np.cov(pixels.T, bias=True), -0.5)
     moved = (pixels - pixels.mean(0)) @ map_.T + wanted.mean(0)
     return np.clip(moved, 0, 255).astype(np.float32).reshape(np.shape(image))
 

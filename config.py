@@ -77,7 +77,7 @@ class Conf(RunConf):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PixelsConf:
-    """What optimize.py may be told. Defaults: the recipe that looks best."""
+    """What optimize.py may be told. Defaults are those of conf/gatys.yml."""
 
     loss_model: str = EMBEDDED
     loss_model_file: str = ""
@@ -94,15 +94,15 @@ class PixelsConf:
     style_scale: float = 1.0  # the style image's long side in units of the result's: larger gives larger strokes
     style_stretched: bool = False  # resize the style image to exactly the content's size instead
     image_size: int = 512  # the result's long side
-    start_size: int = 128  # of the first of several scales, each sqrt(2) larger than the one before; 0: one scale only
+    start_size: int = 128  # of about the first of several scales, each sqrt(2) larger than the one before; 0: one scale
     init: str = "content"  # content, noise, style, mix (0.6 noise + 0.4 content), or a picture's path
     noise: float = 127.5  # amplitude of the noise of `noise` and `mix`, around the mean colour
     optimizer: str = "adam"  # adam or lbfgs
     learning_rate: float = 5.0  # Adam's, in pixel values
-    iterations: int = 200  # Adam's steps or L-BFGS' evaluations, at each scale
-    rounds: int = 1  # so often L-BFGS starts anew; losses are told after each
-    averaging: float = 0.0  # decay of the mean over iterates that is the result; 0: the last iterate is
-    clip: bool = True  # keep pixels in 0..255 throughout
+    iterations: int = 100  # Adam's steps or L-BFGS' evaluations, at each scale
+    rounds: int = 1  # so often L-BFGS starts anew; its losses are told after each
+    averaging: float = 0.95  # decay of the mean over iterates that is the result; 0: the last iterate is
+    clip: bool = True  # Adam keeps pixels in 0..255 throughout; else only the result is
     seed: int = 0
 
     __post_init__ = Conf.__post_init__
@@ -174,6 +174,8 @@ def changed(conf, values, source):
     for key, value in values.items():
         if key not in types:
             raise UserError(f"{key}: no such key ({source}); the keys are {', '.join(sorted(types))}")
+        if key.startswith("loss_model"):
+            raise UserError(f"{key}: cannot be changed here ({source}), as layers and files go with it; write a conf")
         try:
             converted[key] = _check(key, _convert(value, types[key]))
         except ValueError as error:

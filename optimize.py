@@ -2,17 +2,20 @@
 
   python optimize.py --content_image images/Corgi.jpg --style_image images/starry.jpg
 
-Without a style image's weight it inverts features, without the content's it synthesises texture. --sweep makes a labelled
-sheet of several values of one setting.
+With --content_weight 0 it synthesises texture, with --style_weight 0 it recovers a picture from its features, both from
+noise unless --init says otherwise. --sweep makes a labelled sheet of several values of one setting.
 """
 
 import csv
+import dataclasses
 import os
 
 import quiet_tensorflow  # noqa: F401
 
 # isort: split
 import numpy as np
+import tensorflow as tf
+import yaml
 from absl import flags
 from tqdm import tqdm
 
@@ -24,6 +27,7 @@ import losses
 import pixels
 import reader
 import sheets
+import vgg
 
 cli.conf_flag()
 flags.DEFINE_string("content_image", None, "The picture that gives the shapes.")
@@ -31,31 +35,20 @@ flags.DEFINE_multi_string("style_image", [], "A picture that gives the manner; m
 flags.DEFINE_list("style_weights", [], "Weights of several style images (default: the same for all).")
 flags.DEFINE_multi_string("mask", [], "Where each style image applies: white here, black not; in the order of the styles.")
 flags.DEFINE_string("output_file", "generated/optimized.png", "Where the result goes; a CSV and a plot go beside it.")
-flags.DEFINE_enum("preserve_colors", "no", ["no", "luminance", "histogram"], "Keep the content's colours: how.")
+flags.DEFINE_enum("preserve_colors", "no", ["no", "luminance", "histogram"], "Keep chroma, or mean and covariance.")
 flags.DEFINE_string(
     "sweep", None, "A setting and its values, such as style_weight=1,10,100: writes a sheet of the results."
 )
 flags.DEFINE_integer(
     "show_every", 50, "Write the picture as it is every so many iterations; 0: only at the end.", lower_bound=0
 )
-flags.DEFINE_string("animation", None, "A .gif of the pictures that --show_every wrote.")
-for name, kind in (
-    ("image_size", int),
-    ("iterations", int),
-    ("seed", int),
-    ("content_weight", float),
-    ("style_weight", float),
-    ("tv_weight", float),
-    ("style_scale", float),
-    ("init", str),
-):
-    define = {int: flags.DEFINE_integer, float: flags.DEFINE_float, str: flags.DEFINE_string}[kind]
-    if name not in flags.FLAGS:
-        define(name, None, f"Instead of the conf's {name}.")
+flags.DEFINE_string("animation", None, "A .gif of the pictures that --show_every shows.")
+OVERRIDES = ("image_size", "iterations", "seed", "content_weight", "style_weight", "tv_weight", "style_scale", "init")
+for name in OVERRIDES:
+    flags.DEFINE_string(name, None, f"Instead of the conf's {name}.")
 FLAGS = flags.FLAGS
 
 CONF = os.path.join(os.path.dirname(os.path.abspath(__file__)), "conf", "gatys.yml")
-OVERRIDES = ("image_size", "iterations", "seed", "content_weight", "style_weight", "tv_weight", "style_scale", "init")
 FRAME_SECONDS = 0.12
 
 
@@ -63,52 +56,69 @@ def main(argv):
     """Writes the picture that the flags ask for, or a sheet of several."""
     if argv[1:]:
         raise cli.UsageError(f"{argv[1]}: not expected; pictures go with --content_image and --style_image")
+    if FLAGS.animation and (not FLAGS.animation.lower().endswith(".gif") or FLAGS.sweep or not FLAGS.show_every):
+        raise cli.UsageError(f"--animation: got '{FLAGS.animation}'; it needs a .gif, --show_every above 0 and no --sweep")
+    reader.check_writable_format(FLAGS.output_file)
     given = {key: FLAGS[key].value for key in OVERRIDES if FLAGS[key].value is not None}
     conf = config.changed(config.load_conf(FLAGS.conf or CONF, config.PixelsConf), given, "the command line")
-    reader.check_writable_format(FLAGS.output_file)
-    if FLAGS.animation and not FLAGS.animation.lower().endswith(".gif"):
-        raise cli.UsageError(f"--animation: got '{FLAGS.animation}', a name that ends in .gif is needed")
+    if "init" not in given and not (conf.content_weight and conf.style_weight):
+        conf = dataclasses.replace(conf, init="noise")
     if FLAGS.sweep:
         return sweep(conf)
-    log = []
-    image = run(conf, log, FLAGS.output_file)
+    stem = os.path.splitext(FLAGS.output_file)[0]
+    image, log, frames = run(conf, f"{stem}-progress.jpg")
     reader.write_image(FLAGS.output_file, image)
-    write_log(os.path.splitext(FLAGS.output_file)[0], log)
     print(FLAGS.output_file)
+    write_log(stem, log)
+    if FLAGS.animation:
+        write_animation(FLAGS.animation, [*frames, image])
     return 0
 
 
-def run(conf, log, output_file=None):
-    """One picture, [H,W,3] RGB 0..255, written to a file under way; `log` gets a row of losses for each iteration."""
+def run(conf, progress_file=None):
+    """([H,W,3] RGB 0..255, a row of losses for each iteration, the pictures shown under way).
+
+    Raises:
+      UserError: the pictures do not suit the conf, the loss is not finite, or the memory does not suffice.
+    """
     content, styles = read_inputs(conf)
     network = losses.loss_network(conf, {*conf.content_layers, *conf.style_layers})
     start = None if conf.init in config.STARTS else reader.read_image(conf.init).rgb
-    steps = conf.iterations * (conf.rounds if conf.optimizer == "lbfgs" else 1) * len(pixels.scales(conf))
-    frames = []
-    with tqdm(total=steps, unit="it") as progress:
+    log, frames = [], []
+    rounds = conf.rounds if conf.optimizer == "lbfgs" else 1
+    with tqdm(total=conf.iterations * rounds * len(pixels.scales(conf)), unit="it") as progress:
 
         def callback(iteration, image, parts):
-            told = {name: float(loss) for name, loss in parts.items()}
-            log.append({"iteration": len(log) + 1, "long_side": max(image.shape[:2])} | told)
+            if iteration == 1 and log:
+                tqdm.write(f"after {len(log)} iterations: {told(log[-1])}")
+            log.append({"iteration": len(log) + 1, "long_side": max(image.shape[:2])})
+            log[-1] |= {name: float(loss) for name, loss in parts.items()}
             progress.update()
-            progress.set_postfix({name: f"{loss:.4g}" for name, loss in told.items()}, refresh=False)
-            if not np.isfinite(told["total"]):
-                raise cli.UserError(
-                    f"iteration {len(log)}: the loss is {told['total']}; lower learning_rate or style_weight"
-                )
-            if output_file and FLAGS.show_every and len(log) % FLAGS.show_every == 0:
-                reader.write_image(output_file, image)
-                frames.append(image)
+            progress.set_postfix_str(told(log[-1]), refresh=False)
+            if not np.isfinite(log[-1]["total"]):
+                raise cli.UserError(f"iteration {len(log)}: the loss is {log[-1]['total']}; lower style_weight")
+            if progress_file and FLAGS.show_every and len(log) % FLAGS.show_every == 0:
+                frames.append(finished(image, content))
+                reader.write_image(progress_file, frames[-1])
+                del frames[: 0 if FLAGS.animation else -1]
 
-        image = pixels.stylise(conf, network, content, styles, start, callback)
-    if FLAGS.animation and output_file:
-        write_animation(FLAGS.animation, [*frames, image])
-    return colors.luminance_of(image, pixels.fitted(content, conf.image_size)) if keeps("luminance") else image
+        try:
+            image = pixels.stylize(conf, network, content, styles, start, callback)
+        except tf.errors.ResourceExhaustedError:
+            raise cli.UserError(f"{conf.image_size} pixels do not fit into memory; lower --image_size") from None
+    return finished(image, content), log, frames
 
 
-def keeps(how):
-    """Whether --preserve_colors says so."""
-    return FLAGS.preserve_colors == how
+def told(row):
+    """A row of losses in words."""
+    return ", ".join(f"{name} {row[name]:.4g}" for name in ("content", "style", "tv", "total") if name in row)
+
+
+def finished(image, content):
+    """The picture in the colours that --preserve_colors asks for."""
+    if FLAGS.preserve_colors != "luminance":
+        return image
+    return colors.luminance_of(image, pixels.fitted(content, max(image.shape[:2])))
 
 
 def read_inputs(conf):
@@ -116,37 +126,64 @@ def read_inputs(conf):
 
     Raises:
       UsageError: a picture that the weights ask for is not named, or masks or weights do not match the styles.
+      UserError: a picture cannot be read, or is so narrow that the loss network has nothing left of it.
     """
+    if not (conf.content_weight or conf.style_weight):
+        raise cli.UsageError("--content_weight and --style_weight are both 0: nothing is asked for")
     if conf.content_weight and not FLAGS.content_image:
         raise cli.UsageError("--content_image is missing (without one: --content_weight 0, and the style's own size)")
-    if conf.style_weight and not FLAGS.style_image:
+    if (conf.style_weight or conf.init == "style") and not FLAGS.style_image:
         raise cli.UsageError("--style_image is missing (without one: --style_weight 0)")
+    if conf.style_stretched and FLAGS.style_scale is not None:
+        raise cli.UsageError("--style_scale: without effect, as the conf says style_stretched")
     for flag in ("mask", "style_weights"):
         if FLAGS[flag].value and len(FLAGS[flag].value) != len(FLAGS.style_image):
             raise cli.UsageError(f"--{flag}: {len(FLAGS[flag].value)} given for {len(FLAGS.style_image)} style images")
     images = [reader.read_image(path).rgb for path in FLAGS.style_image]
     content = reader.read_image(FLAGS.content_image).rgb if FLAGS.content_image else images[0]
-    if keeps("histogram"):
-        images = [colors.matched(image, content) for image in images]
+    check_sizes(conf, [content, *images])
+    if FLAGS.preserve_colors == "histogram":
+        images = [colors.match_covariance(image, content) for image in images]
     weights = cli.numbers("style_weights") or [1.0] * len(images)
     masks = [reader.read_image(path).rgb.mean(2) / 255 for path in FLAGS.mask] or [None] * len(images)
     styles = [pixels.Style(*each) for each in zip(images, np.divide(weights, sum(weights) or 1), masks, strict=True)]
     return content, styles
 
 
+def check_sizes(conf, images):
+    """Raises UserError when pooling would leave nothing of a picture at the smallest scale."""
+    blocks = max(int(vgg.short_name(layer)[4]) for layer in (*conf.content_layers, *conf.style_layers))
+    paths = [FLAGS.content_image or FLAGS.style_image[0], *FLAGS.style_image]
+    for path, image, scale in zip(paths, images, [1, *(conf.style_scale for _ in images[1:])], strict=True):
+        long_side = round(pixels.scales(conf)[0] * scale)
+        short_side = round(long_side * min(image.shape[:2]) / max(image.shape[:2]))
+        if short_side < 2 ** (blocks - 1):
+            raise cli.UserError(
+                f"{path}: {short_side} pixels wide at the smallest scale, {2 ** (blocks - 1)} are needed; "
+                "raise start_size or --style_scale, or crop the picture"
+            )
+
+
 def sweep(conf):
-    """Writes one labelled sheet: the picture for each value of one of the conf's keys."""
+    """Writes one labelled sheet: the picture for each value of one of the conf's keys. 1 when one of them diverged."""
     key, _, values = FLAGS.sweep.partition("=")
-    confs = {value: config.changed(conf, {key: value}, "--sweep") for value in values.split(",")}
-    tiles = []
+    if key == "style_scale" and conf.style_stretched:
+        raise cli.UsageError("--sweep: style_scale has no effect with the conf's style_stretched")
+    confs = {value: config.changed(conf, {key: yaml.safe_load(value)}, "--sweep") for value in values.split(",")}
+    tiles, failed = [], 0
     for value, changed in confs.items():
-        log = []
-        image = run(changed, log)
-        reached = ", ".join(f"{name} {log[-1][name]:.3g}" for name in ("content", "style", "tv") if name in log[-1])
-        tiles.append((image, f"{key} {value}\n{reached}"))
-    reader.write_image(FLAGS.output_file, sheets.contact_sheet([tiles]))
-    print(FLAGS.output_file)
-    return 0
+        try:
+            image, log, _ = run(changed)
+            tiles.append((image, f"{key} {value}\n{told(log[-1])}"))
+        except cli.UserError as error:
+            if isinstance(error, cli.UsageError):
+                raise
+            cli.complain(f"{key} {value}: {error}")
+            failed = 1
+    if tiles:
+        reader.write_image(FLAGS.output_file, sheets.contact_sheet([tiles]))
+        print(FLAGS.output_file)
+    return failed
 
 
 def write_log(stem, log):

@@ -11,7 +11,6 @@ import vgg_preprocessing
 from optimizer import Adam
 
 STEP = 2**0.5  # each scale's size in units of the one before
-HISTORY = 20  # pairs of steps and gradients that L-BFGS remembers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +22,7 @@ class Style:
     mask: np.ndarray | None = None
 
 
-def stylise(conf, network, content, styles, start=None, callback=lambda *_: None):
+def stylize(conf, network, content, styles, start=None, callback=lambda *_: None):
     """Optimises a picture as a PixelsConf says.
 
     Args:
@@ -31,7 +30,8 @@ def stylise(conf, network, content, styles, start=None, callback=lambda *_: None
       content: [H,W,3] RGB 0..255; its shape is the result's, in conf.image_size pixels on the long side.
       styles: a list of Style; none when conf.style_weight is 0.
       start: [h,w,3] RGB 0..255 for an `init` that names a picture.
-      callback: called as callback(iterations done at this scale, [h,w,3] image, losses by name).
+      callback: called as callback(iterations done at this scale and round, [h,w,3] image, losses by name). Adam's losses
+        are those before the step; L-BFGS' those of its line search's trials too.
 
     Returns:
       [h,w,3] float32 RGB 0..255.
@@ -45,7 +45,7 @@ def stylise(conf, network, content, styles, start=None, callback=lambda *_: None
         image = vgg_preprocessing.resized(image, small.shape[:2])
         if conf.optimizer == "lbfgs":
             for _ in range(conf.rounds):
-                image = lbfgs(objective, image, conf.iterations, conf.clip, callback)
+                image = lbfgs(objective, image, conf.iterations, callback)
         else:
             image, optimizer = adam(objective, image, conf, optimizer, callback)
     return np.clip(image, 0, 255)
@@ -55,7 +55,7 @@ def scales(conf):
     """The long sides to optimise at, ascending by about sqrt(2) to conf.image_size."""
     if not conf.start_size or conf.start_size >= conf.image_size:
         return [conf.image_size]
-    count = max(1, round(np.log(conf.image_size / conf.start_size) / np.log(STEP)))
+    count = round(np.log(conf.image_size / conf.start_size) / np.log(STEP))
     return [round(conf.image_size / STEP**k) for k in range(count, -1, -1)]
 
 
@@ -81,7 +81,9 @@ def first_image(conf, content, styles, start):
     noise = np.float32(vgg_preprocessing.MEANS) + conf.noise * uniform
     if conf.init == "mix":
         return 0.6 * noise + 0.4 * content
-    return {"content": content, "noise": noise, "style": styles[0].image if styles else None}.get(conf.init, start)
+    if conf.init == "style":
+        return styles[0].image
+    return {"content": content, "noise": noise}.get(conf.init, start)
 
 
 class Objective(tf.Module):
@@ -136,8 +138,12 @@ def within(mask, features):
     return features * mask / tf.sqrt(tf.reduce_mean(tf.square(mask)) + 1e-6)
 
 
-def lbfgs(objective, image, evaluations, clip=True, callback=lambda *_: None):
-    """SciPy's L-BFGS-B on the pixels of [h,w,3] for so many evaluations of the objective; returns [h,w,3] float32."""
+def lbfgs(objective, image, evaluations, callback=lambda *_: None):
+    """SciPy's L-BFGS, as it is by default, on the pixels of [h,w,3]; returns [h,w,3] float32.
+
+    It ends after the line search that passes so many evaluations, or where the loss falls no more. Pixels are not bounded:
+    SciPy's bounds are handled pixel by pixel in Python, seconds for a picture.
+    """
     done = 0
 
     def evaluate(flat):
@@ -148,10 +154,7 @@ def lbfgs(objective, image, evaluations, clip=True, callback=lambda *_: None):
         callback(done, current, parts)
         return float(parts["total"]), gradient.numpy().ravel().astype(np.float64)
 
-    bounds = [(0, 255)] * image.size if clip else None
-    first = np.ravel(image).astype(np.float64)
-    # factr and pgtol of 0: the number of evaluations alone ends it.
-    flat, _, _ = fmin_l_bfgs_b(evaluate, first, m=HISTORY, maxfun=evaluations, bounds=bounds, factr=0, pgtol=0)
+    flat, _, _ = fmin_l_bfgs_b(evaluate, np.ravel(image).astype(np.float64), maxfun=evaluations)
     return flat.reshape(image.shape).astype(np.float32)
 
 

@@ -104,7 +104,7 @@ def test_the_gradient_against_finite_differences(forms, network):
 def test_optimising_lowers_the_loss_and_tells_of_it(optimizer, network):
     seen = []
     made = conf(optimizer=optimizer, rounds=2, averaging=0.5, learning_rate=2.0)
-    image = pixels.stylise(made, network, CONTENT, [pixels.Style(STYLE)], callback=lambda *told: seen.append(told))
+    image = pixels.stylize(made, network, CONTENT, [pixels.Style(STYLE)], callback=lambda *told: seen.append(told))
     assert image.shape == CONTENT.shape
     assert image.min() >= 0
     assert image.max() <= 255
@@ -122,7 +122,7 @@ def test_scales_ascend_by_about_the_root_of_two():
 def test_several_scales_end_at_the_last(network):
     made = conf(image_size=48, start_size=24, iterations=2)
     sizes = []
-    image = pixels.stylise(made, network, CONTENT, [pixels.Style(STYLE)], callback=lambda n, i, p: sizes.append(i.shape))
+    image = pixels.stylize(made, network, CONTENT, [pixels.Style(STYLE)], callback=lambda n, i, p: sizes.append(i.shape))
     assert image.shape == (38, 48, 3)
     assert sizes[0] == (19, 24, 3)
 
