@@ -82,7 +82,7 @@ def save_training(folder, variables, optimizer, keep):
         for part in {old, f"{old}.index", f"{old}.meta", *glob.glob(f"{glob.escape(old)}.data-*")}:
             if os.path.exists(part):
                 os.remove(part)
-    _write_text(os.path.join(folder, "checkpoint"), f'model_checkpoint_path: "{os.path.basename(path)}"\n')
+    files.write_text(os.path.join(folder, "checkpoint"), f'model_checkpoint_path: "{os.path.basename(path)}"\n')
     return path
 
 
@@ -99,13 +99,13 @@ def restore_training(folder, variables, optimizer):
 def recipe_path(model_file):
     """models/x.ckpt-done -> models/x.yml; models/x.ckpt-1000 -> models/x.run.yml, the recipe of an unfinished run."""
     stem, unfinished = re.subn(r"\.ckpt-\d+$", "", model_file)
-    return f"{stem}.run.yml" if unfinished else re.sub(r"\.ckpt(-done)?$", "", model_file) + ".yml"
+    return f"{stem}.run.yml" if unfinished else re.sub(r"\.(ckpt(-done)?|npz)$", "", model_file) + ".yml"
 
 
 def write_recipe(model_file, conf, trained=None):
     """Writes the conf, and what came of the training, beside a model; such a file is a conf that train.py takes."""
     recipe = config.conf_dict(conf) | ({config.RECIPE_KEY: trained} if trained else {})
-    _write_text(recipe_path(model_file), yaml.safe_dump(recipe, sort_keys=False))
+    files.write_text(recipe_path(model_file), yaml.safe_dump(recipe, sort_keys=False))
 
 
 def load_recipe(model_file):
@@ -114,14 +114,6 @@ def load_recipe(model_file):
     if os.path.exists(path):
         return config.load_conf(path)
     return config.Conf(style_image="unknown", naming=os.path.basename(model_file))
-
-
-def _write_text(path, text):
-    def write(temporary):
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.write(text)
-
-    files.write_whole(path, write)
 
 
 def _open(path):

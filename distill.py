@@ -4,12 +4,15 @@ Every layer of the student learns, through a linear 1x1 head of its own, the fea
 the heads are thrown away. Ctrl-C or SIGTERM saves and leaves; the same command resumes.
 """
 
+import os
+
 import quiet_tensorflow  # noqa: F401
 
 # isort: split
 import numpy as np
 import tensorflow as tf
 
+import checkpoints
 import cli
 import config
 import files
@@ -18,7 +21,7 @@ import reader
 import training
 import vgg
 from methods import load_model
-from vgg_preprocessing import MEANS, preprocess_image
+from vgg_preprocessing import MEANS
 
 cli.conf_flag()
 
@@ -31,12 +34,17 @@ def main(argv):
     if argv[1:]:
         raise cli.UsageError(f"{argv[1]}: not expected; the conf file goes with -c")
     conf = config.load_conf(cli.conf_path(), config.DistillConf)
+    if conf.gram_weight and conf.batch_size < 3:
+        raise cli.UserError(f"batch_size: got {conf.batch_size}; Gram distances are compared within a batch, 3 are needed")
     paths, _ = reader.hold_out(reader.list_images(conf.train_data), conf.hold_out)
     lesson = Lesson(conf, paths)
     used = {"teacher_file": conf.teacher_file, "deep_teacher_file": conf.deep_teacher_file}
+    used |= {f"style_models {i}": path for i, path in enumerate(conf.style_models)}
     code = training.run(conf, lesson, lesson.trainable, paths, used, lambda content: {"origin": content[:1]})
     if code == 0:
         write_weights(conf.output, lesson.weights())
+        done_file = os.path.join(conf.model_path, conf.naming, f"{checkpoints.NAME}-done")
+        checkpoints.write_recipe(conf.output, conf, config.read_recipe(checkpoints.recipe_path(done_file)))
         print(f"Wrote {conf.output}")
     return code
 
@@ -121,7 +129,7 @@ def measured(networks, paths, size):
     """({short layer name: root mean square of its features over the photos' middles}, {short layer name: channels})."""
     squares, channels = {}, {}
     for path in paths:
-        image = preprocess_image(tf.cast(reader.read_image(path).rgb, tf.float32), size)
+        image = reader.read_square(path, size)
         for network in networks:
             for layer, features in network(image[None]).items():
                 name = vgg.short_name(layer)
@@ -177,7 +185,8 @@ def varied(images, style_nets, seed, step):
     count = images.shape[0]
 
     def draw(key, shape, low, high):
-        return tf.random.stateless_uniform(shape, tf.stack([tf.cast(seed * 100 + key, tf.int64), step]), low, high)
+        own = tf.random.experimental.stateless_fold_in(tf.stack([tf.constant(seed, tf.int64), step]), key)
+        return tf.random.stateless_uniform(shape, own, low, high)
 
     parts = tf.unstack(images)
     if style_nets:

@@ -14,6 +14,7 @@ from absl import flags
 from scipy.stats import spearmanr
 from tqdm import tqdm
 
+import checkpoints
 import cli
 import config
 import files
@@ -23,7 +24,6 @@ import reader
 import sheets
 import vgg
 from methods import load_model
-from vgg_preprocessing import preprocess_image
 
 try:
     import matplotlib
@@ -59,15 +59,29 @@ def loss_network_report():
     conf = config.load_conf(cli.conf_path(), config.DistillConf)
     folder = FLAGS.output_dir or os.path.join("docs", conf.naming)
     pairs, student, teachers = networks(conf)
-    _, held = reader.hold_out(reader.list_images(conf.train_data), conf.hold_out)
+    held = held_out(conf)
     shares = explained(pairs, student, teachers, held)
-    ranks, distances = rank_correlations(pairs, student, teachers, comparison_images(conf, held))
+    images = comparison_images(conf, held)
+    ranks, distances = rank_correlations(pairs, student, teachers, images)
     plot(os.path.join(folder, "plot.png"), shares, distances)
     reader.write_image(os.path.join(folder, "inversion.jpg"), inversions(pairs, conf))
-    text = page(conf, shares, ranks, len(held))
-    files.write_whole(os.path.join(folder, "README.md"), lambda path: write_text(path, text))
+    text = page(conf, shares, ranks, len(held), len(images))
+    files.write_text(os.path.join(folder, "README.md"), text)
     print(text)
     return 0
+
+
+def held_out(conf):
+    """The photos that the student was not trained on. Raises UserError when the folder has changed since."""
+    train, held = reader.hold_out(reader.list_images(conf.train_data), conf.hold_out)
+    recipe = checkpoints.recipe_path(conf.output)
+    trained = config.read_recipe(recipe).get("images") if os.path.exists(recipe) else None
+    if not held or trained not in (None, len(train)):
+        raise cli.UserError(
+            f"{conf.train_data}: {len(train)} photos and {len(held)} held out, but the network learned from {trained}: "
+            "give the folder as it was then, and hold_out above 0"
+        )
+    return held
 
 
 def networks(conf):
@@ -87,7 +101,7 @@ def explained(pairs, student, teachers, paths):
     """{student layer: (share of the teacher's variance that the best affine map explains, the most k channels could)}."""
     sums = {}
     for path in tqdm(paths, "variance", unit="photo"):
-        features = features_of([student, *teachers], square(path, SIZE)[None])
+        features = features_of([student, *teachers], reader.read_square(path, SIZE)[None])
         for layer, teacher_layer in pairs.items():
             s, t = (tf.reshape(features[name], [-1, features[name].shape[-1]]) for name in (layer, teacher_layer))
             s, t = tf.cast(s, tf.float64), tf.cast(t, tf.float64)
@@ -108,8 +122,8 @@ def explained_share(ss, st, tt):
 
 def comparison_images(conf, held):
     """Paintings, photos, and photos stylised by the models that ship: [S,S,3] RGB 0..255 each."""
-    images = [square(path, PAIRED_SIZE) for path in reader.list_images(FLAGS.paintings)]
-    photos = [square(path, PAIRED_SIZE) for path in held[: 2 * PLAIN]]
+    images = [reader.read_square(path, PAIRED_SIZE) for path in reader.list_images(FLAGS.paintings)]
+    photos = [reader.read_square(path, PAIRED_SIZE) for path in held[: 2 * PLAIN]]
     methods = [load_model(path) for path in conf.style_models]
     for i, photo in enumerate(photos):
         images.append(methods[i % len(methods)].stylize(photo[None])[0] if methods and i >= PLAIN else photo)
@@ -141,7 +155,7 @@ def distances(tensors):
 
 def inversions(pairs, conf):
     """A contact sheet: the picture recovered from each layer (Johnson et al. 2016, Fig. 3), student below teacher."""
-    photo = square(FLAGS.photo, INVERTED_SIZE)
+    photo = reader.read_square(FLAGS.photo, INVERTED_SIZE)
     rows = [[(photo, "picture")], [(photo, "picture")]]
     for layer, teacher_layer in tqdm(pairs.items(), "inversion", unit="layer"):
         scope, path = conf.teacher, conf.teacher_file
@@ -163,11 +177,6 @@ def inverted(network, image):
     return pixels.lbfgs(objective, noise, FLAGS.evaluations)
 
 
-def square(path, size):
-    """A picture's middle square, [size,size,3] float32 RGB 0..255."""
-    return preprocess_image(tf.cast(reader.read_image(path).rgb, tf.float32), size)
-
-
 def plot(path, shares, grams):
     """Bars of the explained shares beside clouds of the Gram distances."""
     figure, axes = pyplot.subplots(1, 4, figsize=(15, 3.8), width_ratios=[2, 1, 1, 1], layout="constrained")
@@ -185,22 +194,23 @@ def plot(path, shares, grams):
     pyplot.close(figure)
 
 
-def page(conf, shares, ranks, count):
+def page(conf, shares, ranks, photos, count):
     """The report as Markdown."""
     rows = [
         f"| {vgg.short_name(layer)} | {share:.3f} | {AIMS.get(vgg.short_name(layer), '')} | {most:.3f} "
         f"| {ranks[layer][0]:.3f} | {ranks[layer][1]:.3f} |"
         for layer, (share, most) in shares.items()
     ]
+    command = f"python figures.py loss_network -c {FLAGS.conf} --paintings {FLAGS.paintings}"
     return f"""# {conf.loss_model}: how well it stands in for VGG-19
 
-Made by `python figures.py loss_network -c {FLAGS.conf} --paintings {FLAGS.paintings}`.
+Made by `{command}`.
 
-Measured on {count} photos that were kept out of its training. *Explained* is the share of the teacher's variance that the
+Measured on {photos} photos that were kept out of its training. *Explained* is the share of the teacher's variance that the
 best affine map from the student's features explains; *most* is what the teacher's first principal components explain, as
 many as the student has channels. The last two columns are Spearman's rank correlations between the student's and the
-teacher's distances, over all pairs of the paintings, {PLAIN} photos and {PLAIN} stylised photos: of Gram matrices (style)
-and of features (content).
+teacher's distances, over all pairs of {count} images, of Gram matrices (style) and of features (content): the pictures of
+{FLAGS.paintings}, and {2 * PLAIN} held-out photos, half of them stylised by {", ".join(conf.style_models) or "nothing"}.
 
 | layer | explained | aim | most | Gram distances | content distances |
 | --- | --- | --- | --- | --- | --- |
@@ -213,11 +223,6 @@ et al. 2016), from the teacher above and from the student below:
 
 ![Pictures recovered from each layer](inversion.jpg)
 """
-
-
-def write_text(path, text):
-    with open(path, "w", encoding="utf-8") as file:
-        file.write(text)
 
 
 if __name__ == "__main__":

@@ -30,6 +30,16 @@ def write_whole(path, write):
             os.remove(temporary)
 
 
+def write_text(path, text):
+    """Writes UTF-8 text, whole or not at all. Raises UserError as write_whole does."""
+
+    def write(temporary):
+        with open(temporary, "w", encoding="utf-8") as file:
+            file.write(text)
+
+    write_whole(path, write)
+
+
 def hex_digest(path, algorithm="sha256"):
     """The hash of a file. Raises OSError."""
     state = hashlib.new(algorithm, usedforsecurity=False)

@@ -131,6 +131,11 @@ def hold_out(paths, count):
     return [p for i, p in enumerate(paths) if i not in held], [p for i, p in enumerate(paths) if i in held]
 
 
+def read_square(path, size):
+    """A picture's middle square, [size,size,3] float32 RGB 0..255. Raises UserError as read_image does."""
+    return vgg_preprocessing.preprocess_image(tf.cast(read_image(path).rgb, tf.float32), size)
+
+
 def read_style(conf):
     """The style image as the loss network shall see it: [1,h,w,3] float32 RGB 0..255.
 

@@ -7,12 +7,14 @@ SIGTERM saves and leaves; the same command resumes.
 """
 
 import dataclasses
+import hashlib
 import os
 
 import quiet_tensorflow  # noqa: F401
 
 # isort: split
 import numpy as np
+import yaml
 from absl import flags
 
 import checkpoints
@@ -54,8 +56,6 @@ def main(argv):
 
 def train(conf, method, paths):
     """Trains a method on the photos, with previews; returns as training.run does."""
-    if conf.initial_model:
-        checkpoints.restore(conf.initial_model, trainable(method))
     preview_image = read_preview(conf) if conf.preview_every else None
 
     def look(content):
@@ -66,7 +66,11 @@ def train(conf, method, paths):
             path = os.path.join(conf.model_path, conf.naming, f"preview-{step:06d}.jpg")
             reader.write_image(path, np.concatenate([preview_image, stylized(method, preview_image)], 1))
 
-    return training.run(conf, method, trainable(method), paths, used_files(conf), look, preview)
+    def begin():
+        if conf.initial_model:
+            checkpoints.restore(conf.initial_model, trainable(method))
+
+    return training.run(conf, method, trainable(method), paths, used_files(conf), look, preview, begin)
 
 
 def preview_grid(conf, paths):
@@ -74,13 +78,14 @@ def preview_grid(conf, paths):
 
     Every training is a run of its own in <model_path>/<naming>-grid/, so an interrupted grid goes on where it was.
     """
+    photo = read_preview(conf)
     weights = cli.numbers("grid_weights") or [conf.style_weight * factor for factor in (0.3, 1, 3)]
     sizes = cli.numbers("grid_sizes") or [(conf.style_size or conf.image_size) * factor for factor in (0.6, 1, 1.6)]
     folder, rows = f"{conf.naming}-grid", []
     for size in sizes:
         rows.append([])
         for weight in weights:
-            cell = grid_cell(conf, f"{folder}/style_weight={weight:g},style_size={size:.0f}", weight, size)
+            cell = grid_cell(conf, folder, weight, size)
             method = METHODS[conf.method](cell, training=True)
             if code := train(cell, method, paths):
                 return code
@@ -88,18 +93,17 @@ def preview_grid(conf, paths):
             losses = config.read_recipe(recipe)["mean_losses_of_the_last_100_steps"]
             reached = ", ".join(f"{tag[7:-5]} {value:.3g}" for tag, value in losses.items() if tag.startswith("losses/"))
             caption = f"style_weight {weight:g}, style_size {size:.0f}\n{reached}"
-            rows[-1].append((stylized(method, read_preview(conf)), caption))
+            rows[-1].append((stylized(method, photo), caption))
     path = os.path.join(conf.model_path, folder, "sheet.png")
-    reader.write_image(path, sheets.contact_sheet([[(read_preview(conf), "photo")], *rows]))
+    reader.write_image(path, sheets.contact_sheet([[(photo, "photo")], *rows]))
     print(f"Wrote {path}")
     return 0
 
 
-def grid_cell(conf, naming, weight, size):
+def grid_cell(conf, folder, weight, size):
     """The conf of one short training: its preparations take no more than half of it."""
     quarter = FLAGS.grid_steps // 4
     changes = {
-        "naming": naming,
         "style_weight": weight,
         "style_size": round(size),
         "steps": FLAGS.grid_steps,
@@ -107,7 +111,10 @@ def grid_cell(conf, naming, weight, size):
         "style_warmup_steps": min(conf.style_warmup_steps, quarter),
         "preview_every": 0,
     }
-    return dataclasses.replace(conf, **changes)
+    cell = config.changed(conf, changes, "--preview_grid")
+    # A changed conf gets folders of its own: a finished training of the old one would pass for it.
+    mark = hashlib.sha256(yaml.safe_dump(config.conf_dict(cell)).encode()).hexdigest()[:8]
+    return dataclasses.replace(cell, naming=f"{folder}/style_weight={weight:g},style_size={size:.0f},{mark}")
 
 
 def read_preview(conf):

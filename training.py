@@ -26,7 +26,7 @@ from optimizer import Adam
 LOG_EVERY, SUMMARY_EVERY = 10, 25  # steps, as in the original
 
 
-def run(conf, trainee, variables, paths, used_files, look, after_step=lambda step: None):
+def run(conf, trainee, variables, paths, used_files, look, after_step=lambda step: None, begin=lambda: None):
     """Trains `variables` as the conf says, or goes on from <model_path>/<naming>/; writes its .ckpt-done and recipe.
 
     Args:
@@ -34,6 +34,7 @@ def run(conf, trainee, variables, paths, used_files, look, after_step=lambda ste
       used_files: {conf key: path} of the files whose hashes the recipe shall hold.
       look: called with a batch now and then; returns {tag: [1,H,W,3] image} for TensorBoard.
       after_step: called with the step after each.
+      begin: called once when there is nothing to resume.
 
     Returns:
       0 when the run is finished, 128 + the signal's number when it was interrupted.
@@ -46,6 +47,8 @@ def run(conf, trainee, variables, paths, used_files, look, after_step=lambda ste
     if checkpoints.restore_training(folder, variables, optimizer):
         print(f"Resuming at step {int(optimizer.iterations)}")
         notes |= changes_so_far(conf, notes, run_file, int(optimizer.iterations))
+    else:
+        begin()
     if int(optimizer.iterations) >= steps and os.path.exists(done_file):
         print(f"Already trained: {done_file}. Raise steps to go on, or remove {folder} to begin anew.")
         return 0
@@ -91,7 +94,7 @@ def fit(conf, trainee, optimizer, variables, batches, steps, received, look, aft
             if not math.isfinite(losses["total_loss"]):
                 raise UserError(
                     f"step {step}: total_loss is {losses['total_loss']}; the last good checkpoint in {folder} is kept. "
-                    "Lower learning_rate or style_weight and run the same command"
+                    "Lower learning_rate, or a weight of the losses, and run the same command"
                 )
             recent.append(losses)
             progress.update()
@@ -99,9 +102,9 @@ def fit(conf, trainee, optimizer, variables, batches, steps, received, look, aft
                 progress.set_postfix(short_names(losses), refresh=False)
             if step % SUMMARY_EVERY == 0:
                 write_summaries(writer, step, losses, look(content))
-            after_step(step)
             if step % conf.checkpoint_every == 0 or step == steps or received:
                 checkpoints.save_training(folder, variables, optimizer, conf.keep_checkpoints)
+            after_step(step)
             if received:
                 break
     writer.close()

@@ -6,10 +6,12 @@ import tensorflow as tf
 import yaml
 from conftest import inside, photo, script, vgg_weights
 
+import checkpoints
 import config
 import distill
 import reader
 import vgg
+from methods import METHODS
 from optimizer import Adam
 
 VGG_19_CONVS = vgg.topology("vgg_19")
@@ -31,6 +33,7 @@ def school(house):
 
 
 def write(school, **changes):
+    """A conf beside lite.npz, whose recipe is lite.yml."""
     layers = ("conv1_1", "conv1_2", "conv2_1", "conv2_2", "conv3_1", "conv3_3")
     conf = {
         "naming": "lite",
@@ -48,7 +51,7 @@ def write(school, **changes):
         "steps": 4,
         "learning_rate": 2e-3,
     } | changes
-    path = school / "lite.yml"
+    path = school / "conf.yml"
     path.write_text(yaml.safe_dump(conf))
     return str(path)
 
@@ -64,6 +67,21 @@ def test_the_script_writes_a_network_that_opens(school):
     weights = vgg.read_weights("vgg_16_lite", str(school / "lite.npz"))
     assert list(dict.fromkeys(key.split("/")[0] for key in weights)) == vgg.topology("vgg_16")[:11]
     assert weights["conv5_1/weights"].shape == (3, 3, 8, 8)
+    assert config.read_recipe(str(school / "lite.yml"))["images"] == 5
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one(school):
+    """With a style net among the images' makers."""
+    done = "models/{}/fast-style-model.ckpt-done"
+    method = METHODS["johnson"](config.Conf(style_image="x", naming="x", initializer="identity"))
+    checkpoints.save(str(school / "style.ckpt-done"), method.variables)
+    keys = {"style_models": ["style.ckpt-done"], "learning_rate_schedule": "constant"}
+    assert inside(distill, "-c", write(school, naming="straight", **keys), cwd=school).returncode == 0
+    for steps in (2, 4):
+        assert inside(distill, "-c", write(school, naming="halved", steps=steps, **keys), cwd=school).returncode == 0
+    straight, halved = (tf.train.load_checkpoint(str(school / done.format(name))) for name in ("straight", "halved"))
+    for name in straight.get_variable_to_shape_map():
+        np.testing.assert_allclose(straight.get_tensor(name), halved.get_tensor(name), atol=2e-3)
 
 
 def test_steps_explain_more(school):
@@ -109,6 +127,7 @@ def test_varied_images_stay_images_and_repeat():
     ("changes", "words"),
     [
         ({"hold_out": 6}, "hold_out: got 6, but train_data has only 6 pictures"),
+        ({"batch_size": 2}, "batch_size: got 2"),
         ({"widths": [4, 6]}, "widths: got [4, 6], five whole numbers above 0 are needed"),
         ({"widths": ["a"]}, "widths: got ['a'], a list of whole numbers is needed"),
         ({"teacher_file": "none.npz"}, "none.npz: no such loss network"),

@@ -253,7 +253,7 @@ def test_the_preview_grid_trains_every_cell_once(house):
     result = inside(train, *grid, "--grid_sizes", "32,48", cwd=house)
     assert result.returncode == 0, result.stderr
     folder = house / "models" / "small-grid"
-    cells = sorted(p.name for p in folder.iterdir() if p.is_dir())
+    cells = sorted(p.name.rsplit(",", 1)[0] for p in folder.iterdir() if p.is_dir())
     assert cells == [f"style_weight={w},style_size={s}" for w in (2, 20) for s in (32, 48)]
     sheet = np.asarray(Image.open(folder / "sheet.png"))
     assert sheet.shape[0] > 3 * 60
@@ -261,6 +261,11 @@ def test_the_preview_grid_trains_every_cell_once(house):
     again = inside(train, *grid, "--grid_sizes", "32,48,64", cwd=house)
     assert again.returncode == 0
     assert again.stdout.count("Already trained") == 4
+    changed = ("-c", write_conf(house, preview_image=str(house / "style.png"), content_weight=3.0), *grid[2:])
+    assert "Already trained" not in inside(train, *changed, "--grid_sizes", "32", cwd=house).stdout
+    small = inside(train, *grid, "--grid_sizes", "3", cwd=house)
+    assert small.returncode == 1
+    assert "style_size: got 3, a number of at least 16 is needed" in small.stderr
     wrong = inside(train, *grid, "--grid_sizes", "32,abc", cwd=house)
     assert wrong.returncode == 2
     assert "--grid_sizes: got '32,abc'" in wrong.stderr
