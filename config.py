@@ -16,6 +16,29 @@ STYLE_LAYERS = ("conv1_2", "conv2_2", "conv3_3", "conv4_3")  # the original's
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class LossNetworkConf:
+    """Which network compares pictures, and where."""
+
+    loss_model: str = EMBEDDED  # scope of the loss network: vgg_16* or vgg_19*
+    loss_model_file: str = ""  # .ckpt, .h5, .mat, .npz, or the word imagenet; "": pretrained/<loss_model>.npz or .ckpt
+    checkpoint_exclude_scopes: str = "vgg_16/fc"  # comma-separated: not read from the loss network's file
+    pooling: str = "max"  # the loss network's: max or avg
+    content_layers: tuple[str, ...] = ()  # (): conv3_3
+    style_layers: tuple[str, ...] = ()  # (): conv1_2, 2_2, 3_3, 4_3
+
+    def __post_init__(self):
+        """Fills in what depends on the loss network: its file, and the original's layers in its scope."""
+        ending = "npz" if self.loss_model == EMBEDDED else "ckpt"
+        defaults = {
+            "loss_model_file": f"pretrained/{self.loss_model}.{ending}",
+            "content_layers": (f"{self.loss_model}/conv3/conv3_3",),
+            "style_layers": tuple(f"{self.loss_model}/{layer[:5]}/{layer}" for layer in STYLE_LAYERS),
+        }
+        for key, value in defaults.items():
+            object.__setattr__(self, key, getattr(self, key) or value)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class RunConf:
     """What every training run may be told: photos in, steps, checkpoints out."""
 
@@ -36,7 +59,7 @@ class RunConf:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Conf(RunConf):
+class Conf(RunConf, LossNetworkConf):
     """Everything the training of a style may be told. Defaults of the optional keys are the original's behaviour."""
 
     style_image: str  # the painting
@@ -44,12 +67,6 @@ class Conf(RunConf):
     content_weight: float = 1.0
     style_weight: float = 250.0
     tv_weight: float = 0.0
-    loss_model: str = EMBEDDED  # scope of the loss network: vgg_16* or vgg_19*
-    loss_model_file: str = ""  # .ckpt, .h5, .mat, .npz, or the word imagenet; "": pretrained/<loss_model>.npz or .ckpt
-    checkpoint_exclude_scopes: str = "vgg_16/fc"  # comma-separated: not read from the loss network's file
-    pooling: str = "max"  # the loss network's: max or avg
-    content_layers: tuple[str, ...] = ()  # (): conv3_3
-    style_layers: tuple[str, ...] = ()  # (): conv1_2, 2_2, 3_3, 4_3
 
     # Help for runs of few steps.
     initial_model: str = ""  # a finished model of this method, of any style, to begin with instead of random weights
@@ -63,28 +80,11 @@ class Conf(RunConf):
     preview_image: str = ""  # shown before and after, side by side; "": the project's corgi
     preview_every: int = 250  # steps; 0: no previews
 
-    def __post_init__(self):
-        """Fills in what depends on the loss network: its file, and the original's layers in its scope."""
-        ending = "npz" if self.loss_model == EMBEDDED else "ckpt"
-        defaults = {
-            "loss_model_file": f"pretrained/{self.loss_model}.{ending}",
-            "content_layers": (f"{self.loss_model}/conv3/conv3_3",),
-            "style_layers": tuple(f"{self.loss_model}/{layer[:5]}/{layer}" for layer in STYLE_LAYERS),
-        }
-        for key, value in defaults.items():
-            object.__setattr__(self, key, getattr(self, key) or value)
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PixelsConf:
+class PixelsConf(LossNetworkConf):
     """What optimize.py may be told. Defaults are those of conf/gatys.yml."""
 
-    loss_model: str = EMBEDDED
-    loss_model_file: str = ""
-    checkpoint_exclude_scopes: str = "vgg_16/fc"
-    pooling: str = "max"
-    content_layers: tuple[str, ...] = ()
-    style_layers: tuple[str, ...] = ()
     content_form: str = "relative"  # see losses.content_error
     style_form: str = "relative"  # see losses.style_error
     tv_form: str = "mean"  # see losses.total_variation_loss
@@ -104,8 +104,6 @@ class PixelsConf:
     averaging: float = 0.95  # decay of the mean over iterates that is the result; 0: the last iterate is
     clip: bool = True  # Adam keeps pixels in 0..255 throughout; else only the result is
     seed: int = 0
-
-    __post_init__ = Conf.__post_init__
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
