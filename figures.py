@@ -201,7 +201,9 @@ def page(conf, shares, ranks, photos, count):
         f"| {ranks[layer][0]:.3f} | {ranks[layer][1]:.3f} |"
         for layer, (share, most) in shares.items()
     ]
-    command = f"python figures.py loss_network -c {FLAGS.conf} --paintings {FLAGS.paintings}"
+    command = (
+        f"python figures.py loss_network -c {FLAGS.conf} --paintings {FLAGS.paintings} --evaluations {FLAGS.evaluations}"
+    )
     return f"""# {conf.loss_model}: how well it stands in for VGG-19
 
 Made by `{command}`.

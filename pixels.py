@@ -139,7 +139,7 @@ def within(mask, features):
 
 
 def lbfgs(objective, image, evaluations, callback=lambda *_: None):
-    """SciPy's L-BFGS, as it is by default, on the pixels of [h,w,3]; returns [h,w,3] float32.
+    """SciPy's L-BFGS on the pixels of [h,w,3]; returns [h,w,3] float32.
 
     It ends after the line search that passes so many evaluations, or where the loss falls no more. Pixels are not bounded:
     SciPy's bounds are handled pixel by pixel in Python, seconds for a picture.
@@ -154,7 +154,8 @@ def lbfgs(objective, image, evaluations, callback=lambda *_: None):
         callback(done, current, parts)
         return float(parts["total"]), gradient.numpy().ravel().astype(np.float64)
 
-    flat, _, _ = fmin_l_bfgs_b(evaluate, np.ravel(image).astype(np.float64), maxfun=evaluations)
+    # pgtol is the one default to change: it measures gradients in the loss's unit, and those of relative losses are small.
+    flat, _, _ = fmin_l_bfgs_b(evaluate, np.ravel(image).astype(np.float64), maxfun=evaluations, pgtol=0)
     return flat.reshape(image.shape).astype(np.float32)
 
 

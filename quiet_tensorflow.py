@@ -16,6 +16,7 @@ try:
     import tensorflow as tf
 
     tf.config.list_physical_devices()  # looks for GPUs, and says when there are none
+    tf.get_logger().setLevel("ERROR")  # several scales or networks in one run are several graphs, not a mistake to warn of
 finally:
     os.dup2(_stderr, 2)
     os.close(_stderr)

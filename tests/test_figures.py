@@ -2,13 +2,15 @@
 
 import numpy as np
 import pytest
-from conftest import inside, photo
+from absl.testing import flagsaver
+from conftest import inside, photo, vgg_weights
 from PIL import Image
 from test_distill import school, write  # noqa: F401
 
 import distill
 import figures
 import sheets
+import vgg
 
 
 def products(student, teacher):
@@ -40,6 +42,18 @@ def test_a_dead_student_channel_is_no_trouble():
 def test_distances_are_all_pairs():
     tensors = [np.full((2, 2), value, float) for value in (0, 1, 3)]
     np.testing.assert_allclose(figures.distances(tensors), [2, 6, 4])
+
+
+def test_inversion_recovers_the_picture_from_a_shallow_layer():
+    picture = photo(24, 24).astype(np.float32)
+    weights = vgg_weights(["conv1_1"], {"conv1": 12})
+    network = vgg.Vgg("vgg_16", weights, ["vgg_16/conv1/conv1_1"])
+    with flagsaver.flagsaver():
+        figures.FLAGS.mark_as_parsed()
+        figures.FLAGS.evaluations = 60
+        found = figures.inverted(network, picture)
+    before = np.abs(picture - 127).mean()
+    assert np.abs(found - picture).mean() < before / 3
 
 
 def test_a_contact_sheet_holds_every_picture():

@@ -1,11 +1,13 @@
 """The loss network against Keras' VGG, from every kind of weight file."""
 
+import os
+
 import keras
 import numpy as np
 import pytest
 import scipy.io
 import tensorflow as tf
-from conftest import VGG_16_CONVS, vgg_weights
+from conftest import ROOT, VGG_16_CONVS, vgg_weights
 
 import vgg
 from cli import UserError
@@ -199,3 +201,21 @@ def test_unknown_names_list_what_there_is():
         vgg.Vgg("vgg_16", vgg_weights(VGG_16_CONVS[:4]), ["vgg_16/conv9/conv9_1"])
     with pytest.raises(UserError, match="starts with vgg_16 or vgg_19"):
         vgg.read_weights("resnet", "x.npz")
+
+
+def test_the_embedded_network_is_what_its_readme_says():
+    """Layers, widths, finite weights, at most 4 MB, and an eighth of VGG-16's multiplications up to conv5_1."""
+    path = os.path.join(ROOT, "pretrained", "vgg_16_lite.npz")
+    weights = vgg.read_weights("vgg_16_lite", path)
+    kernels = {name[:7]: kernel for name, kernel in weights.items() if name.endswith("/weights")}
+    assert list(kernels) == vgg.topology("vgg_16")[:11]
+    assert [kernels[f"conv{block}_1"].shape[3] for block in range(1, 6)] == [24, 64, 80, 128, 128]
+    assert os.path.getsize(path) < 4e6
+    full = {"conv1": 64, "conv2": 128, "conv3": 256, "conv4": 512, "conv5": 512}
+
+    def multiplications(shapes):
+        return sum(np.prod(shape) / 4 ** (int(name[4]) - 1) for name, shape in shapes.items())
+
+    full_weights = vgg_weights(list(kernels), full)
+    full_shapes = {name[:7]: kernel.shape for name, kernel in full_weights.items() if name.endswith("/weights")}
+    assert multiplications({name: kernel.shape for name, kernel in kernels.items()}) < multiplications(full_shapes) / 8
