@@ -178,7 +178,7 @@ def shrunk(images):
 
 
 def varied(images, style_nets, seed, step):
-    """A batch as a loss network may meet it: all in other light; some stylised, noisy, or in other colours altogether.
+    """A batch as a loss network may meet it: all in other light; some stylised, noisy, under gratings, or in other colours.
 
     The draws depend on the seed and the step alone, so that a resumed run equals an uninterrupted one.
     """
@@ -199,11 +199,11 @@ def varied(images, style_nets, seed, step):
         side = images.shape[1]
         blots = tf.image.resize(draw(5, [side // 4, side // 4, 3], -255.0, 255.0), [side, side], "bicubic")
         parts[2] += draw(6, [], 0.0, 1.0) * blots
+    if count > 3:
+        parts[3] = tf.matmul(parts[3] - 127.5, draw(7, [3, 3], -1.0, 1.0)[None]) + 127.5
     if count > 4:  # gratings along the axes: optimised pictures fall into grids that a student has never met in photos
         waves = [draw(10 + axis, [1, 1, 3], 0.0, 80.0) * tf.sin(phases(images.shape[1], axis, draw)) for axis in (0, 1)]
         parts[4] += waves[0] + waves[1]
-    if count > 3:
-        parts[3] = tf.matmul(parts[3] - 127.5, draw(7, [3, 3], -1.0, 1.0)[None]) + 127.5
     images = tf.stack(parts)
     gain, lift = draw(8, [count, 1, 1, 3], 0.8, 1.2), draw(9, [count, 1, 1, 1], -25.0, 25.0)
     return tf.clip_by_value((images - 127.5) * gain + 127.5 + lift, 0.0, 255.0)

@@ -39,9 +39,7 @@ flags.DEFINE_enum("preserve_colors", "no", ["no", "luminance", "histogram"], "Ke
 flags.DEFINE_string(
     "sweep", None, "A setting and its values, such as style_weight=1,10,100: writes a sheet of the results."
 )
-flags.DEFINE_integer(
-    "show_every", 50, "Write the picture as it is every so many iterations; 0: only at the end.", lower_bound=0
-)
+flags.DEFINE_integer("show_every", 50, "Iterations between looks at <output_file>-progress.jpg; 0: none.", lower_bound=0)
 flags.DEFINE_string("animation", None, "A .gif of the pictures that --show_every shows.")
 OVERRIDES = ("image_size", "iterations", "seed", "content_weight", "style_weight", "tv_weight", "style_scale", "init")
 for name in OVERRIDES:
