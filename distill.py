@@ -78,16 +78,13 @@ class Lesson(tf.Module):
             self.heads[layer] = tf.Variable(value, name=f"heads/{vgg.short_name(layer)}/weights")
         self.trainable = [*self.student.trainable_variables, *self.heads.values()]
 
+    @tf.function
     def train_step(self, content, optimizer, variables):
         """One step on [N,S,S,3] photos, RGB 0..255.
 
         The loss is the sum over layers of log(the share of the teacher's variance that the head leaves unexplained), and of
         how differently student and teacher order the batch's images by their Gram matrices.
         """
-        return self._train_step(content, optimizer, variables)
-
-    @tf.function
-    def _train_step(self, content, optimizer, variables):
         images = varied(content, self._style_nets, self.conf.seed, optimizer.iterations)
         targets = self._targets(images)
         with tf.GradientTape(watch_accessed_variables=False) as tape:
