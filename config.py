@@ -121,6 +121,7 @@ class DistillConf(RunConf):
     deep_teacher_file: str
     deep_teacher_layers: tuple[str, ...]
     style_models: tuple[str, ...] = ()  # nets whose outputs are among the images
+    optimised_images: int = 0  # so many of each batch are pictures that the student's own style losses lead to
     gram_weight: float = 1.0  # of keeping the order of Gram distances, against explaining features
 
 

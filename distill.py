@@ -36,6 +36,8 @@ def main(argv):
     conf = config.load_conf(cli.conf_path(), config.DistillConf)
     if conf.gram_weight and conf.batch_size < 3:
         raise cli.UserError(f"batch_size: got {conf.batch_size}; Gram distances are compared within a batch, 3 are needed")
+    if conf.optimised_images >= conf.batch_size:
+        raise cli.UserError(f"optimised_images: got {conf.optimised_images}, less than batch_size is needed")
     paths, _ = reader.hold_out(reader.list_images(conf.train_data), conf.hold_out)
     lesson = Lesson(conf, paths)
     used = {"teacher_file": conf.teacher_file, "deep_teacher_file": conf.deep_teacher_file}
@@ -77,6 +79,7 @@ class Lesson(tf.Module):
             value = rng.standard_normal(shape, np.float32) / np.float32(np.sqrt(shape[2]))
             self.heads[layer] = tf.Variable(value, name=f"heads/{vgg.short_name(layer)}/weights")
         self.trainable = [*self.student.trainable_variables, *self.heads.values()]
+        self.easel = Easel(self.student, conf) if conf.optimised_images else None
 
     @tf.function
     def train_step(self, content, optimizer, variables):
@@ -85,6 +88,9 @@ class Lesson(tf.Module):
         The loss is the sum over layers of log(the share of the teacher's variance that the head leaves unexplained), and of
         how differently student and teacher order the batch's images by their Gram matrices.
         """
+        if self.easel:
+            optimised = self.easel.visited(content, optimizer.iterations)
+            content = tf.concat([content[: -self.conf.optimised_images], optimised], 0)
         images = varied(content, self._style_nets, self.conf.seed, optimizer.iterations)
         targets = self._targets(images)
         with tf.GradientTape(watch_accessed_variables=False) as tape:
@@ -120,6 +126,58 @@ class Lesson(tf.Module):
             weights[f"{conv}/biases"] = by_name[f"{conv}/biases"] * size
             before = (1 / size)[:, None]
         return weights
+
+
+class Easel(tf.Module):
+    """Pictures under way by Gatys' method with the student as the loss network.
+
+    Optimised pictures seek out what a network is blind to, such as a grid of a few pixels that no photo shows; learning
+    from the very pictures it leads to, the student comes to see it. Each is a photo drawn to another photo's Gram matrices,
+    a little nearer at every visit, and begun anew after LIFE visits. Checkpoints do not hold them: a resumed run begins
+    with new ones.
+    """
+
+    SLOTS, LIFE = 32, 50  # pictures for each of the batch's optimised images; visits
+    UPDATES, RATE = 3, 4.0  # gradient steps a visit; their root mean square in pixel values
+
+    def __init__(self, student, conf):
+        super().__init__()
+        self.student, self.count = student, conf.optimised_images
+        shape = [self.SLOTS * self.count, conf.image_size, conf.image_size, 3]
+        self.images, self.styles = (tf.Variable(tf.zeros(shape), trainable=False) for _ in range(2))
+
+    def visited(self, photos, step):
+        """The pictures whose turn it is at this step, [conf.optimised_images,S,S,3] RGB 0..255; photos begin new ones."""
+        slots = tf.cast(step % self.SLOTS, tf.int32) * self.count + tf.range(self.count)
+        images, styles = tf.gather(self.images, slots), tf.gather(self.styles, slots)
+        visit = tf.cast(step // self.SLOTS, tf.int32)
+        new = ((visit + slots) % self.LIFE == 0) | (tf.reduce_max(images, [1, 2, 3]) == 0)
+        new = new[:, None, None, None]
+        images = tf.where(new, photos[-self.count :], images)
+        styles = tf.where(new, photos[: self.count], styles)
+        targets = self._grams(styles)
+        for _ in range(self.UPDATES):
+            with tf.GradientTape(watch_accessed_variables=False) as tape:
+                tape.watch(images)
+                errors = [relative_distance(g, target) for g, target in zip(self._grams(images), targets, strict=True)]
+                error = tf.add_n(errors)
+            gradient = tape.gradient(error, images)
+            size = tf.sqrt(tf.reduce_mean(tf.square(gradient), [1, 2, 3], keepdims=True)) + 1e-12
+            images = tf.clip_by_value(images - self.RATE * gradient / size, 0.0, 255.0)
+        self.images.scatter_update(tf.IndexedSlices(images, slots))
+        self.styles.scatter_update(tf.IndexedSlices(styles, slots))
+        return images
+
+    def _grams(self, images):
+        features = self.student(shrunk(images))
+        return [losses.gram(f) for layer, f in features.items() if vgg.short_name(layer) in config.STYLE_LAYERS]
+
+
+def relative_distance(matrices, targets):
+    """The sum over a batch of |G-A|^2 / |A|^2 of [N,C,C] matrices."""
+    return tf.reduce_sum(
+        tf.reduce_sum(tf.square(matrices - targets), [1, 2]) / (tf.reduce_sum(tf.square(targets), [1, 2]) + 1e-12)
+    )
 
 
 def measured(networks, paths, size):

@@ -49,6 +49,7 @@ def write(school, **changes):
         "image_size": 32,
         "batch_size": 4,
         "steps": 4,
+        "optimised_images": 1,
         "learning_rate": 2e-3,
     } | changes
     path = school / "conf.yml"
@@ -75,7 +76,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(school):
     done = "models/{}/fast-style-model.ckpt-done"
     method = METHODS["johnson"](config.Conf(style_image="x", naming="x", initializer="identity"))
     checkpoints.save(str(school / "style.ckpt-done"), method.variables)
-    keys = {"style_models": ["style.ckpt-done"], "learning_rate_schedule": "constant"}
+    keys = {"style_models": ["style.ckpt-done"], "optimised_images": 0, "learning_rate_schedule": "constant"}
     assert inside(distill, "-c", write(school, naming="straight", **keys), cwd=school).returncode == 0
     for steps in (2, 4):
         assert inside(distill, "-c", write(school, naming="halved", steps=steps, **keys), cwd=school).returncode == 0
@@ -123,9 +124,26 @@ def test_varied_images_stay_images_and_repeat():
     assert first.max() <= 255
 
 
+def test_optimised_pictures_go_where_the_student_leads(school):
+    """Visit by visit nearer to their styles' Gram matrices; they begin anew after their life."""
+    taught = lesson(school, optimised_images=2)
+    photos = tf.constant(np.stack([photo(32, 32, i) for i in range(4)]), tf.float32)
+    easel, errors = taught.easel, []
+    targets = easel._grams(photos[:2])
+    for visit in range(1, 40):
+        images = easel.visited(photos, tf.constant(visit * easel.SLOTS, tf.int64))
+        assert images.shape == (2, 32, 32, 3)
+        grams = easel._grams(images)
+        errors.append(sum(float(distill.relative_distance(g, t)) for g, t in zip(grams, targets, strict=True)))
+    assert errors[-1] < 0.5 * errors[0]
+    fresh = easel.visited(photos, tf.constant(easel.LIFE * easel.SLOTS, tf.int64))
+    assert np.abs(fresh[0] - photos[2]).mean() < np.abs(images[0] - photos[2]).mean()
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
+        ({"optimised_images": 4}, "optimised_images: got 4, less than batch_size is needed"),
         ({"hold_out": 6}, "hold_out: got 6, but train_data has only 6 pictures"),
         ({"batch_size": 2}, "batch_size: got 2"),
         ({"widths": [4, 6]}, "widths: got [4, 6], five whole numbers above 0 are needed"),
