@@ -182,15 +182,15 @@ def relative_distance(matrices, targets):
 
 def measured(networks, paths, size):
     """({short layer name: root mean square of its features over the photos' middles}, {short layer name: channels})."""
-    squares, channels = {}, {}
-    for path in paths:
-        image = reader.read_square(path, size)
+    squares, channels, count = {}, {}, 0
+    for image in reader.read_squares(paths, size):
+        count += 1
         for network in networks:
             for layer, features in network(image[None]).items():
                 name = vgg.short_name(layer)
-                squares[name] = squares.get(name, 0) + float(tf.reduce_mean(tf.square(features))) / len(paths)
+                squares[name] = squares.get(name, 0) + float(tf.reduce_mean(tf.square(features)))
                 channels[name] = features.shape[-1]
-    return {name: square**0.5 for name, square in squares.items()}, channels
+    return {name: (square / count) ** 0.5 for name, square in squares.items()}, channels
 
 
 def unexplained(predicted, target):

@@ -60,12 +60,12 @@ def loss_network_report():
     folder = FLAGS.output_dir or os.path.join("docs", conf.naming)
     pairs, student, teachers = networks(conf)
     held = held_out(conf)
-    shares = explained(pairs, student, teachers, held)
+    shares, photos = explained(pairs, student, teachers, held)
     images = comparison_images(conf, held)
     ranks, distances = rank_correlations(pairs, student, teachers, images)
     plot(os.path.join(folder, "plot.png"), shares, distances)
     reader.write_image(os.path.join(folder, "inversion.jpg"), inversions(pairs, conf))
-    text = page(conf, shares, ranks, len(held), len(images))
+    text = page(conf, shares, ranks, photos, len(images))
     files.write_text(os.path.join(folder, "README.md"), text)
     print(text)
     return 0
@@ -98,17 +98,20 @@ def features_of(networks, image):
 
 
 def explained(pairs, student, teachers, paths):
-    """{student layer: (share of the teacher's variance that the best affine map explains, the most k channels could)}."""
-    sums = {}
-    for path in tqdm(paths, "variance", unit="photo"):
-        features = features_of([student, *teachers], reader.read_square(path, SIZE)[None])
+    """({student layer: (share of the teacher's variance that the best affine map explains, the most k channels could)},
+
+    how many photos could be read).
+    """
+    sums, count = {}, 0
+    for image in tqdm(reader.read_squares(paths, SIZE), "variance", len(paths), unit="photo"):
+        features, count = features_of([student, *teachers], image[None]), count + 1
         for layer, teacher_layer in pairs.items():
             s, t = (tf.reshape(features[name], [-1, features[name].shape[-1]]) for name in (layer, teacher_layer))
             s, t = tf.cast(s, tf.float64), tf.cast(t, tf.float64)
             s = tf.pad(s, [[0, 0], [0, 1]], constant_values=1)  # the map's constant
             products = [tf.matmul(a, b, transpose_a=True).numpy() for a, b in ((s, s), (s, t), (t, t))]
             sums[layer] = [old + new for old, new in zip(sums.get(layer, [0, 0, 0]), products, strict=True)]
-    return {layer: explained_share(*products) for layer, products in sums.items()}
+    return {layer: explained_share(*products) for layer, products in sums.items()}, count
 
 
 def explained_share(ss, st, tt):
@@ -122,8 +125,8 @@ def explained_share(ss, st, tt):
 
 def comparison_images(conf, held):
     """Paintings, photos, and photos stylised by the models that ship: [S,S,3] RGB 0..255 each."""
-    images = [reader.read_square(path, PAIRED_SIZE) for path in reader.list_images(FLAGS.paintings)]
-    photos = [reader.read_square(path, PAIRED_SIZE) for path in held[: 2 * PLAIN]]
+    images = [*reader.read_squares(reader.list_images(FLAGS.paintings), PAIRED_SIZE)]
+    photos = [*reader.read_squares(held[: 2 * PLAIN], PAIRED_SIZE)]
     methods = [load_model(path) for path in conf.style_models]
     for i, photo in enumerate(photos):
         images.append(methods[i % len(methods)].stylize(photo[None])[0] if methods and i >= PLAIN else photo)

@@ -12,7 +12,7 @@ from PIL import Image, ImageCms, ImageOps
 
 import files
 import vgg_preprocessing
-from cli import UserError
+from cli import UserError, complain
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 MAX_PIXELS = 100_000_000  # what a header may claim: a larger picture is more likely an attack than a photo
@@ -134,6 +134,23 @@ def hold_out(paths, count):
 def read_square(path, size):
     """A picture's middle square, [size,size,3] float32 RGB 0..255. Raises UserError as read_image does."""
     return vgg_preprocessing.preprocess_image(tf.cast(read_image(path).rgb, tf.float32), size)
+
+
+def read_squares(paths, size):
+    """Generates read_square's pictures; one that cannot be read is named on stderr and skipped.
+
+    Raises:
+      UserError: none of them can be read.
+    """
+    readable = False
+    for path in paths:
+        try:
+            yield read_square(path, size)
+            readable = True
+        except UserError as error:
+            complain(f"skipped {error}")
+    if paths and not readable:
+        raise UserError(f"{paths[0]} and the others, {len(paths)} in all: none can be read")
 
 
 def read_style(conf):

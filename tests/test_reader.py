@@ -202,3 +202,15 @@ def test_an_empty_folder_is_named(tmp_path):
         reader.list_images(str(tmp_path))
     with pytest.raises(UserError, match="no such folder"):
         reader.list_images(str(tmp_path / "none"))
+
+
+def test_squares_of_the_readable_pictures(house, capsys):
+    paths = sorted(map(str, (house / "photos").rglob("*.*")))
+    (house / "photos" / "broken.jpg").write_text("text")
+    squares = list(reader.read_squares([str(house / "photos" / "broken.jpg"), *paths], 16))
+    assert [square.shape for square in squares] == [(16, 16, 3)] * 6
+    assert "skipped" in (said := capsys.readouterr().err)
+    assert "broken.jpg" in said
+    with pytest.raises(UserError, match="none can be read"):
+        list(reader.read_squares([str(house / "photos" / "broken.jpg")], 16))
+    assert list(reader.read_squares([], 16)) == []
