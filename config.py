@@ -121,7 +121,9 @@ class DistillConf(RunConf):
     deep_teacher_file: str
     deep_teacher_layers: tuple[str, ...]
     style_models: tuple[str, ...] = ()  # nets whose outputs are among the images
-    optimised_images: int = 0  # so many of each batch are pictures that the student's own style losses lead to
+    optimised_images: int = 0  # so many of each batch are pictures that the student's own style losses lead to,
+    # and as many the styles that they are led to
+    style_data: str = ""  # folder of paintings for those styles; "": other photos
     gram_weight: float = 1.0  # of keeping the order of Gram distances, against explaining features
 
 
@@ -247,7 +249,7 @@ def _check(key, value):
     if (
         isinstance(value, str)
         and not value
-        and key not in ("checkpoint_exclude_scopes", "loss_model_file", "initial_model", "preview_image")
+        and key not in ("checkpoint_exclude_scopes", "loss_model_file", "initial_model", "preview_image", "style_data")
     ):
         raise ValueError("text is needed")
     if (key == "image_size" and value < SMALLEST) or (key in ("style_size", "start_size") and 0 < value < SMALLEST):

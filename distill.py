@@ -36,8 +36,8 @@ def main(argv):
     conf = config.load_conf(cli.conf_path(), config.DistillConf)
     if conf.gram_weight and conf.batch_size < 3:
         raise cli.UserError(f"batch_size: got {conf.batch_size}; Gram distances are compared within a batch, 3 are needed")
-    if conf.optimised_images >= conf.batch_size:
-        raise cli.UserError(f"optimised_images: got {conf.optimised_images}, less than batch_size is needed")
+    if 2 * conf.optimised_images >= conf.batch_size:
+        raise cli.UserError(f"optimised_images: got {conf.optimised_images}, less than half of batch_size is needed")
     paths, _ = reader.hold_out(reader.list_images(conf.train_data), conf.hold_out)
     lesson = Lesson(conf, paths)
     used = {"teacher_file": conf.teacher_file, "deep_teacher_file": conf.deep_teacher_file}
@@ -88,10 +88,7 @@ class Lesson(tf.Module):
         The loss is the sum over layers of log(the share of the teacher's variance that the head leaves unexplained), and of
         how differently student and teacher order the batch's images by their Gram matrices.
         """
-        if self.easel:
-            optimised = self.easel.visited(content, optimizer.iterations)
-            content = tf.concat([content[: -self.conf.optimised_images], optimised], 0)
-        images = varied(content, self._style_nets, self.conf.seed, optimizer.iterations)
+        images = self._images(content, optimizer.iterations)
         targets = self._targets(images)
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(variables)
@@ -108,6 +105,14 @@ class Lesson(tf.Module):
         optimizer.apply_gradients(zip(tape.gradient(total, variables), variables, strict=True))
         parts = {f"unexplained/{layer}": share for layer, share in shares.items()}
         return parts | {f"gram_disorder/{layer}": d for layer, d in disorder.items()} | {"total_loss": total}
+
+    def _images(self, content, step):
+        """The batch to learn from: photos varied, but the last ones give way to the easel's pictures and their styles."""
+        if not self.easel:
+            return varied(content, self._style_nets, self.conf.seed, step)
+        rest = content.shape[0] - 2 * self.easel.count
+        pair = self.easel.visited(content[rest:], step)
+        return tf.concat([varied(content[:rest], self._style_nets, self.conf.seed, step), *pair], 0)
 
     def _targets(self, images):
         """{short layer name: the teacher's features}, each layer's mean square about 1."""
@@ -131,31 +136,40 @@ class Lesson(tf.Module):
 class Easel(tf.Module):
     """Pictures under way by Gatys' method with the student as the loss network.
 
-    Optimised pictures seek out what a network is blind to, such as a grid of a few pixels that no photo shows; learning
-    from the very pictures it leads to, the student comes to see it. Each is a photo drawn to another photo's Gram matrices,
-    a little nearer at every visit, and begun anew after LIFE visits. Checkpoints do not hold them: a resumed run begins
-    with new ones.
+    Optimised pictures seek out what a network is blind to, such as a grid of a few pixels that no photo shows: there the
+    student finds them near their style and the teacher does not. Each is a photo drawn to the Gram matrices of a painting
+    (of another photo where the conf's style_data names none), a little nearer at every visit, and begun anew after LIFE
+    visits. Checkpoints do not hold them: a resumed run begins with new ones.
     """
 
-    SLOTS, LIFE = 32, 50  # pictures for each of the batch's optimised images; visits
-    UPDATES, RATE = 3, 4.0  # gradient steps a visit; their root mean square in pixel values
+    SLOTS, LIFE = 8, 50  # pictures for each of the batch's optimised images; visits
+    UPDATES, RATE = 3, 4.0  # gradient steps a visit; their root mean square in pixel values, falling over the life to 0
 
     def __init__(self, student, conf):
         super().__init__()
-        self.student, self.count = student, conf.optimised_images
+        self.student, self.count, self.conf = student, conf.optimised_images, conf
+        paths = reader.list_images(conf.style_data) if conf.style_data else []
+        self.paintings = tf.stack([*reader.read_squares(paths, 2 * conf.image_size)]) if paths else None
         shape = [self.SLOTS * self.count, conf.image_size, conf.image_size, 3]
         self.images, self.styles = (tf.Variable(tf.zeros(shape), trainable=False) for _ in range(2))
 
     def visited(self, photos, step):
-        """The pictures whose turn it is at this step, [conf.optimised_images,S,S,3] RGB 0..255; photos begin new ones."""
+        """The pictures whose turn it is at this step and their styles, [n,S,S,3] RGB 0..255 each; [2n,S,S,3] photos begin
+        new ones."""
         slots = tf.cast(step % self.SLOTS, tf.int32) * self.count + tf.range(self.count)
         images, styles = tf.gather(self.images, slots), tf.gather(self.styles, slots)
-        visit = tf.cast(step // self.SLOTS, tf.int32)
-        new = ((visit + slots) % self.LIFE == 0) | (tf.reduce_max(images, [1, 2, 3]) == 0)
-        new = new[:, None, None, None]
-        images = tf.where(new, photos[-self.count :], images)
-        styles = tf.where(new, photos[: self.count], styles)
-        targets = self._grams(styles)
+        age = (tf.cast(step // self.SLOTS, tf.int32) + slots) % self.LIFE
+        new = ((age == 0) | (tf.reduce_max(images, [1, 2, 3]) == 0))[:, None, None, None]
+        images = tf.where(new, photos[: self.count], images)
+        styles = tf.where(new, self._styles(photos[self.count :], step), styles)
+        rate = self.RATE * (1 - tf.cast(age, tf.float32) / self.LIFE)
+        images = self._nearer(images, self._grams(styles), rate[:, None, None, None])
+        self.images.scatter_update(tf.IndexedSlices(images, slots))
+        self.styles.scatter_update(tf.IndexedSlices(styles, slots))
+        return images, styles
+
+    def _nearer(self, images, targets, rate):
+        """Images after UPDATES gradient steps towards target Gram matrices."""
         for _ in range(self.UPDATES):
             with tf.GradientTape(watch_accessed_variables=False) as tape:
                 tape.watch(images)
@@ -163,10 +177,18 @@ class Easel(tf.Module):
                 error = tf.add_n(errors)
             gradient = tape.gradient(error, images)
             size = tf.sqrt(tf.reduce_mean(tf.square(gradient), [1, 2, 3], keepdims=True)) + 1e-12
-            images = tf.clip_by_value(images - self.RATE * gradient / size, 0.0, 255.0)
-        self.images.scatter_update(tf.IndexedSlices(images, slots))
-        self.styles.scatter_update(tf.IndexedSlices(styles, slots))
+            images = tf.clip_by_value(images - rate * gradient / size, 0.0, 255.0)
         return images
+
+    def _styles(self, photos, step):
+        """A crop of a painting for each photo, or the photos themselves."""
+        if self.paintings is None:
+            return photos
+        draw = draws(self.conf.seed, step)
+        which = tf.cast(draw(20, [self.count], 0.0, float(len(self.paintings))), tf.int32)
+        places = draw(21, [self.count, 2], 0.0, 0.5)
+        boxes = tf.concat([places, places + 0.5], 1)  # half of each side, so not resized
+        return tf.image.crop_and_resize(self.paintings, boxes, which, photos.shape[1:3])
 
     def _grams(self, images):
         features = self.student(shrunk(images))
@@ -237,12 +259,7 @@ def varied(images, style_nets, seed, step):
 
     The draws depend on the seed and the step alone, so that a resumed run equals an uninterrupted one.
     """
-    count = images.shape[0]
-
-    def draw(key, shape, low, high):
-        own = tf.random.experimental.stateless_fold_in(tf.stack([tf.constant(seed, tf.int64), step]), key)
-        return tf.random.stateless_uniform(shape, own, low, high)
-
+    count, draw = images.shape[0], draws(seed, step)
     parts = tf.unstack(images)
     if style_nets:
         which = tf.cast(step % len(style_nets), tf.int32)
@@ -262,6 +279,16 @@ def varied(images, style_nets, seed, step):
     images = tf.stack(parts)
     gain, lift = draw(8, [count, 1, 1, 3], 0.8, 1.2), draw(9, [count, 1, 1, 1], -25.0, 25.0)
     return tf.clip_by_value((images - 127.5) * gain + 127.5 + lift, 0.0, 255.0)
+
+
+def draws(seed, step):
+    """A function (key, shape, low, high) -> uniform numbers that depend on seed, step and key alone."""
+
+    def draw(key, shape, low, high):
+        own = tf.random.experimental.stateless_fold_in(tf.stack([tf.constant(seed, tf.int64), step]), key)
+        return tf.random.stateless_uniform(shape, own, low, high)
+
+    return draw
 
 
 def phases(side, axis, draw):

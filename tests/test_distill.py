@@ -126,24 +126,34 @@ def test_varied_images_stay_images_and_repeat():
 
 def test_optimised_pictures_go_where_the_student_leads(school):
     """Visit by visit nearer to their styles' Gram matrices; they begin anew after their life."""
-    taught = lesson(school, optimised_images=2)
+    taught = lesson(school, optimised_images=2, batch_size=5)
     photos = tf.constant(np.stack([photo(32, 32, i) for i in range(4)]), tf.float32)
     easel, errors = taught.easel, []
-    targets = easel._grams(photos[:2])
+    targets = easel._grams(photos[2:])
     for visit in range(1, 40):
-        images = easel.visited(photos, tf.constant(visit * easel.SLOTS, tf.int64))
+        images, styles = easel.visited(photos, tf.constant(visit * easel.SLOTS, tf.int64))
         assert images.shape == (2, 32, 32, 3)
+        np.testing.assert_array_equal(styles, photos[2:])
         grams = easel._grams(images)
         errors.append(sum(float(distill.relative_distance(g, t)) for g, t in zip(grams, targets, strict=True)))
     assert errors[-1] < 0.5 * errors[0]
-    fresh = easel.visited(photos, tf.constant(easel.LIFE * easel.SLOTS, tf.int64))
-    assert np.abs(fresh[0] - photos[2]).mean() < np.abs(images[0] - photos[2]).mean()
+    fresh, _ = easel.visited(photos, tf.constant(easel.LIFE * easel.SLOTS, tf.int64))
+    assert np.abs(fresh[0] - photos[0]).mean() < np.abs(images[0] - photos[0]).mean()
+
+
+def test_paintings_are_the_styles_of_optimised_pictures(school):
+    (school / "paintings").mkdir()
+    tf.keras.utils.save_img(school / "paintings" / "red.png", np.full((90, 70, 3), (255, 0, 0)), scale=False)
+    taught = lesson(school, style_data=str(school / "paintings"))
+    photos = tf.constant(np.stack([photo(32, 32, i) for i in range(2)]), tf.float32)
+    _, styles = taught.easel.visited(photos, tf.constant(1, tf.int64))
+    np.testing.assert_allclose(styles[0], np.broadcast_to([255, 0, 0], (32, 32, 3)), atol=1)
 
 
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"optimised_images": 4}, "optimised_images: got 4, less than batch_size is needed"),
+        ({"optimised_images": 2}, "optimised_images: got 2, less than half of batch_size is needed"),
         ({"hold_out": 6}, "hold_out: got 6, but train_data has only 6 pictures"),
         ({"batch_size": 2}, "batch_size: got 2"),
         ({"widths": [4, 6]}, "widths: got [4, 6], five whole numbers above 0 are needed"),
