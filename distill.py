@@ -98,7 +98,7 @@ class Lesson(tf.Module):
                 target = targets[vgg.short_name(layer)]
                 shares[layer] = unexplained(tf.nn.conv2d(features[layer], head, 1, "VALID"), target)
                 sized = features[layer] * tf.norm(head[0, 0], axis=1)  # as weights() will have it
-                disorder[layer] = gram_disorder(sized, target)
+                disorder[layer] = gram_disorder(sized, target, self.conf.optimised_images)
             # Of logarithms: a layer that is nearly right, as the first ones soon are, pulls on as hard as the others.
             total = tf.add_n([tf.math.log(share) for share in shares.values()])
             total += self.conf.gram_weight * tf.add_n(list(disorder.values()))
@@ -221,14 +221,20 @@ def unexplained(predicted, target):
     return tf.reduce_sum(tf.square(predicted - target)) / tf.reduce_sum(tf.square(centred))
 
 
-def gram_disorder(features, target):
+def gram_disorder(features, target, led=0):
     """The variance, over all pairs of a batch's images, of log(Gram distance / the target's Gram distance).
 
     0 when one set of distances is the other's multiple: what a loss network must keep is which of two pictures is nearer to
-    a style. [N,h,w,K] and [N,h,w,C] -> scalar.
+    a style. Pairs of an optimised picture and its style, the last 2*led images of the batch, count as much as all pairs
+    together. [N,h,w,K] and [N,h,w,C] -> scalar.
     """
     ratios = log_distances(losses.gram(features)) - log_distances(losses.gram(target))
-    return tf.math.reduce_variance(ratios)
+    squares = tf.square(ratios - tf.reduce_mean(ratios))
+    if not led:
+        return tf.reduce_mean(squares)
+    first, second = np.triu_indices(features.shape[0], 1)
+    own = np.flatnonzero((second - first == led) & (first >= features.shape[0] - 2 * led))
+    return tf.reduce_mean(squares) + tf.reduce_mean(tf.gather(squares, own))
 
 
 def log_distances(matrices):

@@ -141,6 +141,15 @@ def test_optimised_pictures_go_where_the_student_leads(school):
     assert np.abs(fresh[0] - photos[0]).mean() < np.abs(images[0] - photos[0]).mean()
 
 
+def test_gram_disorder_is_blind_to_scale_and_sees_who_is_fooled():
+    """Twice the features are in order; a picture that only the student finds near its style weighs as much as all pairs."""
+    features = tf.random.stateless_normal([6, 4, 4, 3], [0, 1])
+    assert float(distill.gram_disorder(2 * features, features, 2)) == pytest.approx(0, abs=1e-6)
+    fooled = tf.concat([features[:2], features[4:] * 1.001, features[4:]], 0)  # 2 is led to 4, 3 to 5
+    plain, led = (float(distill.gram_disorder(fooled, features, count)) for count in (0, 2))
+    assert led > 3 * plain > 0
+
+
 def test_paintings_are_the_styles_of_optimised_pictures(school):
     (school / "paintings").mkdir()
     tf.keras.utils.save_img(school / "paintings" / "red.png", np.full((90, 70, 3), (255, 0, 0)), scale=False)
