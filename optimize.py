@@ -27,6 +27,7 @@ import losses
 import pixels
 import reader
 import sheets
+import styles
 import vgg
 
 cli.conf_flag()
@@ -79,7 +80,7 @@ def run(conf, progress_file=None):
     Raises:
       UserError: the pictures do not suit the conf, the loss is not finite, or the memory does not suffice.
     """
-    content, styles = read_inputs(conf)
+    content, given = read_inputs(conf)
     network = losses.loss_network(conf, {*conf.content_layers, *conf.style_layers})
     start = None if conf.init in config.STARTS else reader.read_image(conf.init).rgb
     log, frames = [], []
@@ -101,7 +102,7 @@ def run(conf, progress_file=None):
                 del frames[: 0 if FLAGS.animation else -1]
 
         try:
-            image = pixels.stylize(conf, network, content, styles, start, callback)
+            image = pixels.stylize(conf, network, content, given, start, callback)
         except tf.errors.ResourceExhaustedError:
             raise cli.UserError(f"{conf.image_size} pixels do not fit into memory; lower --image_size") from None
     return finished(image, content), log, frames
@@ -120,7 +121,7 @@ def finished(image, content):
 
 
 def read_inputs(conf):
-    """(content [H,W,3] RGB 0..255, [pixels.Style]) as the flags name them.
+    """(content [H,W,3] RGB 0..255, [styles.Style]) as the flags name them.
 
     Raises:
       UsageError: a picture that the weights ask for is not named, or masks or weights do not match the styles.
@@ -134,18 +135,10 @@ def read_inputs(conf):
         raise cli.UsageError("--style_image is missing (without one: --style_weight 0)")
     if conf.style_stretched and FLAGS.style_scale is not None:
         raise cli.UsageError("--style_scale: without effect, as the conf says style_stretched")
-    for flag in ("mask", "style_weights"):
-        if FLAGS[flag].value and len(FLAGS[flag].value) != len(FLAGS.style_image):
-            raise cli.UsageError(f"--{flag}: {len(FLAGS[flag].value)} given for {len(FLAGS.style_image)} style images")
-    images = [reader.read_image(path).rgb for path in FLAGS.style_image]
-    content = reader.read_image(FLAGS.content_image).rgb if FLAGS.content_image else images[0]
-    check_sizes(conf, [content, *images])
-    if FLAGS.preserve_colors == "histogram":
-        images = [colors.match_covariance(image, content) for image in images]
-    weights = cli.numbers("style_weights") or [1.0] * len(images)
-    masks = [reader.read_image(path).rgb.mean(2) / 255 for path in FLAGS.mask] or [None] * len(images)
-    styles = [pixels.Style(*each) for each in zip(images, np.divide(weights, sum(weights) or 1), masks, strict=True)]
-    return content, styles
+    given = styles.read(FLAGS.style_image, cli.numbers("style_weights"), FLAGS.mask)
+    content = reader.read_image(FLAGS.content_image).rgb if FLAGS.content_image else given[0].image
+    check_sizes(conf, [content, *(style.image for style in given)])
+    return content, styles.recoloured(given, content) if FLAGS.preserve_colors == "histogram" else given
 
 
 def check_sizes(conf, images):

@@ -13,22 +13,13 @@ from optimizer import Adam
 STEP = 2**0.5  # each scale's size in units of the one before
 
 
-@dataclasses.dataclass(frozen=True)
-class Style:
-    """A style image, [h,w,3] RGB 0..255, its weight, and where it applies: [H,W] 0..1, or None for everywhere."""
-
-    image: np.ndarray
-    weight: float = 1.0
-    mask: np.ndarray | None = None
-
-
 def stylize(conf, network, content, styles, start=None, callback=lambda *_: None):
     """Optimises a picture as a PixelsConf says.
 
     Args:
       network: the loss network with all layers of the conf.
       content: [H,W,3] RGB 0..255; its shape is the result's, in conf.image_size pixels on the long side.
-      styles: a list of Style; none when conf.style_weight is 0.
+      styles: a list of styles.Style; none when conf.style_weight is 0.
       start: [h,w,3] RGB 0..255 for an `init` that names a picture.
       callback: called as callback(iterations done at this scale and round, [h,w,3] image, losses by name). Adam's losses
         are those before the step; L-BFGS' those of its line search's trials too.

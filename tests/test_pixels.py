@@ -11,6 +11,7 @@ from conftest import ROOT, VGG_16_CONVS, photo, vgg_weights
 import config
 import losses
 import pixels
+import styles
 import vgg
 
 RNG = np.random.default_rng(0)
@@ -93,7 +94,7 @@ def test_the_power_form_of_total_variation():
 )
 def test_the_gradient_against_finite_differences(forms, network):
     made = conf(**forms)
-    objective = pixels.Objective(made, network, CONTENT, [pixels.Style(STYLE)])
+    objective = pixels.Objective(made, network, CONTENT, [styles.Style(STYLE)])
     image = photo(32, 40, 7).astype(np.float32)
     parts, gradient = objective.losses_and_gradient(tf.constant(image[None]))
     gradient = gradient[0].numpy()
@@ -111,7 +112,7 @@ def test_the_gradient_against_finite_differences(forms, network):
 def test_optimising_lowers_the_loss_and_tells_of_it(optimizer, network):
     seen = []
     made = conf(optimizer=optimizer, rounds=2, averaging=0.5, learning_rate=2.0)
-    image = pixels.stylize(made, network, CONTENT, [pixels.Style(STYLE)], callback=lambda *told: seen.append(told))
+    image = pixels.stylize(made, network, CONTENT, [styles.Style(STYLE)], callback=lambda *told: seen.append(told))
     assert image.shape == CONTENT.shape
     assert image.min() >= 0
     assert image.max() <= 255
@@ -129,7 +130,7 @@ def test_scales_ascend_by_about_the_root_of_two():
 def test_several_scales_end_at_the_last(network):
     made = conf(image_size=48, start_size=24, iterations=2)
     sizes = []
-    image = pixels.stylize(made, network, CONTENT, [pixels.Style(STYLE)], callback=lambda n, i, p: sizes.append(i.shape))
+    image = pixels.stylize(made, network, CONTENT, [styles.Style(STYLE)], callback=lambda n, i, p: sizes.append(i.shape))
     assert image.shape == (38, 48, 3)
     assert sizes[0] == (19, 24, 3)
 
@@ -144,7 +145,7 @@ def test_starts():
 
 
 def test_no_content_is_texture_synthesis_and_no_style_is_inversion(network):
-    texture = pixels.Objective(conf(content_weight=0.0), network, CONTENT, [pixels.Style(STYLE)])
+    texture = pixels.Objective(conf(content_weight=0.0), network, CONTENT, [styles.Style(STYLE)])
     assert set(texture.losses(tf.constant(CONTENT[None]))) == {"style", "tv", "total"}
     inversion = pixels.Objective(conf(style_weight=0.0), network, CONTENT, [])
     parts = inversion.losses(tf.constant(CONTENT[None]))
@@ -156,7 +157,7 @@ def test_style_weights_and_masks(network):
     """A weight of 2 doubles the style loss; under a mask only the masked part counts, a full mask changes nothing."""
 
     def style_loss(style, image=CONTENT):
-        objective = pixels.Objective(conf(), network, CONTENT, [dataclasses.replace(pixels.Style(STYLE), **style)])
+        objective = pixels.Objective(conf(), network, CONTENT, [dataclasses.replace(styles.Style(STYLE), **style)])
         return float(objective.losses(tf.constant(image[None]))["style"])
 
     plain = style_loss({})
@@ -191,7 +192,7 @@ CONTENT_64, STYLE_64 = photo(48, 64, 1).astype(np.float32), photo(48, 64, 2).ast
 
 def total(made, network):
     objective = pixels.Objective(
-        made, network, CONTENT_64, [pixels.resized_style(made, pixels.Style(STYLE_64), CONTENT_64)]
+        made, network, CONTENT_64, [pixels.resized_style(made, styles.Style(STYLE_64), CONTENT_64)]
     )
     return float(objective.losses(tf.constant(IMAGE[None]))["total"])
 
@@ -240,7 +241,7 @@ def test_the_basic_recipe():
 def test_adam_carries_its_moments_to_the_next_scale(network):
     made = conf(iterations=3)
     small, large = (pixels.fitted(CONTENT, side) for side in (32, 40))
-    objectives = [pixels.Objective(made, network, image, [pixels.Style(STYLE)]) for image in (small, large)]
+    objectives = [pixels.Objective(made, network, image, [styles.Style(STYLE)]) for image in (small, large)]
     _, before = pixels.adam(objectives[0], small, made)
     _, after = pixels.adam(objectives[1], large, dataclasses.replace(made, iterations=1), before)
     assert int(after.iterations) == 4
@@ -253,7 +254,7 @@ def test_adam_carries_its_moments_to_the_next_scale(network):
 def test_averaging_is_the_weighted_mean_of_the_iterates(network):
     made = conf(iterations=3, averaging=0.5, clip=False)
     seen = []
-    objective = pixels.Objective(made, network, CONTENT, [pixels.Style(STYLE)])
+    objective = pixels.Objective(made, network, CONTENT, [styles.Style(STYLE)])
     plain = dataclasses.replace(made, averaging=0.0)
     pixels.adam(objective, CONTENT, plain, callback=lambda n, image, parts: seen.append(image))
     mean, _ = pixels.adam(objective, CONTENT, made)

@@ -1,0 +1,98 @@
+"""Style pictures: those that a result shall look like, and those that training draws."""
+
+import dataclasses
+import sys
+
+import numpy as np
+import tensorflow as tf
+
+import colors
+import reader
+import vgg_preprocessing
+from cli import UsageError, UserError
+
+
+@dataclasses.dataclass(frozen=True, eq=False)  # compared by identity: what is computed from one can be kept for it
+class Style:
+    """A style image, [h,w,3] RGB 0..255, its weight, and where it applies: [H,W] 0..1, or None for everywhere."""
+
+    image: np.ndarray
+    weight: float = 1.0
+    mask: np.ndarray | None = None
+
+
+def read(paths, weights=(), masks=(), long_side=None):
+    """Style images from their files, with weights that are made to sum to 1 (default: equal) and the masks' files.
+
+    Raises:
+      UsageError: weights or masks are given, but not one for each style.
+      UserError: as reader.read_image does.
+    """
+    for flag, given in (("mask", masks), ("style_weights", weights)):
+        if given and len(given) != len(paths):
+            raise UsageError(f"--{flag}: {len(given)} given for {len(paths)} style images")
+    images = [reader.read_image(path, long_side).rgb for path in paths]
+    weights = np.divide(weights or [1.0] * len(paths), sum(weights) or len(paths) or 1)
+    masks = [reader.read_image(path).rgb.mean(2) / 255 for path in masks] or [None] * len(paths)
+    return [Style(*each) for each in zip(images, weights, masks, strict=True)]
+
+
+def recoloured(styles, content):
+    """The styles in the colours (mean and covariance) of a content image [H,W,3] RGB 0..255."""
+    return [dataclasses.replace(style, image=colors.match_covariance(style.image, content)) for style in styles]
+
+
+def shares(styles, height, width):
+    """How much of each pixel is each style's: [S,height,width] float32, or [S,1,1] when no style has a mask.
+
+    Where masks overlap, the styles' weights decide; where they sum to less than 1, the rest is nobody's.
+    """
+    masks = np.ones([len(styles), 1, 1], np.float32)
+    if any(style.mask is not None for style in styles):
+        masks = np.stack([_resized_mask(style.mask, height, width) for style in styles])
+    weighted = masks * np.float32([style.weight for style in styles])[:, None, None]
+    return weighted / np.maximum(weighted.sum(0), 1e-12) * np.minimum(masks.sum(0), 1)
+
+
+def _resized_mask(mask, height, width):
+    if mask is None:
+        return np.ones([height, width], np.float32)
+    return np.clip(vgg_preprocessing.resized(mask[..., None], (height, width))[..., 0], 0, 1)
+
+
+def training_paths(folders):
+    """The pictures of all folders, those of small folders repeated, so that each gives the same share of the draws.
+
+    Raises UserError as reader.list_images does.
+    """
+    found = [reader.list_images(folder, "point style_data at folders of paintings") for folder in folders]
+    most = max(map(len, found))
+    return [paths[i % len(paths)] for paths in found for i in range(most)]
+
+
+def training_batches(paths, conf, first_step):
+    """Endless batches [N,S,S,3] of style images, RGB 0..255, as conf.style_crop_scale and seed say, from a step on.
+
+    Scaled, cropped, mirrored, and in other light and colours; what a step gets depends on the seed and the step alone.
+
+    Raises:
+      UserError: none of the pictures can be read; one that cannot is named on stderr and replaced.
+    """
+    # Another seed than the photos': the n-th style shall not be cut as the n-th photo is.
+    drawn = dataclasses.replace(conf, seed=conf.seed + 1, random_crops=True, crop_scale=conf.style_crop_scale)
+    unreadable, told = set(), set()
+    try:
+        for images in reader.training_batches(paths, drawn, first_step, 2**40, unreadable):
+            for path in unreadable - told:
+                print(f"Skipped {path}: not readable", file=sys.stderr)
+            told |= unreadable
+            yield images
+    except tf.errors.OpError:
+        if len(unreadable) < len(set(paths)):
+            raise
+        raise UserError(f"style_data: none of the {len(unreadable)} pictures can be read") from None
+
+
+def recast(images, seed, step):
+    """Style images [N,S,S,3], RGB 0..255, in other colours and light: a few paintings stand for many."""
+    return vgg_preprocessing.relit(vgg_preprocessing.hue_turned(images, seed, step), seed, step)
