@@ -4,6 +4,7 @@ Every layer of the student learns, through a linear 1x1 head of its own, the fea
 the heads are thrown away. Ctrl-C or SIGTERM saves and leaves; the same command resumes.
 """
 
+import functools
 import os
 
 import quiet_tensorflow  # noqa: F401
@@ -20,6 +21,7 @@ import losses
 import reader
 import training
 import vgg
+import vgg_preprocessing
 from methods import load_model
 from vgg_preprocessing import MEANS
 
@@ -184,7 +186,7 @@ class Easel(tf.Module):
         """A crop of a painting for each photo, or the photos themselves."""
         if self.paintings is None:
             return photos
-        draw = draws(self.conf.seed, step)
+        draw = functools.partial(vgg_preprocessing.draw, self.conf.seed, step)
         which = tf.cast(draw(20, [self.count], 0.0, float(len(self.paintings))), tf.int32)
         places = draw(21, [self.count, 2], 0.0, 0.5)
         boxes = tf.concat([places, places + 0.5], 1)  # half of each side, so not resized
@@ -265,7 +267,8 @@ def varied(images, style_nets, seed, step):
 
     The draws depend on the seed and the step alone, so that a resumed run equals an uninterrupted one.
     """
-    count, draw = images.shape[0], draws(seed, step)
+    count = images.shape[0]
+    draw = functools.partial(vgg_preprocessing.draw, seed, step)
     parts = tf.unstack(images)
     if style_nets:
         which = tf.cast(step % len(style_nets), tf.int32)
@@ -282,19 +285,7 @@ def varied(images, style_nets, seed, step):
     if count > 4:  # gratings along the axes: optimised pictures fall into grids that a student has never met in photos
         waves = [draw(10 + axis, [1, 1, 3], 0.0, 80.0) * tf.sin(phases(images.shape[1], axis, draw)) for axis in (0, 1)]
         parts[4] += waves[0] + waves[1]
-    images = tf.stack(parts)
-    gain, lift = draw(8, [count, 1, 1, 3], 0.8, 1.2), draw(9, [count, 1, 1, 1], -25.0, 25.0)
-    return tf.clip_by_value((images - 127.5) * gain + 127.5 + lift, 0.0, 255.0)
-
-
-def draws(seed, step):
-    """A function (key, shape, low, high) -> uniform numbers that depend on seed, step and key alone."""
-
-    def draw(key, shape, low, high):
-        own = tf.random.experimental.stateless_fold_in(tf.stack([tf.constant(seed, tf.int64), step]), key)
-        return tf.random.stateless_uniform(shape, own, low, high)
-
-    return draw
+    return vgg_preprocessing.relit(tf.stack(parts), seed, step)
 
 
 def phases(side, axis, draw):

@@ -105,14 +105,14 @@ def check_writable_format(path):
         raise UserError(f"{path}: the ending names no image format; use one of {', '.join(EXTENSIONS)}")
 
 
-def list_images(folder):
+def list_images(folder, hint="point train_data at any folder of photos, a few hundred will do"):
     """All picture files below a folder, sorted by path.
 
     Raises:
       UserError: no such folder, or no picture in it.
     """
     if not os.path.isdir(folder):
-        raise UserError(f"{folder}: no such folder; point train_data at any folder of photos, a few hundred will do")
+        raise UserError(f"{folder}: no such folder; {hint}")
     paths = [os.path.join(root, name) for root, _, names in os.walk(folder, followlinks=True) for name in names]
     paths = sorted(path for path in paths if path.lower().endswith(EXTENSIONS))
     if not paths:
@@ -179,7 +179,7 @@ def training_batches(paths, conf, first_step, last_step, unreadable):
             path = paths[order(epoch)[place]]
             if path not in unreadable:
                 try:
-                    rgb = read_image(path, draft=2 * size).rgb
+                    rgb = read_image(path, draft=int(size * max(2, conf.crop_scale))).rgb
                     # Resized to cover the square, a ribbon of 1:1000 would fill the memory.
                     most = 8 * min(rgb.shape[:2])
                     top, left = (max(0, (side - most) // 2) for side in rgb.shape[:2])
@@ -196,7 +196,8 @@ def training_batches(paths, conf, first_step, last_step, unreadable):
         # Scale, place and mirroring are drawn apart: one seed for all would tie them to each other.
         seeds = [tf.stack([tf.constant(conf.seed, tf.int64), 3 * n + k]) for k in range(3)]
         side = tf.random.stateless_uniform([], seeds[0], size, int(size * conf.crop_scale) + 1, tf.int32)
-        return vgg_preprocessing.random_crop(vgg_preprocessing.aspect_preserving_resize(image, side), size, seeds[1:])
+        image = vgg_preprocessing.aspect_preserving_resize(image, side, antialias=True)
+        return vgg_preprocessing.random_crop(image, size, seeds[1:])
 
     numbers = tf.data.Dataset.range(first_step * conf.batch_size, last_step * conf.batch_size)
     batches = numbers.map(prepare, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
