@@ -40,6 +40,12 @@ def write_text(path, text):
     write_whole(path, write)
 
 
+def located(path):
+    """`path`, or when nothing is there, the same in the project's own folder where something is: scripts run anywhere."""
+    ours = os.path.join(os.path.dirname(os.path.abspath(__file__)), path)
+    return ours if not os.path.exists(path) and os.path.exists(ours) else path
+
+
 def hex_digest(path, algorithm="sha256"):
     """The hash of a file. Raises OSError."""
     state = hashlib.new(algorithm, usedforsecurity=False)

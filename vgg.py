@@ -9,6 +9,7 @@ import re
 import numpy as np
 import tensorflow as tf
 
+import files
 from cli import UserError
 from vgg_preprocessing import mean_image_subtraction
 
@@ -47,8 +48,9 @@ class Vgg(tf.Module):
             for key in [f"{conv}/{kind}"]
         }
 
-    def __call__(self, images):
-        """[N,H,W,3] RGB 0..255 -> {layer: [N,h,w,C] features} for the layers asked for."""
+    def __call__(self, images, layers=None):
+        """[N,H,W,3] RGB 0..255 -> {layer: [N,h,w,C] features} for the network's layers, or for some of them alone."""
+        layers = self.layers if layers is None else layers
         x = self._conv(images / 255.0, "conv0") if "conv0" in self._convs else mean_image_subtraction(images)
         features = {}
         for conv in self._convs:
@@ -60,9 +62,15 @@ class Vgg(tf.Module):
                 if re.fullmatch(r"conv[2-5]_1", conv):
                     x = tf.nn.pool(x, [2, 2], self.pooling.upper(), [2, 2], "VALID")
                 x = y = tf.nn.relu(self._conv(x, conv))
-            if self._full_name(conv) in self.layers:
+            if self._full_name(conv) in layers:
                 features[self._full_name(conv)] = y
+                if len(features) == len(layers):  # what lies deeper is not needed
+                    break
         return features
+
+    def kernel_shapes(self):
+        """{conv: [k,k,I,O]} of all its convolutions."""
+        return {conv: self._weights[f"{conv}/weights"].shape.as_list() for conv in self._convs}
 
     def _conv(self, x, conv):
         kernel = self._weights[f"{conv}/weights"]
@@ -98,7 +106,7 @@ def read_weights(scope, path, exclude_scopes=""):
     Args:
       scope: "vgg_16..." or "vgg_19...".
       path: TF-Slim's .ckpt (V1 or V2), Keras' .h5 without top, MatConvNet's .mat, .npz, or "imagenet": Keras' own file,
-        fetched once into Keras' cache.
+        fetched once into Keras' cache. A file that is not there is looked for in the project's folder.
       exclude_scopes: comma-separated scopes of a .ckpt that are not read.
 
     Returns:
@@ -110,7 +118,7 @@ def read_weights(scope, path, exclude_scopes=""):
     topology(scope)
     if path == "imagenet":
         return _checked(_read_imagenet(scope), scope, path)
-    kind = os.path.splitext(path)[1]
+    path, kind = files.located(path), os.path.splitext(path)[1]
     reader = {".h5": _read_h5, ".mat": _read_mat, ".npz": _read_npz}.get(kind)
     if not os.path.exists(path) and (reader or not os.path.exists(path + ".index")):
         raise UserError(f"{path}: no such loss network; 'python download.py vgg_16' fetches one, see pretrained/README.md")
