@@ -16,21 +16,32 @@ STYLE_LAYERS = ("conv1_2", "conv2_2", "conv3_3", "conv4_3")  # the original's
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class LossNetworkConf:
-    """Which network compares pictures, and where."""
+class NetworkConf:
+    """Which network sees pictures."""
 
     loss_model: str = EMBEDDED  # scope of the loss network: vgg_16* or vgg_19*
     loss_model_file: str = ""  # .ckpt, .h5, .mat, .npz, or the word imagenet; "": pretrained/<loss_model>.npz or .ckpt
     checkpoint_exclude_scopes: str = "vgg_16/fc"  # comma-separated: not read from the loss network's file
     pooling: str = "max"  # the loss network's: max or avg
+
+    def __post_init__(self):
+        """Fills in the loss network's file."""
+        ending = "npz" if self.loss_model == EMBEDDED else "ckpt"
+        default = f"pretrained/{self.loss_model}.{ending}"
+        object.__setattr__(self, "loss_model_file", self.loss_model_file or default)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LossNetworkConf(NetworkConf):
+    """Which network compares pictures, and where."""
+
     content_layers: tuple[str, ...] = ()  # (): conv3_3
     style_layers: tuple[str, ...] = ()  # (): conv1_2, 2_2, 3_3, 4_3
 
     def __post_init__(self):
         """Fills in what depends on the loss network: its file, and the original's layers in its scope."""
-        ending = "npz" if self.loss_model == EMBEDDED else "ckpt"
+        super().__post_init__()
         defaults = {
-            "loss_model_file": f"pretrained/{self.loss_model}.{ending}",
             "content_layers": (f"{self.loss_model}/conv3/conv3_3",),
             "style_layers": tuple(f"{self.loss_model}/{layer[:5]}/{layer}" for layer in STYLE_LAYERS),
         }
@@ -52,15 +63,27 @@ class RunConf:
     epoch: int = 2
     steps: int = 0  # 0: epoch says how long
     learning_rate: float = 1e-3
-    learning_rate_schedule: str = "constant"  # constant or cosine (to 0 at the last step)
+    learning_rate_schedule: str = "constant"  # constant, cosine (to 0 at the last step), inverse
     seed: int = 0
     checkpoint_every: int = 1000  # steps
     keep_checkpoints: int = 5
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Conf(RunConf, LossNetworkConf):
-    """Everything the training of a style may be told. Defaults of the optional keys are the original's behaviour."""
+class MethodConf(RunConf):
+    """What train.py may be told with every method."""
+
+    method: str
+    initial_model: str = ""  # a finished model of this method to begin with instead of random weights
+
+    # To see early whether the settings are right: <model_path>/<naming>/preview-*.jpg.
+    preview_image: str = ""  # shown before and after, side by side; "": the project's corgi
+    preview_every: int = 250  # steps; 0: no previews
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Conf(MethodConf, LossNetworkConf):
+    """What the training of one style may be told. Defaults of the optional keys are the original's behaviour."""
 
     style_image: str  # the painting
     method: str = "johnson"
@@ -69,16 +92,46 @@ class Conf(RunConf, LossNetworkConf):
     tv_weight: float = 0.0
 
     # Help for runs of few steps.
-    initial_model: str = ""  # a finished model of this method, of any style, to begin with instead of random weights
     initializer: str = "normal"  # normal: stddev 0.1 everywhere. identity: He's scale, each residual block starts as x
     reconstruction_steps: int = 0  # first so many steps learn to give the photo back
     style_warmup_steps: int = 0  # after them the style weight is raised from 0 over so many steps
     style_size: int = 0  # short side of the style image, whole; 0: like the training images (image_size, cropped)
     relative_losses: bool = False  # each layer's error as a share of its target's energy, mean over the layers
 
-    # To see early whether the weights are right: <model_path>/<naming>/preview-*.jpg.
-    preview_image: str = ""  # shown before and after, side by side; "": the project's corgi
-    preview_every: int = 250  # steps; 0: no previews
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EncoderConf(MethodConf, NetworkConf):
+    """What methods share that decode a loss network's features. Their models need its file again."""
+
+    batch_size: int = 8
+    learning_rate: float = 1e-4
+    random_crops: bool = True
+    preview_style: str = ""  # the style of the previews; "": the project's starry night
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AdaInConf(EncoderConf):
+    """What the training of AdaIN's decoder may be told. Defaults are the paper's."""
+
+    method: str = "adain"
+    style_data: tuple[str, ...]  # folders of style pictures, walked recursively; each gives the same share of the styles
+    style_crop_scale: float = 2.0  # styles are cut from pictures of 1 to so many times image_size
+    content_weight: float = 1.0
+    style_weight: float = 10.0
+    learning_rate_schedule: str = "inverse"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WctConf(EncoderConf):
+    """What the training of WCT's decoders may be told."""
+
+    method: str = "wct"
+    levels: tuple[int, ...] = (5, 4, 3, 2, 1)  # the decoders, relu5_1's and so on, in the order in which they apply
+    pixel_weight: float = 1.0  # of the pixels' mean squared error, as a share of a photo's usual variance
+    feature_weight: float = 1.0  # of the features', as a share of their energy
+
+
+METHOD_CONFS = {"johnson": Conf, "adain": AdaInConf, "wct": WctConf}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -123,7 +176,7 @@ class DistillConf(RunConf):
     style_models: tuple[str, ...] = ()  # nets whose outputs are among the images
     optimised_images: int = 0  # so many of each batch are pictures that the student's own style losses lead to,
     # and as many the styles that they are led to
-    style_data: str = ""  # folder of paintings for those styles; "": other photos
+    style_data: tuple[str, ...] = ()  # folders of paintings for those styles; (): other photos
     gram_weight: float = 1.0  # of keeping the order of Gram distances, against explaining features
 
 
@@ -134,23 +187,25 @@ CHOICES = {
     "optimizer": ("adam", "lbfgs"),
     "pooling": ("max", "avg"),
     "initializer": ("normal", "identity"),
-    "learning_rate_schedule": ("constant", "cosine"),
+    "learning_rate_schedule": ("constant", "cosine", "inverse"),
 }
 SMALLEST = 16  # pixels
 STARTS = ("content", "noise", "style", "mix")  # what `init` may be beside a picture's path
+MAY_BE_EMPTY = ("checkpoint_exclude_scopes", "loss_model_file", "initial_model", "preview_image", "preview_style")
 POSITIVE = ("image_size", "batch_size", "epoch", "learning_rate", "checkpoint_every", "keep_checkpoints")
 POSITIVE += ("iterations", "rounds", "style_scale")
 RECIPE_KEY = "trained"  # a model's recipe is its conf with this section added: what came of it
 
 
-def load_conf(path, kind=Conf):
-    """Reads a conf file, or a model's recipe, into a Conf or another such class.
+def load_conf(path, kind=None):
+    """Reads a conf file, or a model's recipe, into `kind`, by default that of the conf's method.
 
     Raises:
       UserError: the file is missing or no YAML mapping, a key is unknown, missing or twice there, or a value does not fit.
     """
     values, lines = _read_yaml(path)
     values.pop(RECIPE_KEY, None)
+    kind = kind or _kind_by_method(values.get("method", "johnson"), path, lines)
     fields = {field.name: field for field in dataclasses.fields(kind)}
     types = typing.get_type_hints(kind)
     for key in values:
@@ -215,6 +270,13 @@ def _read_yaml(path):
     return values, lines
 
 
+def _kind_by_method(method, path, lines):
+    if isinstance(method, str) and method and method not in METHOD_CONFS:
+        names = ", ".join(METHOD_CONFS)
+        raise UserError(f"method: got '{method}', one of {names} is needed ({path}, line {lines['method']})")
+    return METHOD_CONFS.get(str(method), Conf)  # no text at all: for _convert to say
+
+
 def _convert(value, kind):
     """`value` as `kind`. YAML reads 1e-3 as text, so numbers go through float(); ValueError says what is needed."""
     if kind is bool:
@@ -246,11 +308,7 @@ def _check(key, value):
         raise ValueError(f"{' or '.join(CHOICES[key])} is needed")
     if isinstance(value, (int, float)) and not abs(value) < float("inf"):
         raise ValueError("a finite number is needed")
-    if (
-        isinstance(value, str)
-        and not value
-        and key not in ("checkpoint_exclude_scopes", "loss_model_file", "initial_model", "preview_image", "style_data")
-    ):
+    if isinstance(value, str) and not value and key not in MAY_BE_EMPTY:
         raise ValueError("text is needed")
     if (key == "image_size" and value < SMALLEST) or (key in ("style_size", "start_size") and 0 < value < SMALLEST):
         raise ValueError(f"a number of at least {SMALLEST} is needed: the loss network halves the image four times")
@@ -262,7 +320,9 @@ def _check(key, value):
         raise ValueError("a number below 1 is needed")
     if key == "widths" and (len(value) != 5 or min(value) < 1):
         raise ValueError("five whole numbers above 0 are needed")
-    if key == "crop_scale" and not 1 <= value <= 8:
+    if key == "levels" and (min(value) < 1 or max(value) > 5 or len(set(value)) < len(value)):
+        raise ValueError("different whole numbers from 1 to 5 are needed")
+    if key in ("crop_scale", "style_crop_scale") and not 1 <= value <= 8:
         raise ValueError("a number from 1 to 8 is needed")
     if isinstance(value, (int, float)) and value < 0:
         raise ValueError("a number of 0 or more is needed")

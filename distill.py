@@ -150,7 +150,7 @@ class Easel(tf.Module):
     def __init__(self, student, conf):
         super().__init__()
         self.student, self.count, self.conf = student, conf.optimised_images, conf
-        paths = reader.list_images(conf.style_data) if conf.style_data else []
+        paths = [path for folder in conf.style_data for path in reader.list_images(folder)]
         self.paintings = tf.stack([*reader.read_squares(paths, 2 * conf.image_size)]) if paths else None
         shape = [self.SLOTS * self.count, conf.image_size, conf.image_size, 3]
         self.images, self.styles = (tf.Variable(tf.zeros(shape), trainable=False) for _ in range(2))

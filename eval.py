@@ -1,6 +1,7 @@
 """Stylises pictures: python eval.py --model_file models/denoised_starry.ckpt-done --image_file images/Corgi.jpg
 
-Takes several --image_file, folders, globs, and further files as plain arguments; the model is loaded once.
+Takes several --image_file, folders, globs, and further files as plain arguments; the model is loaded once. Models of any
+style (adain, wct) take --style_file painting.jpg too, and with --texture 512 make a texture of it instead of a picture.
 """
 
 import glob
@@ -17,6 +18,7 @@ from tqdm import tqdm
 import cli
 import colors
 import reader
+import styles
 from methods import load_model
 
 flags.DEFINE_string("loss_model", "vgg_16", "Kept from the original, where it chose the preprocessing; all share one now.")
@@ -25,25 +27,50 @@ flags.DEFINE_string("model_file", None, "A .ckpt-done or training checkpoint, V1
 flags.DEFINE_multi_string("image_file", [], "A picture, a folder of them, or a glob; may be given several times.")
 flags.DEFINE_string("output_file", None, "Where one picture goes (default generated/res.jpg).")
 flags.DEFINE_string("output_dir", None, "Where several pictures go, under their own names (default generated/).")
-flags.DEFINE_float("strength", 1.0, "0 gives the picture back, 1 the full style.", lower_bound=0, upper_bound=1)
-flags.DEFINE_bool("preserve_colors", False, "Take only the luminance from the result and the colours from the picture.")
+flags.DEFINE_list("strength", ["1"], "0 gives the picture back, 1 the full style; wct takes one for each level too.")
+flags.DEFINE_multi_string("style_file", [], "A style picture, for models of any style; may be given several times.")
+flags.DEFINE_list("style_weights", [], "Weights of several styles (default: the same for all).")
+flags.DEFINE_multi_string("mask", [], "Where each style applies: white here, black not; in the order of the styles.")
+flags.DEFINE_integer("style_size", 512, "Resize a style's long side to at most this many pixels first.", lower_bound=1)
+flags.DEFINE_integer("texture", None, "No picture: a texture of the styles, so many pixels wide and high.", lower_bound=1)
+
+
+class Colors(flags.EnumParser):
+    """An enum that is a switch too: --preserve_colors alone means luminance, --nopreserve_colors no."""
+
+    def parse(self, argument):
+        """The word that is meant. Raises ValueError for others."""
+        return super().parse({"true": "luminance", "false": "no"}.get(argument, argument))
+
+
+flags.DEFINE_flag(
+    flags.Flag(
+        parser=Colors(["no", "luminance", "coral"]),
+        serializer=flags.ArgumentSerializer(),
+        name="preserve_colors",
+        default="no",
+        help_string="Alone or =luminance: luminance of the result, colours of the picture. =coral: the styles recoloured.",
+        boolean=True,
+    )
+)
 FLAGS = flags.FLAGS
 
-# What stylising takes at its peak: python benchmark.py memory --size 1024, and 2048.
-BYTES, BYTES_PER_PIXEL = 600e6, 430
+PASSES = 3  # of the model over noise until it is texture, as Li et al. 2017
 
 
 def main(argv):
     """Stylises every picture that was named; 1 when any of them failed."""
-    if not 0 <= FLAGS.strength <= 1:  # absl's bounds let NaN pass
-        raise cli.UsageError(f"--strength: got {FLAGS.strength}, a number from 0 to 1 is needed")
+    strengths()  # whether they are right is told before anything is loaded
+    if FLAGS.texture:
+        return texture(argv[1:])
     images, failed = expand([*FLAGS.image_file, *argv[1:]])
     outputs = output_paths(images)
     method = load_model(FLAGS.model_file)
+    style = read_style(method)
     for source, target in tqdm(list(zip(images, outputs, strict=True)), unit="image", disable=len(images) < 2):
         try:
             picture = reader.read_image(source, FLAGS.image_size)
-            reader.write_image(target, stylized(method, picture.rgb), picture.alpha)
+            reader.write_image(target, stylized(method, picture.rgb, style), picture.alpha)
         except cli.UserError as error:
             with tqdm.external_write_mode():
                 cli.complain(error)
@@ -56,29 +83,91 @@ def main(argv):
     return failed
 
 
-def stylized(method, rgb):
+def strengths():
+    """The numbers of --strength. Raises UsageError when one is none from 0 to 1."""
+    try:
+        found = [float(text) for text in FLAGS.strength]
+    except ValueError:
+        found = []
+    if not found or not all(0 <= strength <= 1 for strength in found):
+        raise cli.UsageError(f"--strength: got '{','.join(FLAGS.strength)}', a number from 0 to 1 is needed")
+    return found
+
+
+def read_style(method):
+    """What the method's stylize() takes as style: None, or a list of styles.Style as the flags name them.
+
+    Raises:
+      UsageError: styles are named for a model that has its own, or missing, or more strengths than the model has levels.
+      UserError: a style cannot be read.
+    """
+    if len(FLAGS.strength) not in (1, len(getattr(method.conf, "levels", "1"))):
+        raise cli.UsageError(f"--strength: {len(FLAGS.strength)} given, {FLAGS.model_file} takes one{levels_of(method)}")
+    if method.style_kind is None:
+        for flag in ("style_file", "style_weights", "mask"):
+            if FLAGS[flag].value:
+                raise cli.UsageError(f"--{flag}: {FLAGS.model_file} has one style, its own; leave the flag out")
+        if FLAGS.preserve_colors == "coral":
+            raise cli.UsageError(f"--preserve_colors=coral: recolours --style_file, and {FLAGS.model_file} takes none")
+        return None
+    if not FLAGS.style_file:
+        raise cli.UsageError(f"--style_file is missing: {FLAGS.model_file} takes any style, such as images/starry.jpg")
+    return styles.read(FLAGS.style_file, cli.numbers("style_weights"), FLAGS.mask, FLAGS.style_size)
+
+
+def levels_of(method):
+    """What a message adds about the levels of a method that has them."""
+    levels = getattr(method.conf, "levels", ())
+    return f" or {len(levels)}, for the levels {', '.join(map(str, levels))}" if levels else ""
+
+
+def texture(pictures):
+    """Writes a texture of the styles, made of noise. Raises UsageError when pictures are named too."""
+    if pictures or FLAGS.image_file or FLAGS.preserve_colors != "no":
+        raise cli.UsageError("--texture: is made of noise; leave the picture and --preserve_colors out")
+    target = FLAGS.output_file or "generated/res.jpg"
+    reader.check_writable_format(target)
+    method = load_model(FLAGS.model_file)
+    style = read_style(method)
+    if style is None:
+        raise cli.UsageError(f"--texture: needs a model of any style, {FLAGS.model_file} is none")
+    image = np.random.default_rng(0).uniform(0, 255, (FLAGS.texture, FLAGS.texture, 3))
+    for _ in range(PASSES):
+        image = stylized(method, image, style)
+    reader.write_image(target, image)
+    print(target)
+    return 0
+
+
+def stylized(method, rgb, style):
     """[H,W,3] RGB 0..255 -> the same size, as the flags say.
 
     Raises:
       UserError: the picture is too large for the memory.
     """
-    check_memory(*rgb.shape[:2])
+    check_memory(*rgb.shape[:2], *method.memory)
     content = np.asarray(rgb, np.float32)
+    strength = strengths()
+    if FLAGS.preserve_colors == "coral":
+        style = styles.recoloured(style, content)
     try:
-        image = method.stylize(content[None], strength=FLAGS.strength)[0].numpy()
+        image = method.stylize(content[None], style, strength if len(strength) > 1 else strength[0])[0].numpy()
     except tf.errors.ResourceExhaustedError:
         raise cli.UserError(f"{rgb.shape[1]}x{rgb.shape[0]} pixels do not fit into memory; use --image_size") from None
-    return colors.luminance_of(image, content) if FLAGS.preserve_colors else image
+    return colors.luminance_of(image, content) if FLAGS.preserve_colors == "luminance" else image
 
 
-def check_memory(height, width):
-    """Raises UserError when a picture needs more memory than the machine has: the system would kill the process."""
+def check_memory(height, width, base, per_pixel):
+    """Raises UserError when a picture needs more memory than the machine has: the system would kill the process.
+
+    Needed are `base` bytes and so many per pixel.
+    """
     if not hasattr(os, "sysconf"):  # Windows
         return
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    needed = BYTES + height * width * BYTES_PER_PIXEL
+    needed = base + height * width * per_pixel
     if needed > memory:
-        fits = int(max(height, width) * (0.8 * (memory - BYTES) / (needed - BYTES)) ** 0.5)
+        fits = int(max(height, width) * (0.8 * (memory - base) / (needed - base)) ** 0.5)
         raise cli.UserError(
             f"{width}x{height} pixels need about {needed / 1e9:.0f} GB of memory, {memory / 1e9:.0f} GB are there; "
             f"use --image_size {fits}"

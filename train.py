@@ -20,9 +20,12 @@ from absl import flags
 import checkpoints
 import cli
 import config
+import files
 import reader
 import sheets
+import styles
 import training
+import vgg_preprocessing
 from methods import METHODS
 
 cli.conf_flag()
@@ -33,7 +36,9 @@ flags.DEFINE_list("grid_sizes", [], "The grid's style sizes in pixels (default 0
 flags.DEFINE_integer("grid_steps", 300, "Steps of each of the grid's trainings.", lower_bound=1)
 FLAGS = flags.FLAGS
 
-CORGI = os.path.join(os.path.dirname(os.path.abspath(__file__)), "images", "Corgi.jpg")
+CORGI, STARRY = (
+    os.path.join(os.path.dirname(os.path.abspath(__file__)), "images", name) for name in ("Corgi.jpg", "starry.jpg")
+)
 PREVIEW_SIZE = 512  # pixels, the long side
 
 
@@ -42,29 +47,32 @@ def main(argv):
     if argv[1:]:
         raise cli.UsageError(f"{argv[1]}: not expected; the conf file goes with -c")
     conf = config.load_conf(cli.conf_path())
-    if conf.method not in METHODS:
-        raise cli.UserError(f"method: got '{conf.method}', one of {', '.join(METHODS)} is needed ({FLAGS.conf})")
     if FLAGS.train_data:
         conf = dataclasses.replace(conf, train_data=FLAGS.train_data)
     paths = reader.list_images(conf.train_data)
     if FLAGS.preview_grid:
+        if not isinstance(conf, config.Conf):
+            raise cli.UsageError(f"--preview_grid: is for the method johnson, not {conf.method}")
         return preview_grid(conf, paths)
     method = METHODS[conf.method](conf, training=True)
-    reader.write_image(f"generated/target_style_{conf.naming}.jpg", reader.read_style(conf)[0])
+    if isinstance(conf, config.Conf):
+        reader.write_image(f"generated/target_style_{conf.naming}.jpg", reader.read_style(conf)[0])
     return train(conf, method, paths)
 
 
 def train(conf, method, paths):
     """Trains a method on the photos, with previews; returns as training.run does."""
     preview_image = read_preview(conf) if conf.preview_every else None
+    style = read_preview_style(conf, method)
 
     def look(content):
-        return {"generated": method.stylize(content[:1]), "origin": content[:1]}
+        return {"generated": method.stylize(content[:1], style), "origin": content[:1]}
 
     def preview(step):
         if conf.preview_every and step % conf.preview_every == 0:
             path = os.path.join(conf.model_path, conf.naming, f"preview-{step:06d}.jpg")
-            reader.write_image(path, np.concatenate([preview_image, stylized(method, preview_image)], 1))
+            shown = [preview_image, *(each.image for each in style or []), stylized(method, preview_image, style)]
+            reader.write_image(path, np.concatenate([as_high_as(preview_image, image) for image in shown], 1))
 
     def begin():
         if conf.initial_model:
@@ -122,9 +130,24 @@ def read_preview(conf):
     return reader.read_image(conf.preview_image or CORGI, PREVIEW_SIZE).rgb
 
 
-def stylized(method, rgb):
+def read_preview_style(conf, method):
+    """What the method's stylize() shall be given as the style of previews."""
+    if method.style_kind is None:
+        return None
+    return styles.read([conf.preview_style or STARRY], long_side=PREVIEW_SIZE)
+
+
+def as_high_as(image, other):
+    """The other, [h,w,3], at the height of the image, [H,W,3]."""
+    height, width = other.shape[:2]
+    if height == image.shape[0]:
+        return other
+    return vgg_preprocessing.resized(other, (image.shape[0], max(1, round(width * image.shape[0] / height))))
+
+
+def stylized(method, rgb, style=None):
     """[H,W,3] RGB 0..255 -> the same, stylised."""
-    return method.stylize(rgb[None].astype(np.float32))[0].numpy()
+    return method.stylize(rgb[None].astype(np.float32), style)[0].numpy()
 
 
 def trainable(method):
@@ -134,10 +157,11 @@ def trainable(method):
 
 def used_files(conf):
     """The files, by their conf key, that decide what a run learns beside its photos."""
-    loss_model_file = conf.loss_model_file
+    loss_model_file = files.located(conf.loss_model_file)
     if not os.path.isfile(loss_model_file):  # a V2 checkpoint goes by its prefix, "imagenet" by its word
         loss_model_file += ".data-00000-of-00001"
-    used = {"style_image": conf.style_image, "loss_model_file": loss_model_file, "initial_model": conf.initial_model}
+    used = {"style_image": getattr(conf, "style_image", ""), "loss_model_file": loss_model_file}
+    used |= {"initial_model": conf.initial_model}
     return {key: path for key, path in used.items() if path}
 
 

@@ -121,6 +121,8 @@ def scheduled_rate(conf, step, steps):
     """The learning rate of the step that follows `step` done ones."""
     if conf.learning_rate_schedule == "constant":
         return conf.learning_rate
+    if conf.learning_rate_schedule == "inverse":  # Huang and Belongie's
+        return conf.learning_rate / (1 + 5e-5 * step)
     return conf.learning_rate * 0.5 * (1 + math.cos(math.pi * step / steps))
 
 

@@ -1,21 +1,39 @@
 """The methods by the name that a conf calls them."""
 
-import checkpoints
-from cli import UserError
-from methods.johnson import Johnson
+import os
 
-METHODS = {"johnson": Johnson}
+import checkpoints
+import config
+import files
+from cli import UserError
+from methods.adain import AdaIn
+from methods.johnson import Johnson
+from methods.wct import Wct
+
+METHODS = {"johnson": Johnson, "adain": AdaIn, "wct": Wct}
 
 
 def load_model(path):
     """The method that a model file's recipe names, its variables restored.
 
     Raises:
-      UserError: as checkpoints.restore does, or the recipe names a method that is not known.
+      UserError: as checkpoints.restore and config.load_conf do, or the model's encoder is missing or another than it was.
     """
     conf = checkpoints.load_recipe(path)
-    if conf.method not in METHODS:
-        raise UserError(f"{checkpoints.recipe_path(path)}: method {conf.method} is not one of {', '.join(METHODS)}")
+    if isinstance(conf, config.EncoderConf):
+        check_encoder(path, conf)
     method = METHODS[conf.method](conf)
-    checkpoints.restore(path, method.variables)
+    checkpoints.restore(path, method.trainable_variables)
     return method
+
+
+def check_encoder(path, conf):
+    """Raises UserError when the loss network that a model's decoders invert is not, by its hash, the recipe's."""
+    recipe = checkpoints.recipe_path(path)
+    wanted = config.read_recipe(recipe).get("sha256", {}).get("loss_model_file")
+    encoder = files.located(conf.loss_model_file)
+    if wanted and os.path.isfile(encoder) and files.hex_digest(encoder) != wanted:
+        raise UserError(
+            f"{encoder}: not the file that {path} was trained with, whose SHA-256 is {wanted} ({recipe}): "
+            "put that one there, or train the model anew"
+        )

@@ -13,6 +13,9 @@ class Johnson(tf.Module):
     Raises UserError, when training, as reader.read_style and losses.loss_network do.
     """
 
+    style_kind = None  # its one style is in its weights
+    memory = (600e6, 430)  # bytes that stylising takes at its peak, and more for each pixel: python benchmark.py memory
+
     def __init__(self, conf, training=False):
         super().__init__()
         self.conf = conf

@@ -53,7 +53,7 @@ def house(tmp_path):
         place = tmp_path / "photos" / ("deep" if i % 2 else "") / f"{i}.{ending}"
         Image.fromarray(photo(50 + 7 * i, 70 - 3 * i, i)).save(place)
     Image.fromarray(photo(60, 80, 99)).save(tmp_path / "style.png")
-    np.savez(tmp_path / "vgg.npz", **vgg_weights(VGG_16_CONVS[:10]))
+    np.savez(tmp_path / "vgg.npz", **vgg_weights(VGG_16_CONVS[:11]))
     return tmp_path
 
 
@@ -75,6 +75,15 @@ def write_conf(folder, **changes):
     path = folder / "small.yml"
     path.write_text(yaml.safe_dump({key: value for key, value in conf.items() if value is not None}))
     return path
+
+
+UNIVERSAL = {"adain": {"style_weight": 10.0}, "wct": {"style_weight": None}}  # methods that take any style
+
+
+def universal_conf(folder, method, **changes):
+    """write_conf for a method of UNIVERSAL."""
+    keys = {"style_data": [str(folder / "photos")]} if method == "adain" else {}
+    return write_conf(folder, method=method, style_image=None, **UNIVERSAL[method] | keys | changes)
 
 
 def script(name, *arguments, cwd=ROOT, **options):

@@ -153,7 +153,7 @@ def test_gram_disorder_is_blind_to_scale_and_sees_who_is_fooled():
 def test_paintings_are_the_styles_of_optimised_pictures(school):
     (school / "paintings").mkdir()
     tf.keras.utils.save_img(school / "paintings" / "red.png", np.full((90, 70, 3), (255, 0, 0)), scale=False)
-    taught = lesson(school, style_data=str(school / "paintings"))
+    taught = lesson(school, style_data=[str(school / "paintings")])
     photos = tf.constant(np.stack([photo(32, 32, i) for i in range(2)]), tf.float32)
     _, styles = taught.easel.visited(photos, tf.constant(1, tf.int64))
     np.testing.assert_allclose(styles[0], np.broadcast_to([255, 0, 0], (32, 32, 3)), atol=1)

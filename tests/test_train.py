@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import yaml
-from conftest import ROOT, inside, photo, script, write_conf
+from conftest import ROOT, UNIVERSAL, inside, photo, script, universal_conf, write_conf
 from PIL import Image
 
 import config
+import styles
 import train
 from methods import METHODS
 from optimizer import Adam
@@ -28,9 +29,9 @@ def tensors(path):
 @pytest.mark.parametrize("name", METHODS)
 def test_the_contract_of_a_method(name, house):
     """Steps lower the loss, the loss network stays as it is, any size is kept, strength 0 is the content."""
-    conf = config.load_conf(
-        str(write_conf(house, method=name, initializer="identity", relative_losses=True, learning_rate=1e-4))
-    )
+    johnson = {"initializer": "identity", "relative_losses": True, "learning_rate": 1e-4}
+    path = universal_conf(house, name, learning_rate=1e-3) if name in UNIVERSAL else write_conf(house, **johnson)
+    conf = config.load_conf(str(path))
     method = METHODS[name](conf, training=True)
     variables = train.trainable(method)
     frozen = [(v, v.numpy()) for v in method.variables if not v.trainable]
@@ -44,8 +45,14 @@ def test_the_contract_of_a_method(name, house):
     for variable, before in frozen:
         np.testing.assert_array_equal(variable, before)
     image = photo(21, 34)[None].astype(np.float32)
-    assert method.stylize(image).shape == image.shape
-    np.testing.assert_allclose(method.stylize(image, strength=0.0), image, atol=1e-3)
+    style = None if method.style_kind is None else [styles.Style(photo(30, 40, 5))]
+    assert method.stylize(image, style).shape == image.shape
+    if style is None:  # the others: tests/test_universal.py
+        np.testing.assert_allclose(method.stylize(image, style, 0.0), image, atol=1e-3)
+
+
+def test_every_method_has_its_conf():
+    assert METHODS.keys() == config.METHOD_CONFS.keys()
 
 
 def test_stylize_is_traced_once_for_all_sizes():
@@ -149,6 +156,16 @@ def test_an_interrupted_run_equals_an_uninterrupted_one(house):
         np.testing.assert_allclose(other[name], value, rtol=1e-3, atol=1e-5, err_msg=name)
 
 
+def test_a_resumed_run_draws_the_same_styles(house):
+    for name, lengths in (("straight", (4,)), ("broken", (1, 3, 4))):
+        for steps in lengths:
+            conf = universal_conf(house, "adain", naming=name, steps=steps, learning_rate=1e-3)
+            assert inside(train, "-c", conf, cwd=house).returncode == 0
+    one, other = (tensors(house / "models" / name / "fast-style-model.ckpt-4") for name in ("straight", "broken"))
+    for name, value in one.items():
+        np.testing.assert_allclose(other[name], value, rtol=1e-3, atol=1e-5, err_msg=name)
+
+
 def wait_for(path, process):
     for _ in range(9000):
         if path.exists():
@@ -188,6 +205,10 @@ def test_unreadable_pictures_are_named_once_at_the_end(house):
         ({"train_data": "empty"}, "empty: holds no picture"),
         ({"train_data": "unreadable"}, "unreadable: none of its 1 pictures can be read"),
         ({"image_size": 8}, "image_size: got 8, a number of at least 16 is needed"),
+        ({"method": "adain", "style_image": None, "style_data": ["none"]}, "none: no such folder; point style_data at"),
+        ({"method": "adain", "style_image": None, "style_data": ["unreadable"]}, "style_data: none of the 1 pictures"),
+        ({"method": "wct", "style_image": None, "style_weight": None, "levels": [6]}, "levels: got [6], different whole"),
+        ({"method": "adain"}, "style_image: no such key"),
         ({"method": "jonson"}, "method: got 'jonson', one of johnson"),
         ({"model_path": "style.png"}, "cannot be written"),
     ],

@@ -1,0 +1,120 @@
+"""Huang and Belongie 2017 (arXiv 1703.06868): adaptive instance normalisation, any style at once."""
+
+import functools
+
+import tensorflow as tf
+
+import autoencoder
+import losses
+import styles
+
+DEPTH = 4  # the encoder ends at relu4_1
+IMAGES, MOMENTS = tf.TensorSpec([None, None, None, 3]), tf.TensorSpec([None, 1, 1, None])
+EPSILON = 1e-5  # added to variances, as in the authors' code: a dead channel stays finite
+
+
+class AdaIn(tf.Module):
+    """A loss network as encoder, and a decoder for its relu4_1 whose mean and deviation have become the style's.
+
+    Departures from the paper: the encoder is the conf's, by default the project's own small network, and pads zeros.
+
+    Raises UserError as losses.loss_network and, when training, styles.training_paths do.
+    """
+
+    style_kind = "image"
+    memory = (700e6, 900)  # bytes that stylising takes at its peak, and more for each pixel: python benchmark.py memory
+
+    def __init__(self, conf, training=False):
+        super().__init__()
+        self.conf = conf
+        self.layers = autoencoder.end_layers(conf.loss_model, range(1, DEPTH + 1))
+        self.encoder = losses.loss_network(conf, self.layers)
+        self.decoder = autoencoder.decoder_variables("adain", self.encoder, DEPTH, conf.seed)
+        self._statistics = functools.lru_cache(maxsize=16)(self._measured)  # once for many pictures
+        if training:
+            self._style_paths = styles.training_paths(conf.style_data)
+            self._style_batches = None
+
+    def train_step(self, content, optimizer, variables):
+        """One step on a batch [N,S,S,3] of RGB 0..255; returns its scalar losses by their TensorBoard tags."""
+        if self._style_batches is None:
+            self._style_batches = styles.training_batches(self._style_paths, self.conf, int(optimizer.iterations))
+        return self._train_step(content, next(self._style_batches), optimizer, variables)
+
+    def stylize(self, content, style, strength=1.0):
+        """[N,H,W,3] float32 RGB 0..255 -> the same size in the styles, a list of styles.Style.
+
+        Strength 0 gives the content as the decoder recovers it from its features.
+        """
+        shares = styles.shares(style, *content.shape[1:3])
+        means, deviations = (tf.concat(each, 0) for each in zip(*map(self._statistics, style), strict=True))
+        return self._stylize(content, means, deviations, shares, strength)
+
+    def _measured(self, style):
+        """(mean, deviation), [1,1,1,C] each, of a Style's features."""
+        return self._encoded_moments(tf.cast(style.image, tf.float32)[None])
+
+    @tf.function(input_signature=[tf.TensorSpec([1, None, None, 3])])
+    def _encoded_moments(self, image):
+        return moments(self.encoder(autoencoder.padded(image, DEPTH), self.layers[-1:])[self.layers[-1]])
+
+    @tf.function(input_signature=[IMAGES, MOMENTS, MOMENTS, tf.TensorSpec([None, None, None]), tf.TensorSpec([])])
+    def _stylize(self, content, means, deviations, shares, strength):
+        size = tf.shape(content)[1:3]
+
+        def stylized(image):
+            features = self.encoder(autoencoder.padded(image[None], DEPTH), self.layers[-1:])[self.layers[-1]]
+            regions = autoencoder.regions(shares, image[None], DEPTH, features)
+            # Each style takes the place of what the content is in its region: the content's moments are the region's too.
+            moved = adain(features, moments(features, regions), (means, deviations))
+            features += strength * tf.reduce_sum(regions * (moved - features), 0, keepdims=True)
+            return autoencoder.decode(features, self.decoder)[0, : size[0], : size[1]]
+
+        return tf.clip_by_value(tf.map_fn(stylized, content), 0.0, 255.0)
+
+    @tf.function
+    def _train_step(self, content, style, optimizer, variables):
+        style = styles.recast(style, self.conf.seed, optimizer.iterations)
+        of_content = self.encoder(content, self.layers[-1:])[self.layers[-1]]
+        of_style = {layer: moments(features) for layer, features in self.encoder(style).items()}
+        target = adain(of_content, moments(of_content), of_style[self.layers[-1]])
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(variables)
+            parts = self._losses(self.encoder(autoencoder.decode(target, self.decoder)), target, of_style)
+        optimizer.apply_gradients(zip(tape.gradient(parts["total_loss"], variables), variables, strict=True))
+        return parts
+
+    def _losses(self, features, target, of_style):
+        """Equations 11 to 13: features {layer: [N,h,w,C]} against the target at the last, at all against the style."""
+        content_loss = losses.content_error(features[self.layers[-1]], target, "mean")
+        style_losses = {layer: moments_error(moments(features[layer]), wanted) for layer, wanted in of_style.items()}
+        parts = {
+            "content_loss": (content_loss, self.conf.content_weight),
+            "style_loss": (tf.add_n(list(style_losses.values())), self.conf.style_weight),
+        }
+        weighted = {name: weight * loss for name, (loss, weight) in parts.items()}
+        return (
+            {f"losses/{name}": loss for name, (loss, _) in parts.items()}
+            | {f"weighted_losses/weighted_{name}": loss for name, loss in weighted.items()}
+            | {f"style_losses/{layer}": loss for layer, loss in style_losses.items()}
+            | {"total_loss": tf.add_n(list(weighted.values()))}
+        )
+
+
+def adain(features, own, wanted):
+    """Features [N,h,w,C] moved from their own (mean, deviation) to the wanted ones, all [N,1,1,C]. Equation 8."""
+    return wanted[1] * (features - own[0]) / own[1] + wanted[0]
+
+
+def moments_error(own, wanted):
+    """The mean squared difference of two means plus that of two deviations; both pairs as moments() returns them."""
+    return tf.add_n([tf.reduce_mean(tf.square(a - b)) for a, b in zip(own, wanted, strict=True)])
+
+
+def moments(features, weights=1.0):
+    """(mean, deviation) over H and W. [N,h,w,C], and optionally weights [S,h,w,1] -> two of [N or S,1,1,C]."""
+    weights *= tf.ones_like(features[..., :1])
+    weights /= tf.reduce_sum(weights, [1, 2], keepdims=True) + 1e-12
+    mean = tf.reduce_sum(weights * features, [1, 2], keepdims=True)
+    variance = tf.reduce_sum(weights * tf.square(features - mean), [1, 2], keepdims=True)
+    return mean, tf.sqrt(variance + EPSILON)

@@ -1,0 +1,132 @@
+"""Li et al. 2017 (arXiv 1705.08086): whitening and colouring transforms at five depths, any style at once."""
+
+import functools
+
+import tensorflow as tf
+
+import autoencoder
+import losses
+import styles
+
+SMALL = 1e-5  # eigenvalues below this share of the mean one are dropped: the authors' limit, whatever the network's scale
+ONE_STYLE = [tf.TensorSpec([None, None], tf.float64), tf.TensorSpec([None, None, None], tf.float64)]
+
+
+class Wct(tf.Module):
+    """A loss network as encoder and, for each depth, a decoder trained to invert it and nothing else.
+
+    To stylise, the features at the first depth are given the style's mean and covariance and decoded, and so on with the
+    result at the next. Departures from the paper: the encoder is the conf's, by default the project's own small network;
+    it pads zeros.
+
+    Raises UserError as losses.loss_network does.
+    """
+
+    style_kind = "image"
+    memory = (700e6, 900)  # bytes that stylising takes at its peak, and more for each pixel: python benchmark.py memory
+
+    def __init__(self, conf, training=False):
+        super().__init__()
+        self.conf = conf
+        self.layers = dict(zip(conf.levels, autoencoder.end_layers(conf.loss_model, conf.levels), strict=True))
+        self.encoder = losses.loss_network(conf, self.layers.values())
+        self.decoders = {
+            depth: autoencoder.decoder_variables(f"wct/decoder{depth}", self.encoder, depth, conf.seed)
+            for depth in conf.levels
+        }
+        self._statistics = functools.lru_cache(maxsize=16)(self._measured)  # once for many pictures
+        images, shares = tf.TensorSpec([None, None, None, 3]), tf.TensorSpec([None, None, None])
+        self._levels = {
+            depth: tf.function(functools.partial(self._level, depth), [images, *ONE_STYLE, shares, tf.TensorSpec([])])
+            for depth in conf.levels
+        }
+
+    def train_step(self, content, optimizer, variables):
+        """One step on a batch [N,S,S,3] of RGB 0..255, of all decoders; returns its scalar losses by their tags."""
+        return self._train_step(content, optimizer, variables)
+
+    def stylize(self, content, style, strength=1.0):
+        """[N,H,W,3] float32 RGB 0..255 -> the same size in the styles, a list of styles.Style.
+
+        The strength may be a list of one for each of conf.levels. Strength 0 gives the content as the decoders recover it
+        from its features.
+        """
+        shares = styles.shares(style, *content.shape[1:3])
+        strengths = [strength] * len(self.layers) if isinstance(strength, float | int) else strength
+        for depth, alpha in zip(self.layers, strengths, strict=True):
+            means, roots = (tf.stack(each) for each in zip(*(self._statistics(s)[depth] for s in style), strict=True))
+            content = self._levels[depth](content, means, roots, shares, alpha)
+        return tf.clip_by_value(content, 0.0, 255.0)
+
+    def _measured(self, style):
+        """{depth: (mean [C], square root of the covariance [C,C])} of a Style's features, float64."""
+        found = self._encoded(tf.cast(style.image, tf.float32)[None])
+        return {depth: (mean, power(covariance, 0.5)) for depth, (mean, covariance) in found.items()}
+
+    @tf.function(input_signature=[tf.TensorSpec([1, None, None, 3])])
+    def _encoded(self, image):
+        features = self.encoder(autoencoder.padded(image, max(self.layers)))
+        return {depth: statistics(features[layer][0]) for depth, layer in self.layers.items()}
+
+    def _level(self, depth, content, means, roots, shares, strength):
+        size, layer = tf.shape(content)[1:3], self.layers[depth]
+
+        def stylized(image):
+            features = self.encoder(autoencoder.padded(image[None], depth), [layer])[layer][0]
+            regions = autoencoder.regions(shares, image[None], depth, features[None])
+            changes = tf.map_fn(
+                lambda each: each[0] * (whitened_and_coloured(features, each[0], *each[1:]) - features),
+                (regions, means, roots),
+                fn_output_signature=tf.float32,
+            )
+            features += strength * tf.reduce_sum(changes, 0)
+            return autoencoder.decode(features[None], self.decoders[depth])[0, : size[0], : size[1]]
+
+        return tf.map_fn(stylized, content)
+
+    @tf.function
+    def _train_step(self, content, optimizer, variables):
+        targets = self.encoder(content)
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(variables)
+            parts = {}
+            for depth, layer in self.layers.items():
+                image = autoencoder.decode(targets[layer], self.decoders[depth])
+                features = self.encoder(image, [layer])[layer]
+                parts[f"losses/pixel_loss_{depth}"] = tf.reduce_mean(tf.square((image - content) / autoencoder.UNIT))
+                parts[f"losses/feature_loss_{depth}"] = losses.content_error(features, targets[layer], "relative")
+            weights = {"pixel": self.conf.pixel_weight, "feature": self.conf.feature_weight}
+            sums = {kind: tf.add_n([loss for tag, loss in parts.items() if f"/{kind}" in tag]) for kind in weights}
+            weighted = {f"weighted_losses/weighted_{kind}_loss": weights[kind] * loss for kind, loss in sums.items()}
+            total = tf.add_n(list(weighted.values()))
+        optimizer.apply_gradients(zip(tape.gradient(total, variables), variables, strict=True))
+        return parts | weighted | {"total_loss": total}
+
+
+def whitened_and_coloured(features, weights, mean, root):
+    """Features [h,w,C] given a mean [C] and the square root [C,C] of a covariance, from what they have where weights say.
+
+    Weights are [h,w,1]; equations 1 and 2. In directions in which the features do not vary, neither does the result.
+    """
+    own_mean, own_covariance = statistics(features, weights)
+    map_ = tf.matmul(power(own_covariance, -0.5), root)
+    offset = mean - tf.linalg.matvec(map_, own_mean, transpose_a=True)
+    return tf.tensordot(features, tf.cast(map_, tf.float32), 1) + tf.cast(offset, tf.float32)
+
+
+def statistics(features, weights=1.0):
+    """(mean [C], covariance [C,C]) in float64 of features [h,w,C] with weights [h,w,1]; the divisor is their sum less 1."""
+    rows = tf.cast(tf.reshape(features, [-1, features.shape[-1]]), tf.float64)
+    weights = tf.reshape(tf.cast(weights * tf.ones_like(features[..., :1]), tf.float64), [-1, 1])
+    total = tf.reduce_sum(weights)
+    mean = tf.reduce_sum(weights * rows, 0) / tf.maximum(total, 1e-12)
+    rows -= mean
+    return mean, tf.matmul(weights * rows, rows, transpose_a=True) / tf.maximum(total - 1, 1.0)
+
+
+def power(covariance, exponent):
+    """A power of a symmetric matrix [C,C] without its small eigenvalues: dead and constant channels stay so."""
+    values, vectors = tf.linalg.eigh(covariance)
+    kept = values > SMALL * tf.maximum(tf.reduce_mean(values), 1e-12)
+    powers = tf.where(kept, tf.where(kept, values, tf.ones_like(values)) ** exponent, tf.zeros_like(values))
+    return tf.matmul(vectors * powers, vectors, transpose_b=True)
