@@ -60,15 +60,20 @@ def decoder_variables(name, encoder, depth, seed):
     return found
 
 
-def decode(x, decoder):
-    """Features [N,h,w,C] -> images [N,H,W,3], RGB in about 0..255, not clipped; H and W are as multiple() says.
+def decode(features, decoder):
+    """Features [N,h,w,C] -> images [N,H,W,3], RGB in about 0..255, not clipped; H and W are as multiple() says."""
+    return vgg_preprocessing.mean_image_addition(UNIT * decoded_maps(features, decoder))
+
+
+def decoded_maps(x, decoder):
+    """What the last convolution of a decoder {conv: (kernel, biases)} gives: [N,h,w,C] -> [N,H,W,3].
 
     Each convolution of the encoder, backwards, with reflected edges; where the encoder pools, nearest upsampling.
     """
     above = None
     for conv, (kernel, biases) in decoder.items():
         if conv == "conv1_1":
-            return vgg_preprocessing.mean_image_addition(UNIT * (model.conv2d_to_image(x, kernel) + biases))
+            return model.conv2d_to_image(x, kernel) + biases
         upsamples = above is not None and re.fullmatch(r"conv\d_1", above)
         x = tf.nn.relu((model.upsample_conv2d(x, kernel) if upsamples else model.conv2d(x, kernel, 1)) + biases)
         above = conv

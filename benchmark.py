@@ -1,5 +1,6 @@
 """Measures speed and memory against the original's form of the net: python benchmark.py stylize|train|memory
 
+With --method adain or wct, stylising takes a style instead: a new one each time, or one whose statistics are known.
 The forms take turns within one run, so that a noisy machine is as noisy for each; medians of several rounds are printed.
   stylize  seconds for one picture of --size x --size (default 512)
   train    seconds for one step: batch 4 at 256x256, a loss network of VGG-16's full widths (random weights)
@@ -23,6 +24,7 @@ from absl import flags
 import cli
 import config
 import model
+import styles
 from methods import METHODS
 from optimizer import Adam
 from tests import original
@@ -42,7 +44,8 @@ FORMS = {  # what each replaces in model.py
     },
 }
 
-flags.DEFINE_enum("form", None, list(FORMS), "memory: measure this form alone, in this process.")
+flags.DEFINE_enum("method", "johnson", list(METHODS), "What stylises; the weights are random.")
+flags.DEFINE_string("form", None, "memory: measure this form alone, in this process.")
 
 
 def main(argv):
@@ -55,13 +58,27 @@ def main(argv):
 
 
 def stylize():
-    """Seconds for one picture, one net after the other."""
-    picture = random_pictures(1, FLAGS.size or 512)
-    runs = {}
-    for form in FORMS:
-        method = METHODS["johnson"](config.Conf(style_image="none", naming="none"))
-        runs[form] = in_form(form, lambda method=method: method.stylize(picture).numpy())
-    report(runs, f"stylise {picture.shape[2]}x{picture.shape[1]}")
+    """Seconds for one picture, one form after the other."""
+    size = FLAGS.size or 512
+    report(stylizing(size), f"stylise {size}x{size}")
+
+
+def stylizing(size):
+    """{form: a function that stylises a picture of size x size with --method}; the first is what others are compared to."""
+    picture = random_pictures(1, size)
+    if FLAGS.method == "johnson":
+        runs = {}
+        for form in FORMS:
+            method = METHODS["johnson"](config.Conf(style_image="none", naming="none"))
+            runs[form] = in_form(form, lambda method=method: method.stylize(picture).numpy())
+        return runs
+    needed = {"style_data": ()} if FLAGS.method == "adain" else {}
+    method = METHODS[FLAGS.method](config.METHOD_CONFS[FLAGS.method](naming="none", **needed))
+    image, known = random_pictures(1, 512)[0], styles.Style(random_pictures(1, 512)[0])
+    return {
+        "a new style": lambda: method.stylize(picture, [styles.Style(image)]).numpy(),
+        "a known style": lambda: method.stylize(picture, [known]).numpy(),
+    }
 
 
 def train():
@@ -85,13 +102,15 @@ def memory():
     """Peak memory of a process for each form."""
     size = FLAGS.size or 1024
     if FLAGS.form:
-        method = METHODS["johnson"](config.Conf(style_image="none", naming="none"))
-        in_form(FLAGS.form, lambda: method.stylize(random_pictures(1, size)).numpy())()
+        runs = stylizing(size)
+        if FLAGS.form not in runs:
+            raise cli.UsageError(f"--form: got '{FLAGS.form}', one of {', '.join(runs)} is needed")
+        runs[FLAGS.form]()
         print(f"{FLAGS.form:14s} {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.2f} GB at {size}x{size}")
         return
-    for form in FORMS:
-        command = [sys.executable, __file__, "memory", f"--form={form}", f"--size={size}"]
-        subprocess.run(command, check=True)
+    for form in FORMS if FLAGS.method == "johnson" else ["a new style"]:
+        flags_ = [f"--form={form}", f"--size={size}", f"--method={FLAGS.method}"]
+        subprocess.run([sys.executable, __file__, "memory", *flags_], check=True)
 
 
 def in_form(form, run):
@@ -109,7 +128,7 @@ def in_form(form, run):
 
 
 def report(runs, title):
-    """Runs each once to trace it, then in turns; prints medians and their ratio to ours."""
+    """Runs each once to trace it, then in turns; prints medians and the first one's ratio to each."""
     for run in runs.values():
         run()
     seconds = {form: [] for form in runs}
@@ -120,8 +139,9 @@ def report(runs, title):
             seconds[form].append(time.perf_counter() - start)
     print(f"{title}, median of {FLAGS.rounds}:")
     medians = {form: statistics.median(times) for form, times in seconds.items()}
+    first = next(iter(medians))
     for form, median in medians.items():
-        print(f"  {form:14s} {median:.3f} s   ours / this {medians['ours'] / median:.2f}")
+        print(f"  {form:14s} {median:.3f} s   {first} / this {medians[first] / median:.2f}")
 
 
 def random_pictures(count, size):

@@ -1,6 +1,7 @@
 """Draws figures and the reports they stand in.
 
 python figures.py loss_network -c conf/vgg_16_lite.yml   how well the distilled loss network stands in for its teachers
+python figures.py universal --content images/Corgi.jpg --style images/starry.jpg   AdaIN, WCT and a teacher side by side
 """
 
 import os
@@ -14,6 +15,7 @@ from absl import flags
 from scipy.stats import spearmanr
 from tqdm import tqdm
 
+import autoencoder
 import checkpoints
 import cli
 import config
@@ -22,8 +24,9 @@ import losses
 import pixels
 import reader
 import sheets
+import styles
 import vgg
-from methods import load_model
+from methods import load_model, wct
 
 try:
     import matplotlib
@@ -36,6 +39,11 @@ flags.DEFINE_string("paintings", "images", "Folder of the paintings whose Gram m
 flags.DEFINE_string("photo", "images/chelsea.jpg", "The picture that is recovered from each layer.")
 flags.DEFINE_integer("evaluations", 200, "Evaluations of L-BFGS for each recovered picture.", lower_bound=1)
 flags.DEFINE_string("output_dir", None, "Where the report goes (default docs/<naming>).")
+flags.DEFINE_multi_string("content", ["images/Corgi.jpg"], "universal: a picture; the n-th meets the n-th style.")
+flags.DEFINE_multi_string("style", ["images/starry.jpg"], "universal: a style; the shorter of the two lists is repeated.")
+flags.DEFINE_list("models", ["models/adain.ckpt-done", "models/wct.ckpt-done"], "universal: the models, a column each.")
+flags.DEFINE_string("teacher_dir", None, "universal: encoder1.npz to decoder5.npz of Collaborative Distillation.")
+flags.DEFINE_integer("size", 384, "universal: long side of contents and styles.", lower_bound=16)
 FLAGS = flags.FLAGS
 
 SIZE, PAIRED_SIZE, INVERTED_SIZE = 256, 128, 192  # pixels: squares measured, compared in pairs, recovered
@@ -46,16 +54,17 @@ SMOOTHNESS = 1e-4  # weight of the total variation in feature inversion, as litt
 
 def main(argv):
     """Draws the figure named on the command line."""
-    if pyplot is None:
-        raise cli.UserError("figures need matplotlib: pip install -r requirements-figures.txt")
-    if argv[1:] != ["loss_network"]:
-        raise cli.UsageError(f"{' '.join(argv[1:]) or 'nothing'}: 'loss_network' is the figure that there is")
-    matplotlib.use("Agg")
-    return loss_network_report()
+    figures = {"loss_network": loss_network_report, "universal": universal_sheet}
+    if len(argv) != 2 or argv[1] not in figures:
+        raise cli.UsageError(f"{' '.join(argv[1:]) or 'nothing'}: the figures that there are: {', '.join(figures)}")
+    return figures[argv[1]]()
 
 
 def loss_network_report():
     """Measures the student of a DistillConf against its teachers on photos it has not seen, and writes a page about it."""
+    if pyplot is None:
+        raise cli.UserError("figures need matplotlib: pip install -r requirements-figures.txt")
+    matplotlib.use("Agg")
     conf = config.load_conf(cli.conf_path(), config.DistillConf)
     folder = FLAGS.output_dir or os.path.join("docs", conf.naming)
     pairs, student, teachers = networks(conf)
@@ -195,6 +204,62 @@ def plot(path, shares, grams):
         axis.set(title=vgg.short_name(layer), xlabel="teacher's Gram distance", ylabel="student's")
     files.write_whole(path, lambda temporary: figure.savefig(temporary, dpi=80))
     pyplot.close(figure)
+
+
+def universal_sheet():
+    """Writes universal.jpg: each pair of a content and a style, what the models make of it, and the teacher's WCT."""
+    methods = {os.path.basename(path).split(".")[0]: load_model(path) for path in FLAGS.models}
+    columns = {name: lambda content, style, m=method: m.stylize(content, [style])[0] for name, method in methods.items()}
+    if FLAGS.teacher_dir:
+        columns["teacher's WCT"] = teachers_wct(FLAGS.teacher_dir)
+    rows, count = [], max(len(FLAGS.content), len(FLAGS.style))
+    for i in tqdm(range(count), "pairs"):
+        content = reader.read_image(FLAGS.content[i % len(FLAGS.content)], FLAGS.size).rgb
+        [style] = styles.read([FLAGS.style[i % len(FLAGS.style)]], long_side=FLAGS.size)
+        found = {name: make(content[None].astype(np.float32), style) for name, make in columns.items()}
+        found = {"content": content, "style": style.image} | found
+        rows.append([(np.asarray(image), name) for name, image in found.items()])
+    path = os.path.join(FLAGS.output_dir or "docs/universal", "universal.jpg")
+    reader.write_image(path, sheets.contact_sheet(rows))
+    print(f"Wrote {path}")
+    return 0
+
+
+def teachers_wct(folder):
+    """A function of a content [1,H,W,3] RGB 0..255 and a Style that gives [H,W,3]: Li et al. 2017 with five autoencoders.
+
+    They are those of Collaborative Distillation (Wang et al. 2020): relu{k}_1 of encoder{k}.npz is what decoder{k}.npz
+    inverts, RGB in 0..1 with a ReLU behind the last convolution too.
+
+    Raises UserError as vgg.read_weights does, or when a decoder is missing.
+    """
+    scope, levels = "vgg_19_distilled", {}
+    for depth in range(5, 0, -1):
+        [layer] = autoencoder.end_layers(scope, [depth])
+        encoder = vgg.Vgg(scope, vgg.read_weights(scope, os.path.join(folder, f"encoder{depth}.npz")), [layer])
+        levels[depth] = (layer, encoder, read_decoder(os.path.join(folder, f"decoder{depth}.npz")))
+
+    def stylized(content, style):
+        height, width = content.shape[1:3]
+        for depth, (layer, encoder, decoder) in levels.items():
+            images = (content, tf.cast(style.image, tf.float32)[None])
+            own, wanted = (encoder(autoencoder.padded(image, depth))[layer][0] for image in images)
+            mean, covariance = wct.statistics(wanted)
+            moved = wct.whitened_and_coloured(own, 1.0, mean, wct.power(covariance, 0.5))
+            content = 255 * tf.nn.relu(autoencoder.decoded_maps(moved[None], decoder))[:, :height, :width]
+        return content[0]
+
+    return stylized
+
+
+def read_decoder(path):
+    """{conv: (kernel, biases)} of an .npz, from the deepest on. Raises UserError when it cannot be read."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            convs = [conv for conv in reversed(vgg.topology("vgg_19")) if f"{conv}/weights" in file]
+            return {conv: tuple(tf.constant(file[f"{conv}/{kind}"]) for kind in ("weights", "biases")) for conv in convs}
+    except (OSError, ValueError, KeyError) as error:
+        raise cli.UserError(f"{path}: not a readable decoder ({error}); name the folder with --teacher_dir") from None
 
 
 def page(conf, shares, ranks, photos, count):

@@ -50,8 +50,25 @@ def test_every_conf_and_recipe_loads(path):
         assert config.load_conf(path, config.PixelsConf).style_layers
     elif os.path.basename(path) == "vgg_16_lite.yml":
         assert config.load_conf(path, config.DistillConf).widths[0] > 0
+    elif isinstance(conf := config.load_conf(path), config.EncoderConf):
+        assert conf.loss_model_file == "pretrained/vgg_16_lite.npz"
     else:
-        assert config.load_conf(path).style_image.startswith("images/")
+        assert conf.style_image.startswith("images/")
+
+
+def test_the_method_decides_which_keys_there_are(tmp_path):
+    conf = load("method: adain\nnaming: b\nstyle_data: [a, c]", tmp_path)
+    assert (conf.style_data, conf.style_weight, conf.learning_rate, conf.learning_rate_schedule) == (
+        ("a", "c"),
+        10,
+        1e-4,
+        "inverse",
+    )
+    assert load("method: wct\nnaming: b\nlevels: [2, 1]", tmp_path).levels == (2, 1)
+    with pytest.raises(UserError, match=r"style_data: no such key .* line 3"):
+        load("method: wct\nnaming: b\nstyle_data: [a]", tmp_path)
+    with pytest.raises(UserError, match="style_data: missing"):
+        load("method: adain\nnaming: b", tmp_path)
 
 
 def test_without_a_loss_network_named_it_is_the_embedded_one(tmp_path):

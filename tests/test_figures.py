@@ -3,14 +3,17 @@
 import numpy as np
 import pytest
 from absl.testing import flagsaver
-from conftest import inside, photo, vgg_weights
+from conftest import UNIVERSAL, inside, photo, universal_conf, vgg_weights
 from PIL import Image
 from test_distill import school, write  # noqa: F401
 
+import checkpoints
+import config
 import distill
 import figures
 import sheets
 import vgg
+from methods import METHODS
 
 
 def products(student, teacher):
@@ -79,6 +82,31 @@ def test_the_report(school, monkeypatch):  # noqa: F811
     for name in ("plot.png", "inversion.jpg"):
         assert name in text
         assert Image.open(school / "report" / name).width > 300
+
+
+def test_the_universal_sheet(house):
+    models = []
+    for name in UNIVERSAL:
+        method = METHODS[name](config.load_conf(str(universal_conf(house, name))))
+        models.append(str(house / f"{name}.ckpt-done"))
+        checkpoints.save(models[-1], method.trainable_variables)
+        checkpoints.write_recipe(models[-1], method.conf)
+    convs = vgg.topology("vgg_19")
+    for depth in range(1, 6):
+        weights = vgg_weights(convs[: convs.index(f"conv{depth}_1") + 1], seed=depth)
+        front = {"conv0/weights": np.eye(3, dtype=np.float32)[None, None], "conv0/biases": np.zeros(3, np.float32)}
+        np.savez(house / f"encoder{depth}.npz", **weights | front)
+        mirrored = {key: value.transpose(0, 1, 3, 2) for key, value in weights.items() if key.endswith("weights")}
+        zeros = {key.replace("weights", "biases"): np.zeros(value.shape[3]) for key, value in mirrored.items()}
+        np.savez(house / f"decoder{depth}.npz", **mirrored | {key: np.float32(value) for key, value in zeros.items()})
+    flags = ("--content", "photos/0.jpg", "--style", "style.png", "--style", "photos/4.png", "--size", 32)
+    flags += ("--models", ",".join(models), "--output_dir", "sheet")
+    result = inside(figures, "universal", *flags, "--teacher_dir", ".", cwd=house)
+    assert result.returncode == 0, result.stderr
+    assert Image.open(house / "sheet" / "universal.jpg").height > 2 * 20
+    missing = inside(figures, "universal", *flags, "--teacher_dir", "none", cwd=house)
+    assert missing.returncode == 1
+    assert len(missing.stderr.strip().splitlines()) == 1
 
 
 def test_a_mistake_is_usage(school):  # noqa: F811

@@ -30,6 +30,13 @@ def test_resize_conv2d_gives_the_kernel_the_naive_forms_gradient():
         np.testing.assert_allclose(ours, naive, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize(("height", "width"), [(2, 2), (7, 4), (16, 16)])
+def test_upsample_conv2d_is_nearest_upsampling_and_conv2d(height, width):
+    x, kernel = tf.random.normal([2, height, width, 5], seed=1), tf.random.normal([3, 3, 5, 6], seed=2)
+    naive = model.conv2d(tf.repeat(tf.repeat(x, 2, 1), 2, 2), kernel, 1)
+    np.testing.assert_allclose(model.upsample_conv2d(x, kernel), naive, atol=1e-4)
+
+
 def test_conv2d_to_image_is_conv2d():
     x, kernel = tf.random.normal([2, 12, 20, 8], seed=1), tf.random.normal([9, 9, 8, 3], seed=2)
     np.testing.assert_allclose(model.conv2d_to_image(x, kernel), model.conv2d(x, kernel, 1), rtol=1e-4, atol=1e-3)
