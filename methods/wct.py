@@ -115,9 +115,13 @@ def whitened_and_coloured(features, weights, mean, root):
 
 
 def statistics(features, weights=1.0):
-    """(mean [C], covariance [C,C]) in float64 of features [h,w,C] with weights [h,w,1]; the divisor is their sum less 1."""
+    """(mean [C], covariance [C,C]) in float64 of features [h,w,C] with weights [h,w,1], of which the largest counts as 1.
+
+    The covariance's divisor is the sum of the weights less 1.
+    """
     rows = tf.cast(tf.reshape(features, [-1, features.shape[-1]]), tf.float64)
     weights = tf.reshape(tf.cast(weights * tf.ones_like(features[..., :1]), tf.float64), [-1, 1])
+    weights /= tf.maximum(tf.reduce_max(weights), 1e-12)
     total = tf.reduce_sum(weights)
     mean = tf.reduce_sum(weights * rows, 0) / tf.maximum(total, 1e-12)
     rows -= mean

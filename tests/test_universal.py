@@ -29,8 +29,12 @@ def features(height, width, seed, mix=MIX):
 
 
 def make(name, house, **changes):
-    conf = config.load_conf(str(universal_conf(house, name, **changes)))
-    return METHODS[name](conf)
+    """An untrained method whose pictures, by a smaller last convolution, are about as bright as photos."""
+    method = METHODS[name](config.load_conf(str(universal_conf(house, name, **changes))))
+    for variable in method.trainable_variables:
+        if "conv1_1/weights" in variable.name:
+            variable.assign(0.005 * variable)
+    return method
 
 
 @pytest.fixture(params=UNIVERSAL)
@@ -95,22 +99,24 @@ def test_strength_0_is_the_reconstruction_and_strengths_lie_between(method):
     assert np.abs(method.stylize(image, style, 1.0) - method.stylize(image, style, 0.5)).mean() > 0.1
 
 
-def test_a_style_equal_to_the_content_gives_the_reconstruction(method):
-    image = photo(48, 64)
+@pytest.mark.parametrize(("name", "changes"), [("adain", {}), ("wct", {"levels": [4]}), ("wct", {"levels": [1]})])
+def test_a_style_equal_to_the_content_gives_the_reconstruction(name, changes, house):
+    """Of several levels only the first, as the others get its result."""
+    method, image = make(name, house, **changes), photo(48, 64)
     found = method.stylize(image[None].astype(np.float32), [styles.Style(image)])
     wanted = reconstruction(method, image[None].astype(np.float32))
-    assert np.abs(found - wanted).mean() < 1 + 0.02 * np.abs(wanted - wanted.mean()).mean()
+    assert np.abs(found - wanted).mean() < 0.02 * np.abs(wanted - wanted.mean()).mean()
 
 
-@pytest.mark.parametrize("size", [(1, 1), (1, 40), (16, 16), (21, 34), (33, 65)])
-@pytest.mark.parametrize(
-    "style", [photo(1, 1), photo(3, 50), photo(90, 70), np.full((20, 20, 3), 77, np.uint8), photo(30, 30) // 3 * 0 + 128]
-)
-def test_any_size_and_any_style(size, style, method):
-    image = method.stylize(photo(*size)[None].astype(np.float32), [styles.Style(style)])
-    assert image.shape == (1, *size, 3)
-    assert np.isfinite(image).all()
-    assert 0 <= image.numpy().min() <= image.numpy().max() <= 255
+def test_any_size_and_any_style(method):
+    gray = np.repeat(photo(30, 40)[..., :1], 3, 2)
+    given = [photo(1, 1), photo(3, 50), photo(90, 70), np.full((20, 20, 3), 77, np.uint8), gray]
+    for style in map(styles.Style, given):
+        for size in ((1, 1), (1, 40), (16, 16), (21, 34), (33, 65)):
+            image = np.asarray(method.stylize(photo(*size)[None].astype(np.float32), [style]))
+            assert image.shape == (1, *size, 3)
+            assert np.isfinite(image).all()
+            assert 0 <= image.min() <= image.max() <= 255
 
 
 def test_weights_and_masks_of_several_styles(method):
@@ -140,7 +146,7 @@ def test_shares_sum_to_one_where_masks_do_and_weights_decide_where_they_overlap(
     image = photo(4, 4)
     given = [styles.Style(image, 0.75, full), styles.Style(image, 0.25, full)]
     np.testing.assert_allclose(styles.shares(given, 8, 6)[:, 3, 3], [0.75, 0.25])
-    np.testing.assert_allclose(styles.shares([styles.Style(image, 1.0, half)], 8, 6), 0.5)
+    np.testing.assert_allclose(styles.shares([styles.Style(image, 1.0, half)], 8, 6), 0.5, rtol=1e-5)
     np.testing.assert_allclose(
         styles.shares([styles.Style(image, 1.0), styles.Style(image, 3.0)], 8, 6).ravel(), [0.25, 0.75]
     )
@@ -150,7 +156,7 @@ def test_wct_takes_a_strength_for_each_level(house):
     method = make("wct", house, levels=[3, 1])
     image, style = photo(20, 24)[None].astype(np.float32), [styles.Style(photo(30, 30, 2))]
     np.testing.assert_allclose(method.stylize(image, style, [0.6, 0.6]), method.stylize(image, style, 0.6), atol=1e-3)
-    assert np.abs(method.stylize(image, style, [1.0, 0.0]) - method.stylize(image, style, [0.0, 1.0])).numpy().mean() > 0.1
+    assert np.abs(method.stylize(image, style, [1.0, 0.0]) - method.stylize(image, style, [0.0, 1.0])).mean() > 0.1
 
 
 def test_a_style_is_measured_once_and_nothing_is_traced_anew(method):
@@ -179,8 +185,7 @@ def test_style_batches_depend_on_the_step_alone(house):
     np.testing.assert_array_equal(next(styles.training_batches(paths, conf, 3)), batches[3])
     recast = [styles.recast(batches[0], 7, tf.constant(step, tf.int64)) for step in (1, 1, 2)]
     np.testing.assert_array_equal(recast[0], recast[1])
-    assert np.abs(recast[0] - recast[2]).numpy().max() > 10
-    assert np.abs(recast[0] - recast[0][:, :, ::-1]).numpy().max() > 10
+    assert np.abs(recast[0] - recast[2]).max() > 10
 
 
 def test_a_model_finds_its_encoder_and_knows_it(house, monkeypatch):
