@@ -23,7 +23,7 @@ class Wct(tf.Module):
     """
 
     style_kind = "image"
-    memory = (700e6, 900)  # bytes that stylising takes at its peak, and more for each pixel: python benchmark.py memory
+    memory = (750e6, 700)  # bytes that stylising takes at its peak, and more for each pixel: python benchmark.py memory
 
     def __init__(self, conf, training=False):
         super().__init__()
