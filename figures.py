@@ -208,17 +208,16 @@ def plot(path, shares, grams):
 
 def universal_sheet():
     """Writes universal.jpg: each pair of a content and a style, what the models make of it, and the teacher's WCT."""
-    methods = {os.path.basename(path).split(".")[0]: load_model(path) for path in FLAGS.models}
-    columns = {name: lambda content, style, m=method: m.stylize(content, [style])[0] for name, method in methods.items()}
+    methods = [load_model(path) for path in FLAGS.models]
+    columns = [(m.conf.method, lambda content, style, m=m: m.stylize(content, [style])[0]) for m in methods]
     if FLAGS.teacher_dir:
-        columns["teacher's WCT"] = teachers_wct(FLAGS.teacher_dir)
+        columns.append(("teacher's WCT", teachers_wct(FLAGS.teacher_dir)))
     rows, count = [], max(len(FLAGS.content), len(FLAGS.style))
     for i in tqdm(range(count), "pairs"):
         content = reader.read_image(FLAGS.content[i % len(FLAGS.content)], FLAGS.size).rgb
         [style] = styles.read([FLAGS.style[i % len(FLAGS.style)]], long_side=FLAGS.size)
-        found = {name: make(content[None].astype(np.float32), style) for name, make in columns.items()}
-        found = {"content": content, "style": style.image} | found
-        rows.append([(np.asarray(image), name) for name, image in found.items()])
+        found = [(np.asarray(make(content[None].astype(np.float32), style)), name) for name, make in columns]
+        rows.append([(content, "content"), (style.image, "style"), *found])
     path = os.path.join(FLAGS.output_dir or "docs/universal", "universal.jpg")
     reader.write_image(path, sheets.contact_sheet(rows))
     print(f"Wrote {path}")
