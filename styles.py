@@ -93,6 +93,7 @@ def training_batches(paths, conf, first_step):
         raise UserError(f"style_data: none of the {len(unreadable)} pictures can be read") from None
 
 
-def recast(images, seed, step):
+def recast(images, conf, step):
     """Style images [N,S,S,3], RGB 0..255, in other colours and light: a few paintings stand for many."""
-    return vgg_preprocessing.relit(vgg_preprocessing.hue_turned(images, seed, step), seed, step)
+    turned = vgg_preprocessing.hue_turned(images, conf.style_hue, conf.seed, step)
+    return vgg_preprocessing.relit(turned, conf.seed, step)

@@ -59,9 +59,9 @@ def relit(images, seed, step):
     return tf.clip_by_value((images - 127.5) * gain + 127.5 + lift, 0.0, 255.0)
 
 
-def hue_turned(images, seed, step):
-    """[N,H,W,3] with each image's colours turned about the gray axis by an angle of its own, drawn as in relit."""
-    angle = draw(seed, step, 16, [images.shape[0], 1, 1], -math.pi, math.pi)
+def hue_turned(images, most, seed, step):
+    """[N,H,W,3] with each image's colours turned about the gray axis, by at most so many radians; drawn as in relit."""
+    angle = draw(seed, step, 16, [images.shape[0], 1, 1], -most, most)
     cross = tf.constant([[0, -1, 1], [1, 0, -1], [-1, 1, 0]], tf.float32) / math.sqrt(3)  # Rodrigues' formula
     turn = tf.cos(angle) * tf.eye(3) + tf.sin(angle) * cross + (1 - tf.cos(angle)) / 3
     return tf.clip_by_value(tf.einsum("nhwi,nio->nhwo", images, turn), 0.0, 255.0)

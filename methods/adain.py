@@ -74,7 +74,7 @@ class AdaIn(tf.Module):
 
     @tf.function
     def _train_step(self, content, style, optimizer, variables):
-        style = styles.recast(style, self.conf.seed, optimizer.iterations)
+        style = styles.recast(style, self.conf, optimizer.iterations)
         of_content = self.encoder(content, self.layers[-1:])[self.layers[-1]]
         of_style = {layer: moments(features) for layer, features in self.encoder(style).items()}
         target = adain(of_content, moments(of_content), of_style[self.layers[-1]])

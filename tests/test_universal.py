@@ -183,7 +183,7 @@ def test_style_batches_depend_on_the_step_alone(house):
     first = styles.training_batches(paths, conf, 0)
     batches = [next(first) for _ in range(4)]
     np.testing.assert_array_equal(next(styles.training_batches(paths, conf, 3)), batches[3])
-    recast = [styles.recast(batches[0], 7, tf.constant(step, tf.int64)) for step in (1, 1, 2)]
+    recast = [styles.recast(batches[0], conf, tf.constant(step, tf.int64)) for step in (1, 1, 2)]
     np.testing.assert_array_equal(recast[0], recast[1])
     assert np.abs(recast[0] - recast[2]).max() > 10
 
