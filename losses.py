@@ -30,11 +30,19 @@ def teachers(conf):
     return [vgg.Vgg(scope, vgg.read_weights(scope, path), layers) for scope, path, layers in named]
 
 
+@tf.custom_gradient
 def gram(features):
     """Gram matrices. [N,H,W,C] -> [N,C,C], divided by H*W*C."""
-    n, height, width, channels = tf.unstack(tf.shape(features))
-    rows = tf.reshape(features, [n, height * width, channels])
-    return tf.matmul(rows, rows, transpose_a=True) / tf.cast(height * width * channels, features.dtype)
+    shape = tf.shape(features)
+    rows = tf.reshape(features, [shape[0], shape[1] * shape[2], shape[3]])
+    size = tf.cast(tf.reduce_prod(shape[1:]), features.dtype)
+
+    def gradient(upstream):
+        # TensorFlow would multiply by `rows` twice, once for each factor of the product.
+        both = (upstream + tf.linalg.matrix_transpose(upstream)) / size
+        return tf.reshape(tf.matmul(rows, both), shape)
+
+    return tf.matmul(rows, rows, transpose_a=True) / size, gradient
 
 
 def content_losses(features, targets, form="mean"):
@@ -89,9 +97,18 @@ def total_variation_loss(images, form="mean"):
 
     "power" is the sum of (down^2 + across^2)^1.25 instead, over pixels that have both neighbours, as in Keras' example.
     """
-    down = images[:, 1:] - images[:, :-1]
-    across = images[:, :, 1:] - images[:, :, :-1]
+    down, across = differences(images, 1), differences(images, 2)
     if form == "power":
         # The power's gradient at 0 is 0, but TensorFlow computes it as 0 * infinity only below 1: 1.25 is safe.
-        return tf.reduce_sum(tf.pow(tf.square(down[:, :, :-1]) + tf.square(across[:, :-1]), 1.25))
+        return tf.reduce_sum(tf.pow(tf.square(all_but_last(down, 2)) + tf.square(all_but_last(across, 1)), 1.25))
     return 0.5 * (tf.reduce_mean(tf.square(down)) + tf.reduce_mean(tf.square(across)))
+
+
+def differences(images, axis):
+    """Each pixel less the one before it along an axis: one fewer than there are pixels."""
+    return tf.split(images, [1, -1], axis)[1] - all_but_last(images, axis)
+
+
+def all_but_last(x, axis):
+    """x[..., :-1] along an axis. A split's gradient is one copy; that of x[:, :-1] goes through it element by element."""
+    return tf.split(x, [-1, 1], axis)[0]
