@@ -1,10 +1,14 @@
-"""Measures speed and memory against the original's form of the net: python benchmark.py stylize|train|memory
+"""Measures speed and memory: python benchmark.py stylize|train|optimize|memory
 
 With --method adain or wct, stylising takes a style instead: a new one each time, or one whose statistics are known.
-The forms take turns within one run, so that a noisy machine is as noisy for each; medians of several rounds are printed.
+What is compared takes turns within one run, so that a noisy machine is as noisy for each; medians of several rounds are
+printed. Johnson's net is compared with the original's form of it.
   stylize  seconds for one picture of --size x --size (default 512)
   train    seconds for one step: batch 4 at 256x256, a loss network of VGG-16's full widths (random weights)
-  memory   peak memory of a whole process that stylises one picture of --size x --size (default 1024)
+  optimize seconds for one evaluation of loss and gradient at --size x --size (default 512), as SciPy's L-BFGS asks for it,
+           against PyTorch in eager mode (requirements-benchmark.txt): VGG-19's full widths and the embedded loss network
+  memory   peak memory of a whole process that stylises one picture of --size x --size (default 1024), then of ones that
+           optimise it with either loss network
 """
 
 import os
@@ -19,20 +23,31 @@ import quiet_tensorflow  # noqa: F401
 
 # isort: split
 import numpy as np
+import tensorflow as tf
 from absl import flags
 
 import cli
 import config
 import model
+import pixels
 import styles
+import vgg
 from methods import METHODS
 from optimizer import Adam
 from tests import original
 
 flags.DEFINE_integer("size", None, "Height and width of the picture.", lower_bound=1)
 flags.DEFINE_integer("rounds", 7, "How often each form is measured.", lower_bound=1)
+flags.DEFINE_integer(
+    "threads",
+    None,
+    "optimize: threads of either side (default: all). With 1, processor time is measured: other work hardly touches it.",
+    lower_bound=1,
+)
 FLAGS = flags.FLAGS
-STYLE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "images", "starry.jpg")
+ROOT = os.path.dirname(os.path.abspath(__file__))
+STYLE = os.path.join(ROOT, "images", "starry.jpg")
+WIDTHS = (64, 128, 256, 512, 512)  # channels of the five blocks of VGG-16 and VGG-19
 
 FORMS = {  # what each replaces in model.py
     "ours": {},
@@ -44,13 +59,15 @@ FORMS = {  # what each replaces in model.py
     },
 }
 
+NETWORKS = {f"optimize, {scope}": scope for scope in ("vgg_19", config.EMBEDDED)}
+
 flags.DEFINE_enum("method", "johnson", list(METHODS), "What stylises; the weights are random.")
 flags.DEFINE_string("form", None, "memory: measure this form alone, in this process.")
 
 
 def main(argv):
     """Prints one line for each form."""
-    kinds = {"stylize": stylize, "train": train, "memory": memory}
+    kinds = {"stylize": stylize, "train": train, "optimize": optimize, "memory": memory}
     if len(argv) != 2 or argv[1] not in kinds:
         cli.complain(f"needed is one of {', '.join(kinds)}")
         return 2
@@ -87,7 +104,7 @@ def train():
     runs = {}
     with tempfile.TemporaryDirectory() as folder:
         weights = os.path.join(folder, "vgg_16.npz")
-        np.savez(weights, **random_vgg_16())
+        np.savez(weights, **random_vgg("vgg_16", "conv4_3"))
         conf = config.Conf(style_image=STYLE, naming="none", loss_model="vgg_16", loss_model_file=weights)
         for form in FORMS:
             method = METHODS["johnson"](conf, training=True)
@@ -98,19 +115,80 @@ def train():
         report(runs, "training step, batch 4 at 256x256")
 
 
+def optimize():
+    """Seconds for one evaluation, ours and PyTorch's, for two loss networks."""
+    try:
+        from tests import pytorch
+    except ImportError:
+        raise cli.UserError("optimize compares with PyTorch, which is not here: see requirements-benchmark.txt") from None
+    if FLAGS.threads:
+        pytorch.torch.set_num_threads(FLAGS.threads)
+        tf.config.threading.set_intra_op_parallelism_threads(FLAGS.threads)
+        tf.config.threading.set_inter_op_parallelism_threads(FLAGS.threads)
+    size = FLAGS.size or 512
+    for scope in NETWORKS.values():
+        conf, weights = loss_network(scope)
+        report(evaluations(conf, weights, size, pytorch.Objective), f"evaluation with {scope} at {size}x{size}")
+
+
+def evaluations(conf, weights, size, reference_class):
+    """{form: a function that returns (loss, gradient [size*size*3] float64) of one picture, as fmin_l_bfgs_b needs it}."""
+    content, style, picture = random_pictures(3, size)
+    flat = picture.ravel().astype(np.float64)
+    network = vgg.Vgg(conf.loss_model, weights, {*conf.content_layers, *conf.style_layers}, conf.pooling)
+    objective = pixels.Objective(conf, network, content, [styles.Style(style)])
+    reference = reference_class(conf, weights, content, [style])
+
+    def ours():
+        _, parts, gradient = pixels.evaluated(objective, flat, picture.shape)
+        return float(parts["total"]), gradient
+
+    def theirs():
+        loss, gradient = reference.losses_and_gradient(flat.reshape(picture.shape))
+        return loss, gradient.ravel().astype(np.float64)
+
+    return {"ours": ours, "PyTorch": theirs}
+
+
 def memory():
-    """Peak memory of a process for each form."""
+    """Peak memory of a process for each form, and for optimising with each loss network."""
     size = FLAGS.size or 1024
+    if FLAGS.form in NETWORKS:
+        return memory_of_optimising(FLAGS.form, size)
     if FLAGS.form:
         runs = stylizing(size)
         if FLAGS.form not in runs:
-            raise cli.UsageError(f"--form: got '{FLAGS.form}', one of {', '.join(runs)} is needed")
+            raise cli.UsageError(f"--form: got '{FLAGS.form}', one of {', '.join((*runs, *NETWORKS))} is needed")
         runs[FLAGS.form]()
-        print(f"{FLAGS.form:14s} {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.2f} GB at {size}x{size}")
-        return
-    for form in FORMS if FLAGS.method == "johnson" else ["a new style"]:
+        print(f"{FLAGS.form:14s} {peak():.2f} GB at {size}x{size}")
+        return None
+    for form in (*FORMS, *NETWORKS) if FLAGS.method == "johnson" else ["a new style"]:
         flags_ = [f"--form={form}", f"--size={size}", f"--method={FLAGS.method}"]
         subprocess.run([sys.executable, __file__, "memory", *flags_], check=True)
+    return None
+
+
+def memory_of_optimising(form, size):
+    """Prints the peak of a few evaluations of L-BFGS beside what optimize.py expects of it."""
+    conf, weights = loss_network(NETWORKS[form])
+    network = vgg.Vgg(conf.loss_model, weights, {*conf.content_layers, *conf.style_layers})
+    content, style, picture = random_pictures(3, size)
+    pixels.lbfgs(pixels.Objective(conf, network, content, [styles.Style(style)]), picture, 2)
+    base, per_pixel = pixels.memory_needed(network)
+    print(f"{form:14s} {peak():.2f} GB at {size}x{size}, {(base + size * size * per_pixel) / 1e9:.2f} expected")
+
+
+def loss_network(scope):
+    """(conf, weights): the embedded loss network, or a full one of random weights up to conv4_3."""
+    conf = config.PixelsConf(loss_model=scope)
+    if scope == config.EMBEDDED:
+        return conf, vgg.read_weights(scope, os.path.join(ROOT, conf.loss_model_file))
+    return conf, random_vgg(scope, "conv4_3")
+
+
+def peak():
+    """The most memory that this process has had, in GB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
 
 
 def in_form(form, run):
@@ -131,17 +209,18 @@ def report(runs, title):
     """Runs each once to trace it, then in turns; prints medians and the first one's ratio to each."""
     for run in runs.values():
         run()
+    clock = time.process_time if FLAGS.threads == 1 else time.perf_counter
     seconds = {form: [] for form in runs}
     for _ in range(FLAGS.rounds):
         for form, run in runs.items():
-            start = time.perf_counter()
+            start = clock()
             run()
-            seconds[form].append(time.perf_counter() - start)
+            seconds[form].append(clock() - start)
     print(f"{title}, median of {FLAGS.rounds}:")
     medians = {form: statistics.median(times) for form, times in seconds.items()}
     first = next(iter(medians))
     for form, median in medians.items():
-        print(f"  {form:14s} {median:.3f} s   {first} / this {medians[first] / median:.2f}")
+        print(f"  {form:14s} {median:.3f} s   {1 / median:.2f} it/s   {first} / this {medians[first] / median:.2f}")
 
 
 def random_pictures(count, size):
@@ -149,15 +228,16 @@ def random_pictures(count, size):
     return np.random.default_rng(0).uniform(0, 255, (count, size, size, 3)).astype(np.float32)
 
 
-def random_vgg_16():
-    """Weights of VGG-16's own widths up to conv4_3, by slim name."""
+def random_vgg(scope, last):
+    """Random weights of VGG-16's or VGG-19's own widths up to the layer `last`, by slim name."""
     rng, weights, channels = np.random.default_rng(0), {}, 3
-    for block, (count, width) in enumerate(((2, 64), (2, 128), (3, 256), (3, 512)), 1):
-        for i in range(1, count + 1):
-            scale = np.sqrt(2 / (9 * channels))
-            weights[f"conv{block}_{i}/weights"] = rng.normal(0, scale, (3, 3, channels, width)).astype(np.float32)
-            weights[f"conv{block}_{i}/biases"] = np.zeros(width, np.float32)
-            channels = width
+    convs = vgg.topology(scope)
+    for conv in convs[: convs.index(last) + 1]:
+        width = WIDTHS[int(conv[4]) - 1]
+        kernel = rng.standard_normal((3, 3, channels, width), np.float32)
+        weights[f"{conv}/weights"] = kernel * np.float32(np.sqrt(2 / (9 * channels)))
+        weights[f"{conv}/biases"] = np.zeros(width, np.float32)
+        channels = width
     return weights
 
 

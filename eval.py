@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 import cli
 import colors
+import memory
 import reader
 import styles
 from methods import load_model
@@ -145,7 +146,7 @@ def stylized(method, rgb, style):
     Raises:
       UserError: the picture is too large for the memory.
     """
-    check_memory(*rgb.shape[:2], *method.memory)
+    memory.check(*rgb.shape[:2], *method.memory)
     content = np.asarray(rgb, np.float32)
     strength = strengths()
     if FLAGS.preserve_colors == "coral":
@@ -155,23 +156,6 @@ def stylized(method, rgb, style):
     except tf.errors.ResourceExhaustedError:
         raise cli.UserError(f"{rgb.shape[1]}x{rgb.shape[0]} pixels do not fit into memory; use --image_size") from None
     return colors.luminance_of(image, content) if FLAGS.preserve_colors == "luminance" else image
-
-
-def check_memory(height, width, base, per_pixel):
-    """Raises UserError when a picture needs more memory than the machine has: the system would kill the process.
-
-    Needed are `base` bytes and so many per pixel.
-    """
-    if not hasattr(os, "sysconf"):  # Windows
-        return
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    needed = base + height * width * per_pixel
-    if needed > memory:
-        fits = int(max(height, width) * (0.8 * (memory - base) / (needed - base)) ** 0.5)
-        raise cli.UserError(
-            f"{width}x{height} pixels need about {needed / 1e9:.0f} GB of memory, {memory / 1e9:.0f} GB are there; "
-            f"use --image_size {fits}"
-        )
 
 
 def expand(names):

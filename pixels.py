@@ -10,6 +10,8 @@ import losses
 import vgg_preprocessing
 from optimizer import Adam
 
+# What optimising takes at its peak: python benchmark.py memory
+BYTES, BYTES_PER_PIXEL, BYTES_PER_FLOAT = 800e6, 700, 9.0
 STEP = 2**0.5  # each scale's size in units of the one before
 
 
@@ -52,9 +54,13 @@ def scales(conf):
 
 def fitted(image, long_side):
     """[H,W,3] -> [h,w,3] float32 with max(h, w) == long_side."""
-    height, width = image.shape[:2]
-    scale = long_side / max(height, width)
-    return vgg_preprocessing.resized(image, (max(1, round(height * scale)), max(1, round(width * scale))))
+    return vgg_preprocessing.resized(image, fitted_size(image, long_side))
+
+
+def fitted_size(image, long_side):
+    """(h, w) of an image [H,W,3] when its longer side is so long."""
+    scale = long_side / max(image.shape[:2])
+    return tuple(max(1, round(side * scale)) for side in image.shape[:2])
 
 
 def resized_style(conf, style, content):
@@ -77,7 +83,27 @@ def first_image(conf, content, styles, start):
     return {"content": content, "noise": noise}.get(conf.init, start)
 
 
-class Objective(tf.Module):
+def memory_needed(network):
+    """(bytes of the process, bytes for each pixel of the picture) at the peak of an optimisation with this loss network.
+
+    Features are kept for the gradient, so it goes with the network's widths; the rest is L-BFGS' memory, Adam's is less.
+    """
+    return BYTES, BYTES_PER_PIXEL + BYTES_PER_FLOAT * network.floats_per_pixel()
+
+
+class Differentiable(tf.Module):
+    """A loss of pixels with its gradient. `losses` of [1,H,W,3] RGB gives scalars by name, what is minimised as "total"."""
+
+    @tf.function
+    def losses_and_gradient(self, image):
+        """(losses, d total / d image) of [1,H,W,3] RGB: one graph on all cores, or on the GPU."""
+        with tf.GradientTape() as tape:
+            tape.watch(image)
+            parts = self.losses(image)
+        return parts, tape.gradient(parts["total"], image)
+
+
+class Objective(Differentiable):
     """The weighted sum of content, style and total-variation loss of one picture; the targets are computed once."""
 
     def __init__(self, conf, network, content, styles):
@@ -111,14 +137,6 @@ class Objective(tf.Module):
         weights = {"content": conf.content_weight, "style": conf.style_weight, "tv": conf.tv_weight}
         return parts | {"total": tf.add_n([weights[name] * loss for name, loss in parts.items()])}
 
-    @tf.function
-    def losses_and_gradient(self, image):
-        """(losses, d total / d image) of [1,H,W,3] RGB: one graph on all cores, or on the GPU."""
-        with tf.GradientTape() as tape:
-            tape.watch(image)
-            parts = self.losses(image)
-        return parts, tape.gradient(parts["total"], image)
-
 
 def within(mask, features):
     """Features [1,h,w,C] faded by a mask [H,W] 0..1, so that their Gram matrix is that of the masked region alone."""
@@ -139,15 +157,21 @@ def lbfgs(objective, image, evaluations, callback=lambda *_: None):
 
     def evaluate(flat):
         nonlocal done
-        current = flat.reshape(image.shape).astype(np.float32)
-        parts, gradient = objective.losses_and_gradient(tf.constant(current[None]))
+        current, parts, gradient = evaluated(objective, flat, image.shape)
         done += 1
         callback(done, current, parts)
-        return float(parts["total"]), gradient.numpy().ravel().astype(np.float64)
+        return float(parts["total"]), gradient
 
     # pgtol is the one default to change: it measures gradients in the loss's unit, and those of relative losses are small.
     flat, _, _ = fmin_l_bfgs_b(evaluate, np.ravel(image).astype(np.float64), maxfun=evaluations, pgtol=0)
     return flat.reshape(image.shape).astype(np.float32)
+
+
+def evaluated(objective, flat, shape):
+    """(image [h,w,3] float32, losses by name, gradient) at SciPy's flat float64 pixels; the gradient is like them."""
+    image = flat.reshape(shape).astype(np.float32)
+    parts, gradient = objective.losses_and_gradient(tf.constant(image[None]))
+    return image, parts, gradient.numpy().ravel().astype(np.float64)
 
 
 def adam(objective, image, conf, before=None, callback=lambda *_: None):

@@ -72,6 +72,11 @@ class Vgg(tf.Module):
         """{conv: [k,k,I,O]} of all its convolutions."""
         return {conv: self._weights[f"{conv}/weights"].shape.as_list() for conv in self._convs}
 
+    def floats_per_pixel(self):
+        """How many floats all its layers' features take, for each pixel of the picture."""
+        widths = {conv: self._weights[f"{conv}/biases"].shape[0] for conv in self._convs if conv != "conv0"}
+        return sum(width / 4 ** (int(conv[4]) - 1) for conv, width in widths.items())
+
     def _conv(self, x, conv):
         kernel = self._weights[f"{conv}/weights"]
         padding = "SAME"

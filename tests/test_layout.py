@@ -26,7 +26,7 @@ NOUNS = [
     "optimizer",
     "config",
 ]
-NOUNS += ["files", "cli"]
+NOUNS += ["files", "memory", "cli"]
 VERBS = ["train", "eval", "optimize", "distill", "figures", "download", "benchmark"]
 METHOD_FILES = sorted(glob.glob(os.path.join(ROOT, "methods", "[a-z]*.py")))
 

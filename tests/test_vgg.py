@@ -120,6 +120,7 @@ def test_average_pooling_differs_and_depth_is_as_asked():
     assert len(network.variables) == 6  # conv1_1, conv1_2, conv2_1: nothing deeper is built
     assert not network.trainable_variables
     assert all(v.name.startswith("vgg_16/") for v in network.variables)
+    assert network.floats_per_pixel() == 4 + 4 + 6 / 4  # the second block has a quarter of the pixels
     average = vgg.Vgg("vgg_16", weights, [layer], "avg")
     assert network(images)[layer].shape == (1, 16, 16, 6)
     assert not np.allclose(network(images)[layer], average(images)[layer])

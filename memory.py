@@ -1,0 +1,30 @@
+"""Whether a picture fits into the machine's memory. Where it does not, the system would kill the process without a word."""
+
+import os
+
+from cli import UserError
+
+
+def check(height, width, base, per_pixel, remedy=None):
+    """Raises UserError when a picture needs more memory than the machine has.
+
+    Args:
+      height, width: the picture's, in pixels.
+      base, per_pixel: what the process takes at its peak: base + height * width * per_pixel bytes.
+      remedy: what to do about it, instead of the --image_size that fits.
+    """
+    there, needed = physical(), base + height * width * per_pixel
+    if there is None or needed <= there:
+        return
+    room = max(0.0, 0.8 * (there - base))
+    remedy = remedy or f"use --image_size {int(max(height, width) * (room / (needed - base)) ** 0.5)}"
+    raise UserError(
+        f"{width}x{height} pixels need about {needed / 1e9:.0f} GB of memory, {there / 1e9:.0f} GB are there; {remedy}"
+    )
+
+
+def physical():
+    """The machine's memory in bytes; None where it cannot be told, as on Windows."""
+    if not hasattr(os, "sysconf"):
+        return None
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

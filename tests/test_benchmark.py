@@ -1,0 +1,32 @@
+"""benchmark.py: what it compares computes the same, and its commands print what they promise."""
+
+import sys
+
+import numpy as np
+import pytest
+from conftest import VGG_16_CONVS, inside, vgg_weights
+
+import benchmark
+import config
+
+
+@pytest.mark.parametrize("pooling", ["max", "avg"])
+def test_pytorch_computes_the_same_loss_and_gradient(pooling):
+    pytest.importorskip("torch", reason="needs PyTorch: requirements-benchmark.txt")
+    from tests import pytorch
+
+    conf = config.PixelsConf(loss_model="vgg_16", pooling=pooling, tv_weight=0.1)
+    runs = benchmark.evaluations(conf, vgg_weights(VGG_16_CONVS[:10]), 40, pytorch.Objective)
+    (loss, gradient), (expected_loss, expected) = runs["ours"](), runs["PyTorch"]()
+    assert loss == pytest.approx(expected_loss, rel=1e-4)
+    assert np.linalg.norm(gradient - expected) < 1e-3 * np.linalg.norm(expected)
+    assert gradient.dtype == expected.dtype == np.float64
+
+
+def test_without_pytorch_it_says_what_to_install(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "tests.pytorch", None)
+    monkeypatch.delattr("tests.pytorch", raising=False)  # where another test has imported it
+    result = inside(benchmark, "optimize", cwd=tmp_path)
+    assert result.returncode == 1
+    assert "requirements-benchmark.txt" in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
