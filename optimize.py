@@ -24,11 +24,17 @@ import colors
 import config
 import files
 import losses
+import memory
 import pixels
 import reader
 import sheets
 import styles
 import vgg
+
+try:
+    import av
+except ImportError:
+    av = None
 
 cli.conf_flag()
 flags.DEFINE_string("content_image", None, "The picture that gives the shapes.")
@@ -41,7 +47,7 @@ flags.DEFINE_string(
     "sweep", None, "A setting and its values, such as style_weight=1,10,100: writes a sheet of the results."
 )
 flags.DEFINE_integer("show_every", 50, "Iterations between looks at <output_file>-progress.jpg; 0: none.", lower_bound=0)
-flags.DEFINE_string("animation", None, "A .gif of the pictures that --show_every shows.")
+flags.DEFINE_string("animation", None, "A .gif or .mp4 of the pictures that --show_every shows.")
 OVERRIDES = ("image_size", "iterations", "seed", "content_weight", "style_weight", "tv_weight", "style_scale", "init")
 for name in OVERRIDES:
     flags.DEFINE_string(name, None, f"Instead of the conf's {name}.")
@@ -55,9 +61,12 @@ def main(argv):
     """Writes the picture that the flags ask for, or a sheet of several."""
     if argv[1:]:
         raise cli.UsageError(f"{argv[1]}: not expected; pictures go with --content_image and --style_image")
-    if FLAGS.animation and (not FLAGS.animation.lower().endswith(".gif") or FLAGS.sweep or not FLAGS.show_every):
-        raise cli.UsageError(f"--animation: got '{FLAGS.animation}'; it needs a .gif, --show_every above 0 and no --sweep")
+    if FLAGS.animation:
+        check_animation()
     reader.check_writable_format(FLAGS.output_file)
+    for path in (FLAGS.content_image, *FLAGS.style_image, *FLAGS.mask):
+        if path and os.path.realpath(path) == os.path.realpath(FLAGS.output_file):
+            raise cli.UserError(f"{path}: would be overwritten by the result; choose another --output_file")
     given = {key: FLAGS[key].value for key in OVERRIDES if FLAGS[key].value is not None}
     conf = config.changed(config.load_conf(FLAGS.conf or CONF, config.PixelsConf), given, "the command line")
     if "init" not in given and not (conf.content_weight and conf.style_weight):
@@ -74,6 +83,17 @@ def main(argv):
     return 0
 
 
+def check_animation():
+    """Raises UserError, before any work is done, when --animation cannot be had."""
+    ending = os.path.splitext(FLAGS.animation)[1].lower()
+    if ending not in (".gif", ".mp4") or FLAGS.sweep or not FLAGS.show_every:
+        raise cli.UsageError(
+            f"--animation: got '{FLAGS.animation}'; it needs a .gif or .mp4, --show_every above 0 and no --sweep"
+        )
+    if ending == ".mp4" and av is None:
+        raise cli.UserError("--animation: .mp4 needs PyAV: pip install -r requirements-video.txt; .gif needs nothing")
+
+
 def run(conf, progress_file=None):
     """([H,W,3] RGB 0..255, a row of losses for each iteration, the pictures shown under way).
 
@@ -82,6 +102,8 @@ def run(conf, progress_file=None):
     """
     content, given = read_inputs(conf)
     network = losses.loss_network(conf, {*conf.content_layers, *conf.style_layers})
+    check_sizes(conf, [content, *(style.image for style in given)])
+    check_memory(conf, network, content, given)
     start = None if conf.init in config.STARTS else reader.read_image(conf.init).rgb
     log, frames = [], []
     rounds = conf.rounds if conf.optimizer == "lbfgs" else 1
@@ -125,7 +147,7 @@ def read_inputs(conf):
 
     Raises:
       UsageError: a picture that the weights ask for is not named, or masks or weights do not match the styles.
-      UserError: a picture cannot be read, or is so narrow that the loss network has nothing left of it.
+      UserError: a picture cannot be read.
     """
     if not (conf.content_weight or conf.style_weight):
         raise cli.UsageError("--content_weight and --style_weight are both 0: nothing is asked for")
@@ -137,12 +159,11 @@ def read_inputs(conf):
         raise cli.UsageError("--style_scale: without effect, as the conf says style_stretched")
     given = styles.read(FLAGS.style_image, cli.numbers("style_weights"), FLAGS.mask)
     content = reader.read_image(FLAGS.content_image).rgb if FLAGS.content_image else given[0].image
-    check_sizes(conf, [content, *(style.image for style in given)])
     return content, styles.recoloured(given, content) if FLAGS.preserve_colors == "histogram" else given
 
 
 def check_sizes(conf, images):
-    """Raises UserError when pooling would leave nothing of a picture at the smallest scale."""
+    """Raises UserError when pooling would leave nothing of a picture, the content's or a style's, at the smallest scale."""
     blocks = max(int(vgg.short_name(layer)[4]) for layer in (*conf.content_layers, *conf.style_layers))
     paths = [FLAGS.content_image or FLAGS.style_image[0], *FLAGS.style_image]
     for path, image, scale in zip(paths, images, [1, *(conf.style_scale for _ in images[1:])], strict=True):
@@ -155,12 +176,25 @@ def check_sizes(conf, images):
             )
 
 
+def check_memory(conf, network, content, styles):
+    """Raises UserError when the picture, or a style image at its scale, does not fit into the memory."""
+    base, per_pixel = pixels.memory_needed(network)
+    memory.check(*pixels.fitted_size(content, conf.image_size), base, per_pixel)
+    for style in () if conf.style_stretched else styles:
+        size = pixels.fitted_size(style.image, round(conf.style_scale * conf.image_size))
+        memory.check(*size, base, per_pixel / 2, "lower --style_scale")  # nothing is kept for a gradient
+
+
 def sweep(conf):
     """Writes one labelled sheet: the picture for each value of one of the conf's keys. 1 when one of them diverged."""
     key, _, values = FLAGS.sweep.partition("=")
     if key == "style_scale" and conf.style_stretched:
         raise cli.UsageError("--sweep: style_scale has no effect with the conf's style_stretched")
-    confs = {value: config.changed(conf, {key: yaml.safe_load(value)}, "--sweep") for value in values.split(",")}
+    try:
+        given = {value: yaml.safe_load(value) for value in values.split(",")}
+    except yaml.YAMLError:
+        raise cli.UsageError(f"--sweep: got '{FLAGS.sweep}', such as style_weight=1,10,100 is needed") from None
+    confs = {value: config.changed(conf, {key: one}, "--sweep") for value, one in given.items()}
     tiles, failed = [], 0
     for value, changed in confs.items():
         try:
@@ -202,11 +236,26 @@ def write_log(stem, log):
 
 
 def write_animation(path, frames):
-    """Writes [h,w,3] RGB pictures, of which earlier ones may be smaller, as an animated GIF."""
+    """Writes [h,w,3] RGB pictures, of which earlier ones may be smaller, as an animated GIF or an MP4."""
     size = frames[-1].shape[1::-1]
     images = [reader.to_pil(frame).resize(size) for frame in frames]
+    if path.lower().endswith(".mp4"):
+        files.write_whole(path, lambda temporary: write_mp4(temporary, images))
+        return
     options = {"save_all": True, "append_images": images[1:], "duration": round(1000 * FRAME_SECONDS), "loop": 0}
     files.write_whole(path, lambda temporary: images[0].save(temporary, **options))
+
+
+def write_mp4(path, images):
+    """Writes Pillow images of one size as H.264."""
+    # yuv420p, the one kind that every player knows, halves the colours' size: a last odd row or column is left out.
+    width, height = (side // 2 * 2 for side in images[0].size)
+    with av.open(path, "w") as container:
+        stream = container.add_stream("libx264", rate=round(1 / FRAME_SECONDS))
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        for image in images:
+            container.mux(stream.encode(av.VideoFrame.from_image(image.crop((0, 0, width, height)))))
+        container.mux(stream.encode())
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """optimize.py as a person runs it, right and wrong, and the colours it can keep."""
 
 import csv
+import re
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from conftest import VGG_16_CONVS, inside, photo, vgg_weights
 from PIL import Image
 
 import colors
+import memory
 import optimize
 
 
@@ -29,6 +31,7 @@ def easel(tmp_path):
         "iterations": 3,
     }
     (tmp_path / "conf.yml").write_text(yaml.safe_dump(conf))
+    (tmp_path / "layers.yml").write_text(yaml.safe_dump(conf | {"style_layers": ["vgg_16/nonsense"]}))
     return tmp_path
 
 
@@ -49,6 +52,41 @@ def test_a_picture_its_log_its_plot_and_its_animation(easel):
     assert float(rows[-1]["total"]) < float(rows[6]["total"])
     assert Image.open(easel / "out" / "o-losses.png").size[0] > 100
     assert Image.open(easel / "o.gif").n_frames > 1
+
+
+def test_an_mp4_has_every_look_and_an_even_size(easel):
+    av = pytest.importorskip("av", reason="needs PyAV: requirements-video.txt")
+    result = run(easel, *BOTH, "--image_size", 41, "--show_every", 2, "--animation", "out/o.mp4")
+    assert result.returncode == 0, result.stderr
+    with av.open(str(easel / "out" / "o.mp4")) as container:
+        stream = container.streams.video[0]
+        assert stream.codec_context.pix_fmt == "yuv420p"
+        frames = [frame.to_ndarray(format="rgb24").astype(float) for frame in container.decode(stream)]
+    assert len(frames) == 9 // 2 + 1
+    result = np.asarray(Image.open(easel / "out" / "o.png"), float)
+    assert result.shape[:2] == (31, 41)
+    assert frames[-1].shape == (30, 40, 3)
+    assert np.abs(frames[-1] - result[:30, :40]).mean() < 12
+    assert np.abs(frames[0] - frames[-1]).mean() > 1
+
+
+def test_an_mp4_without_pyav_says_what_to_install(easel, monkeypatch):
+    monkeypatch.setattr(optimize, "av", None)
+    result = run(easel, *BOTH, "--animation", "o.mp4")
+    assert result.returncode == 1
+    assert "pip install -r requirements-video.txt" in result.stderr
+    assert not (easel / "out").exists()
+
+
+def test_a_picture_too_large_for_the_memory_is_refused(easel, monkeypatch):
+    monkeypatch.setattr(memory, "physical", lambda: 2e9)
+    result = run(easel, *BOTH, "--image_size", 6000)
+    assert result.returncode == 1
+    words = r"6000x4500 pixels need about (\d+) GB of memory, 2 GB are there; use --image_size (\d+)"
+    found = re.search(words, result.stderr)
+    assert found, result.stderr
+    assert int(found[1]) > 2
+    assert 40 < int(found[2]) < 6000
 
 
 @pytest.mark.parametrize(
@@ -86,7 +124,7 @@ def test_a_sweep_is_one_sheet(easel):
         (("--content_image", "photo.png"), 2, "--style_image is missing"),
         ((*BOTH, "--mask", "mask.png", "--mask", "mask.png"), 2, "--mask: 2 given for 1 style images"),
         ((*BOTH, "--style_weights", "a"), 2, "--style_weights: got 'a', numbers above 0 are needed"),
-        ((*BOTH, "--animation", "o.avi"), 2, "it needs a .gif"),
+        ((*BOTH, "--animation", "o.avi"), 2, "it needs a .gif or .mp4"),
         ((*BOTH, "--sweep", "style=1,2"), 1, "style: no such key (--sweep)"),
         ((*BOTH, "--sweep", "style_weight=x"), 1, "style_weight: got 'x', a number is needed (--sweep)"),
         ((*BOTH, "--iterations", 0), 1, "iterations: got '0', a number above 0 is needed (the command line)"),
@@ -95,6 +133,12 @@ def test_a_sweep_is_one_sheet(easel):
         (("--style_weight", 0, "--content_weight", 0), 2, "both 0"),
         (("--style_weight", 0, "--init", "style", "--content_image", "photo.png"), 2, "--style_image is missing"),
         (("--content_image", "none.jpg", "--style_image", "style.png"), 1, "none.jpg: no such image"),
+        ((*BOTH, "--sweep", "style_weight=[1,2]"), 2, "such as style_weight=1,10,100 is needed"),
+        ((*BOTH, "--sweep", "style_weight"), 1, "style_weight: got None, a number is needed (--sweep)"),
+        ((*BOTH, "--style_scale", 1e6), 1, "of memory"),
+        ((*BOTH, "--image_size", 1e12), 1, "of memory"),
+        ((*BOTH, "--output_file", "photo.png"), 1, "photo.png: would be overwritten"),
+        ((*BOTH, "-c", "layers.yml"), 1, "vgg_16/nonsense: the loss network has no such layer"),
         ((*BOTH, "--style_weight", "nan"), 1, "style_weight: got 'nan', a finite number is needed"),
     ],
 )
