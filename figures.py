@@ -2,9 +2,14 @@
 
 python figures.py loss_network -c conf/vgg_16_lite.yml   how well the distilled loss network stands in for its teachers
 python figures.py universal --content images/Corgi.jpg --style images/starry.jpg   AdaIN, WCT and a teacher side by side
+python figures.py objective --model_file models/x.ckpt-done --photos FOLDER   where a model stands against L-BFGS
+python figures.py recipes --photo images/Corgi.jpg --painting images/starry.jpg   the recipes of optimize.py on one pair
 """
 
+import csv
+import dataclasses
 import os
+import time
 
 import quiet_tensorflow  # noqa: F401
 
@@ -34,37 +39,68 @@ try:
 except ImportError:
     pyplot = None
 
+ROOT = os.path.dirname(os.path.abspath(__file__))
+RECIPES = {  # conf files of optimize.py, and what each is
+    "gatys_vgg16_lbfgs": "Keras' example",
+    "gatys_vgg19_adam": "a course's",
+    "gatys_basic": "the plainest form",
+    "gatys": "the default",
+}
+
 cli.conf_flag()
 flags.DEFINE_string("paintings", "images", "Folder of the paintings whose Gram matrices are compared.")
-flags.DEFINE_string("photo", "images/chelsea.jpg", "The picture that is recovered from each layer.")
-flags.DEFINE_integer("evaluations", 200, "Evaluations of L-BFGS for each recovered picture.", lower_bound=1)
-flags.DEFINE_string("output_dir", None, "Where the report goes (default docs/<naming>).")
+flags.DEFINE_string("photo", "images/chelsea.jpg", "The picture that is recovered from each layer, or stylised.")
+flags.DEFINE_integer(
+    "evaluations",
+    None,
+    "Evaluations of L-BFGS: for each recovered picture (default 200), for the objective (500); recipes: instead of theirs.",
+    lower_bound=1,
+)
+flags.DEFINE_string("output_dir", None, "Where the report goes (default docs/<naming>, docs/<the model's name>).")
+flags.DEFINE_string("model_file", None, "objective: a .ckpt-done file with its recipe beside it.")
+flags.DEFINE_string("photos", "images", "objective: a folder of photos that the model was not trained on.")
+flags.DEFINE_integer("count", 10, "objective: so many of them, evenly spread.", lower_bound=1)
+flags.DEFINE_list("sizes", ["256", "512"], "objective: sides of the square pictures.")
+flags.DEFINE_bool("into_recipe", False, "objective: write into the model's recipe how many evaluations it is worth.")
+flags.DEFINE_string("painting", "images/starry.jpg", "recipes: the style image.")
+flags.DEFINE_integer("long_side", 512, "recipes, universal: the results' long side in pixels.", lower_bound=config.SMALLEST)
+flags.DEFINE_string("network", None, "recipes: SCOPE or SCOPE=FILE, a loss network for all instead of each one's own.")
 flags.DEFINE_multi_string("content", ["images/Corgi.jpg"], "universal: a picture; the n-th meets the n-th style.")
 flags.DEFINE_multi_string("style", ["images/starry.jpg"], "universal: a style; the shorter of the two lists is repeated.")
 flags.DEFINE_list("models", ["models/adain.ckpt-done", "models/wct.ckpt-done"], "universal: the models, a column each.")
 flags.DEFINE_string("teacher_dir", None, "universal: encoder1.npz to decoder5.npz of Collaborative Distillation.")
-flags.DEFINE_integer("size", 384, "universal: long side of contents and styles.", lower_bound=16)
 FLAGS = flags.FLAGS
 
 SIZE, PAIRED_SIZE, INVERTED_SIZE = 256, 128, 192  # pixels: squares measured, compared in pairs, recovered
 PLAIN = 20  # photos, and as many stylised ones, beside the paintings
 AIMS = {"conv1_2": 0.93, "conv2_2": 0.75, "conv3_3": 0.75, "conv4_1": 0.75, "conv5_1": 0.5}
+STARTS = ("noise", "photo")  # where L-BFGS sets out from
 SMOOTHNESS = 1e-4  # weight of the total variation in feature inversion, as little as removes the noise
 
 
 def main(argv):
     """Draws the figure named on the command line."""
-    figures = {"loss_network": loss_network_report, "universal": universal_sheet}
-    if len(argv) != 2 or argv[1] not in figures:
-        raise cli.UsageError(f"{' '.join(argv[1:]) or 'nothing'}: the figures that there are: {', '.join(figures)}")
-    return figures[argv[1]]()
+    kinds = {
+        "loss_network": loss_network_report,
+        "objective": objective_report,
+        "recipes": recipes_sheet,
+        "universal": universal_sheet,
+    }
+    if len(argv) != 2 or argv[1] not in kinds:
+        raise cli.UsageError(f"{' '.join(argv[1:]) or 'nothing'}: the figures that there are: {', '.join(kinds)}")
+    return kinds[argv[1]]()
+
+
+def check_matplotlib():
+    """Raises UserError where matplotlib is not installed."""
+    if pyplot is None:
+        raise cli.UserError("plots need matplotlib: pip install -r requirements-figures.txt")
+    matplotlib.use("Agg")
 
 
 def loss_network_report():
     """Measures the student of a DistillConf against its teachers on photos it has not seen, and writes a page about it."""
-    if pyplot is None:
-        raise cli.UserError("figures need matplotlib: pip install -r requirements-figures.txt")
-    matplotlib.use("Agg")
+    check_matplotlib()
     conf = config.load_conf(cli.conf_path(), config.DistillConf)
     folder = FLAGS.output_dir or os.path.join("docs", conf.naming)
     pairs, student, teachers = networks(conf)
@@ -186,7 +222,12 @@ def inverted(network, image):
     conf = config.PixelsConf(content_layers=network.layers, style_weight=0.0, tv_weight=SMOOTHNESS)
     objective = pixels.Objective(conf, network, image, [])
     noise = np.random.default_rng(0).uniform(100, 155, image.shape)
-    return pixels.lbfgs(objective, noise, FLAGS.evaluations)
+    return pixels.lbfgs(objective, noise, evaluations())
+
+
+def evaluations(default=200):
+    """How many evaluations of L-BFGS were asked for."""
+    return FLAGS.evaluations or default
 
 
 def plot(path, shares, grams):
@@ -214,8 +255,8 @@ def universal_sheet():
         columns.append(("teacher's WCT", teachers_wct(FLAGS.teacher_dir)))
     rows, count = [], max(len(FLAGS.content), len(FLAGS.style))
     for i in tqdm(range(count), "pairs"):
-        content = reader.read_image(FLAGS.content[i % len(FLAGS.content)], FLAGS.size).rgb
-        [style] = styles.read([FLAGS.style[i % len(FLAGS.style)]], long_side=FLAGS.size)
+        content = reader.read_image(FLAGS.content[i % len(FLAGS.content)], FLAGS.long_side).rgb
+        [style] = styles.read([FLAGS.style[i % len(FLAGS.style)]], long_side=FLAGS.long_side)
         found = [(np.asarray(make(content[None].astype(np.float32), style)), name) for name, make in columns]
         rows.append([(content, "content"), (style.image, "style"), *found])
     path = os.path.join(FLAGS.output_dir or "docs/universal", "universal.jpg")
@@ -268,9 +309,7 @@ def page(conf, shares, ranks, photos, count):
         f"| {ranks[layer][0]:.3f} | {ranks[layer][1]:.3f} |"
         for layer, (share, most) in shares.items()
     ]
-    command = (
-        f"python figures.py loss_network -c {FLAGS.conf} --paintings {FLAGS.paintings} --evaluations {FLAGS.evaluations}"
-    )
+    command = f"python figures.py loss_network -c {FLAGS.conf} --paintings {FLAGS.paintings} --evaluations {evaluations()}"
     return f"""# {conf.loss_model}: how well it stands in for VGG-19
 
 Made by `{command}`.
@@ -287,10 +326,182 @@ teacher's distances, over all pairs of {count} images, of Gram matrices (style) 
 
 ![Explained shares, and Gram distances of student and teacher](plot.png)
 
-A picture recovered from one layer's features alone ({FLAGS.evaluations} evaluations of L-BFGS from noise; Fig. 3 of Johnson
+A picture recovered from one layer's features alone ({evaluations()} evaluations of L-BFGS from noise; Fig. 3 of Johnson
 et al. 2016), from the teacher above and from the student below:
 
 ![Pictures recovered from each layer](inversion.jpg)
+"""
+
+
+def objective_report():
+    """Draws where a model's outputs stand among L-BFGS' iterates (Johnson et al. 2016, Fig. 5), and tells it in numbers."""
+    check_matplotlib()
+    if not FLAGS.model_file:
+        raise cli.UsageError("--model_file is missing: name a model such as models/denoised_starry.ckpt-done")
+    recipe = checkpoints.recipe_path(FLAGS.model_file)
+    if not os.path.exists(recipe):
+        raise cli.UserError(f"{recipe}: missing; only a model's recipe says what it was trained to minimise")
+    sizes = [round(size) for size in cli.numbers("sizes")]
+    paths = reader.list_images(FLAGS.photos)
+    paths = paths[:: max(1, len(paths) // FLAGS.count)][: FLAGS.count]
+    method = load_model(FLAGS.model_file, training=True)
+    curves = {size: mean_curves(method, paths, size) for size in sizes}
+    stem = os.path.basename(FLAGS.model_file).removesuffix(".ckpt-done")
+    folder = FLAGS.output_dir or os.path.join("docs", stem)
+    write_curves(os.path.join(folder, "objective.csv"), curves)
+    plot_curves(os.path.join(folder, "objective.png"), curves)
+    worths = {size: {start: worth(found[start], found["model"]) for start in STARTS} for size, found in curves.items()}
+    for size, found in worths.items():
+        print(f"{size}x{size}: {stem} is worth {found['noise']} evaluations from noise, {found['photo']} from the photo")
+    if FLAGS.into_recipe:
+        trained = config.read_recipe(recipe) | {"worth_lbfgs_iterations": worths}
+        checkpoints.write_recipe(FLAGS.model_file, method.conf, trained)
+    return 0
+
+
+class ModelsObjective(pixels.Differentiable):
+    """All that a model was trained to minimise, for one photo [1,S,S,3] RGB 0..255."""
+
+    def __init__(self, method, photo):
+        super().__init__()
+        self.method, self.targets = method, method.content_targets(photo)
+
+    def losses(self, image):
+        """{"total": ...} of [1,S,S,3] RGB."""
+        return {"total": self.method.losses(image, self.targets)["total_loss"]}
+
+
+def mean_curves(method, paths, size):
+    """Means over the photos' middle squares: {"noise", "photo": [evaluations] from each start; "model", "unchanged"}."""
+    rows = []
+    for path in tqdm(paths, f"{size}x{size}", unit="photo"):
+        photo = reader.read_square(path, size)[None]
+        objective = ModelsObjective(method, photo)
+        noise = np.random.default_rng(0).uniform(0, 255, photo.shape[1:])
+        row = {"noise": least_so_far(objective, noise), "photo": least_so_far(objective, photo[0].numpy())}
+        row["model"] = float(objective.losses_and_gradient(method.stylize(photo))[0]["total"])
+        rows.append(row | {"unchanged": row["photo"][0]})
+    return {name: np.mean([row[name] for row in rows], 0) for name in rows[0]}
+
+
+def least_so_far(objective, image):
+    """[evaluations]: the least objective after each evaluation of L-BFGS from [S,S,3], its start's being the first.
+
+    Its pixels are not bounded to 0..255 as a model's are, which is to its advantage.
+    """
+    totals, count = [], evaluations(500)
+    pixels.lbfgs(objective, image, count, lambda done, image, parts: totals.append(float(parts["total"])))
+    totals += totals[-1:] * (count - len(totals))  # where it ended early, as the loss fell no more
+    return np.minimum.accumulate(totals[:count])
+
+
+def worth(curve, value):
+    """The evaluation at which a falling curve first reaches a value; "more than N" when its N do not."""
+    reached = np.flatnonzero(curve <= value)
+    return int(reached[0]) + 1 if len(reached) else f"more than {len(curve)}"
+
+
+def write_curves(path, curves):
+    """Writes a row for each size and evaluation."""
+
+    def write(temporary):
+        with open(temporary, "w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["size", "evaluation", *next(iter(curves.values()))])
+            for size, found in curves.items():
+                rows = zip(*np.broadcast_arrays(*found.values()), strict=True)
+                writer.writerows([size, i, *(f"{value:.6g}" for value in row)] for i, row in enumerate(rows, 1))
+
+    files.write_whole(path, write)
+
+
+def plot_curves(path, curves):
+    """The objective against L-BFGS' evaluations, beside the model's and the unchanged photo's; a plot for each size."""
+    figure, axes = pyplot.subplots(1, len(curves), figsize=(5 * len(curves), 3.8), squeeze=False, layout="constrained")
+    for axis, (size, found) in zip(axes[0], curves.items(), strict=True):
+        for start in STARTS:
+            axis.semilogy(np.arange(1, len(found[start]) + 1), found[start], label=f"L-BFGS from {start}")
+        axis.axhline(found["model"], color="k", label="model")
+        axis.axhline(found["unchanged"], color="k", linestyle=":", label="photo")
+        axis.set(title=f"{size}x{size}", xlabel="evaluations", ylabel="objective")
+        axis.legend()
+    files.write_whole(path, lambda temporary: figure.savefig(temporary, dpi=80))
+    pyplot.close(figure)
+
+
+def recipes_sheet():
+    """One labelled sheet of what the recipes make of one pair of pictures, and a page about it."""
+    folder = FLAGS.output_dir or os.path.join("docs", "recipes")
+    photo, painting = (reader.read_image(path).rgb for path in (FLAGS.photo, FLAGS.painting))
+    shown = [(pixels.fitted(image, FLAGS.long_side), name) for image, name in ((photo, "photo"), (painting, "style"))]
+    confs = {name: recipe_conf(name) for name in RECIPES}
+    for conf in confs.values():  # before the first one's minutes are spent
+        losses.loss_network(conf, {*conf.content_layers, *conf.style_layers})
+    tiles, seconds = [], {}
+    for name, conf in tqdm(confs.items(), unit="recipe"):
+        start = time.perf_counter()
+        network = losses.loss_network(conf, {*conf.content_layers, *conf.style_layers})
+        image = pixels.stylize(conf, network, photo, [styles.Style(painting)])
+        seconds[name] = time.perf_counter() - start
+        tiles.append((image, f"{name}\n{seconds[name]:.0f} s"))
+    reader.write_image(os.path.join(folder, "sheet.jpg"), sheets.contact_sheet([shown, tiles[:2], tiles[2:]]))
+    files.write_text(os.path.join(folder, "README.md"), recipes_page(confs, seconds))
+    print(os.path.join(folder, "sheet.jpg"))
+    return 0
+
+
+def recipe_conf(name):
+    """A recipe of conf/ at the size, and with the loss network, that the flags ask for."""
+    conf = config.load_conf(os.path.join(ROOT, "conf", f"{name}.yml"), config.PixelsConf)
+    conf = dataclasses.replace(conf, image_size=FLAGS.long_side, iterations=FLAGS.evaluations or conf.iterations)
+    if not FLAGS.network:
+        return conf
+    scope, _, path = FLAGS.network.partition("=")
+    return with_network(conf, scope, path or config.PixelsConf(loss_model=scope).loss_model_file)
+
+
+def with_network(conf, scope, path):
+    """The conf with another loss network. For a layer that this has not, the deepest that it has in the block serves."""
+    there = [name for name in vgg.layer_names(scope, vgg.read_weights(scope, path)) if not name.endswith("_aux")]
+
+    def renamed(layer):
+        block, name = layer.split("/")[1:]
+        same = [found for found in there if found.startswith(f"{scope}/{block}/")]
+        if not same:
+            raise cli.UserError(f"{path}: has no layer of {block}, which a recipe needs; name another --network")
+        return wanted if (wanted := f"{scope}/{block}/{name}") in same else same[-1]
+
+    layers = {key: tuple(map(renamed, getattr(conf, key))) for key in ("content_layers", "style_layers")}
+    return dataclasses.replace(conf, loss_model=scope, loss_model_file=path, **layers)
+
+
+def recipes_page(confs, seconds):
+    """The recipes' sheet as Markdown."""
+    rows = [
+        f"| `conf/{name}.yml` | {RECIPES[name]} | {conf.loss_model} | {conf.optimizer} "
+        f"| {conf.iterations * (conf.rounds if conf.optimizer == 'lbfgs' else 1)} | {len(pixels.scales(conf))} "
+        f"| {seconds[name]:.0f} |"
+        for name, conf in confs.items()
+    ]
+    network = f" --network {FLAGS.network}" if FLAGS.network else ""
+    command = f"python figures.py recipes --photo {FLAGS.photo} --painting {FLAGS.painting} --long_side {FLAGS.long_side}"
+    instead = (
+        f"""
+All of them with {FLAGS.network} instead of the loss network that each conf names: the weights of the sums of squares were
+chosen for the features of another network, so that their balance of content and style is not what the conf's own gives.
+"""
+        if network
+        else ""
+    )
+    return f"""# The recipes of optimize.py side by side
+
+Made by `{command}{network}`.
+{instead}
+| conf | from | loss network | optimiser | iterations at each scale | scales | seconds |
+| --- | --- | --- | --- | --- | --- | --- |
+{chr(10).join(rows)}
+
+![The photo, the style, and the four results](sheet.jpg)
 """
 
 

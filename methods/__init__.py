@@ -13,8 +13,8 @@ from methods.wct import Wct
 METHODS = {"johnson": Johnson, "adain": AdaIn, "wct": Wct}
 
 
-def load_model(path):
-    """The method that a model file's recipe names, its variables restored.
+def load_model(path, training=False):
+    """The method that a model file's recipe names, its variables restored; with its losses when `training`.
 
     Raises:
       UserError: as checkpoints.restore and config.load_conf do, or the model's encoder is missing or another than it was.
@@ -22,8 +22,8 @@ def load_model(path):
     conf = checkpoints.load_recipe(path)
     if isinstance(conf, config.EncoderConf):
         check_encoder(path, conf)
-    method = METHODS[conf.method](conf)
-    checkpoints.restore(path, method.trainable_variables)
+    method = METHODS[conf.method](conf, training)
+    checkpoints.restore(path, [v for v in method.variables if v.trainable])
     return method
 
 

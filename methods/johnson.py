@@ -44,18 +44,23 @@ class Johnson(tf.Module):
                 target = (tf.tanh(model.instance_norm(content)) + 1) * 127.5
                 parts = {"total_loss": tf.reduce_mean(tf.square(generated - target)) / 255}
             else:
-                parts = self._losses(content, generated, optimizer.iterations)
+                parts = self.losses(generated, self.content_targets(content), optimizer.iterations)
         optimizer.apply_gradients(zip(tape.gradient(parts["total_loss"], variables), variables, strict=True))
         return parts
 
-    def _losses(self, content, generated, step):
-        conf = self.conf
-        # Outside the tape's reach, and only here: nothing is differentiated with respect to the photo.
-        targets = {layer: tf.stop_gradient(f) for layer, f in self.loss_network(content).items()}
-        targets = {layer: targets[layer] for layer in conf.content_layers}
-        features = self.loss_network(generated)
+    def content_targets(self, content):
+        """{layer: features [N,h,w,C]} of the photos [N,H,W,3]; no gradient goes through them."""
+        features = self.loss_network(content)
+        return {layer: tf.stop_gradient(features[layer]) for layer in self.conf.content_layers}
+
+    def losses(self, generated, content_targets, step=None):
+        """The scalar losses of [N,H,W,3] RGB 0..255 by their TensorBoard tags. For training only.
+
+        `step` says how far the style weight has risen; None is the full weight.
+        """
+        conf, features = self.conf, self.loss_network(generated)
         forms = ("relative", "relative") if conf.relative_losses else ("mean", "size")
-        content_losses = losses.content_losses(features, targets, forms[0])
+        content_losses = losses.content_losses(features, content_targets, forms[0])
         style_losses = losses.style_losses(features, self.style_targets, forms[1])
         scale = (len(content_losses), len(style_losses)) if conf.relative_losses else (1, 1)
         parts = {
@@ -73,7 +78,7 @@ class Johnson(tf.Module):
 
     def _style_weight(self, step):
         """conf.style_weight, raised from 0 after the steps of reconstruction when the conf says so."""
-        if not self.conf.style_warmup_steps:
+        if step is None or not self.conf.style_warmup_steps:
             return self.conf.style_weight
         done = tf.cast(step - self.conf.reconstruction_steps + 1, tf.float32) / self.conf.style_warmup_steps
         return self.conf.style_weight * tf.minimum(done, 1.0)

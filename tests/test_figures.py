@@ -1,9 +1,11 @@
-"""figures.py: its measures on cases with known answers, and the report as a person makes it."""
+"""figures.py: its measures on cases with known answers, and the reports as a person makes them."""
+
+import csv
 
 import numpy as np
 import pytest
 from absl.testing import flagsaver
-from conftest import UNIVERSAL, inside, photo, universal_conf, vgg_weights
+from conftest import UNIVERSAL, VGG_16_CONVS, inside, photo, universal_conf, vgg_weights, write_conf
 from PIL import Image
 from test_distill import school, write  # noqa: F401
 
@@ -12,8 +14,9 @@ import config
 import distill
 import figures
 import sheets
+import train
 import vgg
-from methods import METHODS
+from methods import METHODS, load_model
 
 
 def products(student, teacher):
@@ -99,7 +102,7 @@ def test_the_universal_sheet(house):
         mirrored = {key: value.transpose(0, 1, 3, 2) for key, value in weights.items() if key.endswith("weights")}
         zeros = {key.replace("weights", "biases"): np.zeros(value.shape[3]) for key, value in mirrored.items()}
         np.savez(house / f"decoder{depth}.npz", **mirrored | {key: np.float32(value) for key, value in zeros.items()})
-    flags = ("--content", "photos/0.jpg", "--style", "style.png", "--style", "photos/4.png", "--size", 32)
+    flags = ("--content", "photos/0.jpg", "--style", "style.png", "--style", "photos/4.png", "--long_side", 32)
     flags += ("--models", ",".join(models), "--output_dir", "sheet")
     result = inside(figures, "universal", *flags, "--teacher_dir", ".", cwd=house)
     assert result.returncode == 0, result.stderr
@@ -107,6 +110,99 @@ def test_the_universal_sheet(house):
     missing = inside(figures, "universal", *flags, "--teacher_dir", "none", cwd=house)
     assert missing.returncode == 1
     assert len(missing.stderr.strip().splitlines()) == 1
+
+
+@pytest.fixture
+def trained(house):
+    """A house with a model of 4 steps, its style weight still warming up: the path of its .ckpt-done."""
+    conf = write_conf(house, style_warmup_steps=100, relative_losses=True, tv_weight=0.01, initializer="identity")
+    assert inside(train, "-c", conf, cwd=house).returncode == 0
+    return house / "models" / "small" / "fast-style-model.ckpt-done"
+
+
+def test_the_objective_is_all_that_the_model_was_trained_for(trained):
+    method = load_model(str(trained), training=True)
+    content, image = (photo(32, 32, seed)[None].astype(np.float32) for seed in (1, 2))
+    objective = figures.ModelsObjective(method, content)
+    parts = method.losses(image, objective.targets)
+    weights = {"content": 1.0, "style": 10.0, "regularizer": 0.01}  # the whole style weight, however short the training was
+    expected = sum(weight * float(parts[f"losses/{name}_loss"]) for name, weight in weights.items())
+    assert float(objective.losses(image)["total"]) == pytest.approx(expected, rel=1e-5)
+    assert float(method.losses(content, objective.targets)["losses/content_loss"]) == 0
+    assert min(float(parts[f"losses/{name}_loss"]) for name in weights) > 0
+
+
+def test_where_a_model_stands_among_the_iterates(house, trained):
+    flags = ("--photos", "photos", "--count", 2, "--sizes", "32,48", "--evaluations", 12, "--output_dir", "out")
+    result = inside(figures, "objective", "--model_file", trained, *flags, "--into_recipe", cwd=house)
+    assert result.returncode == 0, result.stderr
+    with open(house / "out" / "objective.csv", encoding="utf-8") as file:
+        rows = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+    assert [row["size"] for row in rows] == [32] * 12 + [48] * 12
+    recipe = trained.with_name("fast-style-model.yml")
+    worths = config.read_recipe(recipe)["worth_lbfgs_iterations"]
+    for size in (32, 48):
+        curve = [row for row in rows if row["size"] == size]
+        for start in ("noise", "photo"):
+            falling = [row[start] for row in curve]
+            assert falling[0] > falling[-1]
+            assert falling == sorted(falling, reverse=True)
+            below = [i for i, value in enumerate(falling, 1) if value <= curve[0]["model"]]
+            assert worths[size][start] == (below[0] if below else "more than 12")
+        assert curve[0]["photo"] == curve[0]["unchanged"] != curve[0]["model"]
+        assert f"{size}x{size}: fast-style-model is worth {worths[size]['noise']} evaluations" in result.stdout
+    assert config.read_recipe(recipe)["steps"] == 4
+    assert config.load_conf(recipe).style_warmup_steps == 100
+    assert Image.open(house / "out" / "objective.png").width > 300
+
+
+def test_worth():
+    assert figures.worth(np.array([5.0, 3, 2]), 3) == 2
+    assert figures.worth(np.array([5.0, 3, 2]), 7) == 1
+    assert figures.worth(np.array([5.0, 3, 2]), 1) == "more than 3"
+
+
+def test_the_recipes_sheet(house):
+    np.savez(house / "deep.npz", **vgg_weights(VGG_16_CONVS[:11]))
+    flags = ("--photo", "style.png", "--painting", "photos/0.jpg", "--network", "vgg_16=deep.npz", "--long_side", 32)
+    result = inside(figures, "recipes", *flags, "--evaluations", 2, "--output_dir", "out", cwd=house)
+    assert result.returncode == 0, result.stderr
+    text = (house / "out" / "README.md").read_text()
+    for name in figures.RECIPES:
+        assert f"`conf/{name}.yml`" in text
+    assert "All of them with vgg_16=deep.npz instead" in text
+    assert Image.open(house / "out" / "sheet.jpg").height > 3 * 24
+
+
+def test_another_networks_layers_stand_in(tmp_path):
+    np.savez(tmp_path / "deep.npz", **vgg_weights(VGG_16_CONVS[:11]))
+    conf = config.PixelsConf(loss_model="vgg_19", style_layers=("vgg_19/conv1/conv1_2", "vgg_19/conv5/conv5_4"))
+    changed = figures.with_network(conf, "vgg_16_x", str(tmp_path / "deep.npz"))
+    assert changed.style_layers == ("vgg_16_x/conv1/conv1_2", "vgg_16_x/conv5/conv5_1")
+    assert changed.content_layers == ("vgg_16_x/conv3/conv3_3",)
+    assert changed.loss_model_file.endswith("deep.npz")
+
+
+PAIR = ("recipes", "--photo", "style.png", "--painting", "style.png")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("objective",), "--model_file is missing"),
+        (("objective", "--model_file", "none.ckpt-done"), "none.yml: missing"),
+        (("objective", "--model_file", "none.ckpt-done", "--sizes", "a"), "missing"),
+        (("recipes", "--photo", "none.jpg"), "none.jpg: no such image"),
+        (PAIR, "pretrained/vgg_16_notop.h5: no such loss network"),
+        ((*PAIR, "--network", "vgg_16=vgg.npz"), "no layer of conv5"),
+        ((*PAIR, "--network", "x"), "starts with vgg_16 or vgg_19"),
+    ],
+)
+def test_a_mistake_is_one_line(arguments, words, house):
+    result = inside(figures, *arguments, cwd=house)
+    assert result.returncode in (1, 2)
+    assert words in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
 
 
 def test_a_mistake_is_usage(school):  # noqa: F811
