@@ -8,6 +8,8 @@ from conftest import VGG_16_CONVS, inside, vgg_weights
 
 import benchmark
 import config
+import pixels
+import vgg
 
 
 @pytest.mark.parametrize("pooling", ["max", "avg"])
@@ -21,6 +23,23 @@ def test_pytorch_computes_the_same_loss_and_gradient(pooling):
     assert loss == pytest.approx(expected_loss, rel=1e-4)
     assert np.linalg.norm(gradient - expected) < 1e-3 * np.linalg.norm(expected)
     assert gradient.dtype == expected.dtype == np.float64
+
+
+@pytest.mark.parametrize(
+    ("scope", "size", "measured"),
+    [  # python benchmark.py memory --size 256, 512, 1024; GB
+        ("vgg_16_lite", 256, 0.76),
+        ("vgg_16_lite", 512, 1.05),
+        ("vgg_16_lite", 1024, 2.09),
+        ("vgg_19", 256, 0.96),
+        ("vgg_19", 512, 1.46),
+    ],
+)
+def test_the_memory_that_optimising_is_expected_to_need_is_what_it_was_seen_to_need(scope, size, measured):
+    conf, weights = benchmark.loss_network(scope)
+    network = vgg.Vgg(scope, weights, {*conf.content_layers, *conf.style_layers})
+    base, per_pixel = pixels.memory_needed(network)
+    assert measured <= (base + per_pixel * size * size) / 1e9 < 1.25 * measured
 
 
 def test_without_pytorch_it_says_what_to_install(monkeypatch, tmp_path):
