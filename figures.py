@@ -74,6 +74,7 @@ FLAGS = flags.FLAGS
 SIZE, PAIRED_SIZE, INVERTED_SIZE = 256, 128, 192  # pixels: squares measured, compared in pairs, recovered
 PLAIN = 20  # photos, and as many stylised ones, beside the paintings
 AIMS = {"conv1_2": 0.93, "conv2_2": 0.75, "conv3_3": 0.75, "conv4_1": 0.75, "conv5_1": 0.5}
+VGG_SIZE, SIZES = 300.0, {config.EMBEDDED: 1.3}  # root mean squares of networks' features at conv2_2, on photos
 STARTS = ("noise", "photo")  # where L-BFGS sets out from
 SMOOTHNESS = 1e-4  # weight of the total variation in feature inversion, as little as removes the noise
 
@@ -345,6 +346,8 @@ def objective_report():
     paths = reader.list_images(FLAGS.photos)
     paths = paths[:: max(1, len(paths) // FLAGS.count)][: FLAGS.count]
     method = load_model(FLAGS.model_file, training=True)
+    if not hasattr(method, "content_targets"):
+        raise cli.UserError(f"{recipe}: method {method.conf.method} has no objective that pixels could be given")
     curves = {size: mean_curves(method, paths, size) for size in sizes}
     stem = os.path.basename(FLAGS.model_file).removesuffix(".ckpt-done")
     folder = FLAGS.output_dir or os.path.join("docs", stem)
@@ -434,13 +437,12 @@ def recipes_sheet():
     folder = FLAGS.output_dir or os.path.join("docs", "recipes")
     photo, painting = (reader.read_image(path).rgb for path in (FLAGS.photo, FLAGS.painting))
     shown = [(pixels.fitted(image, FLAGS.long_side), name) for image, name in ((photo, "photo"), (painting, "style"))]
-    confs = {name: recipe_conf(name) for name in RECIPES}
-    for conf in confs.values():  # before the first one's minutes are spent
-        losses.loss_network(conf, {*conf.content_layers, *conf.style_layers})
+    confs, networks = {}, {}
+    for name in RECIPES:  # all of them before the first one's minutes are spent
+        confs[name], networks[name] = recipe(name, photo)
     tiles, seconds = [], {}
     for name, conf in tqdm(confs.items(), unit="recipe"):
-        start = time.perf_counter()
-        network = losses.loss_network(conf, {*conf.content_layers, *conf.style_layers})
+        start, network = time.perf_counter(), networks[name]
         image = pixels.stylize(conf, network, photo, [styles.Style(painting)])
         seconds[name] = time.perf_counter() - start
         tiles.append((image, f"{name}\n{seconds[name]:.0f} s"))
@@ -450,14 +452,28 @@ def recipes_sheet():
     return 0
 
 
-def recipe_conf(name):
-    """A recipe of conf/ at the size, and with the loss network, that the flags ask for."""
+def recipe(name, photo):
+    """(conf, loss network) of a recipe of conf/, at the size and with the network that the flags ask for."""
     conf = config.load_conf(os.path.join(ROOT, "conf", f"{name}.yml"), config.PixelsConf)
     conf = dataclasses.replace(conf, image_size=FLAGS.long_side, iterations=FLAGS.evaluations or conf.iterations)
-    if not FLAGS.network:
-        return conf
-    scope, _, path = FLAGS.network.partition("=")
-    return with_network(conf, scope, path or config.PixelsConf(loss_model=scope).loss_model_file)
+    own = conf.loss_model
+    if FLAGS.network:
+        scope, _, path = FLAGS.network.partition("=")
+        conf = with_network(conf, scope, path or config.PixelsConf(loss_model=scope).loss_model_file)
+    layers = {*conf.content_layers, *conf.style_layers}
+    if conf.loss_model == own:
+        return conf, losses.loss_network(conf, layers)
+    weights = vgg.read_weights(conf.loss_model, conf.loss_model_file)
+    [features] = vgg.Vgg(conf.loss_model, weights, [f"{conf.loss_model}/conv2/conv2_2"])(np.float32(photo[None])).values()
+    size = float(tf.sqrt(tf.reduce_mean(tf.square(features))))
+    return conf, vgg.Vgg(conf.loss_model, enlarged(weights, SIZES.get(own, VGG_SIZE) / size), layers, conf.pooling)
+
+
+def enlarged(weights, factor):
+    """The weights of a network whose features are `factor` times as large: ReLU and pooling let a positive one through."""
+    first = [key for key in weights if key == "conv1_1/weights"]
+    biases = [key for key in weights if key.endswith("/biases") and not key.startswith("conv0/")]
+    return weights | {key: weights[key] * np.float32(factor) for key in (*first, *biases)}
 
 
 def with_network(conf, scope, path):
@@ -487,8 +503,9 @@ def recipes_page(confs, seconds):
     command = f"python figures.py recipes --photo {FLAGS.photo} --painting {FLAGS.painting} --long_side {FLAGS.long_side}"
     instead = (
         f"""
-All of them with {FLAGS.network} instead of the loss network that each conf names: the weights of the sums of squares were
-chosen for the features of another network, so that their balance of content and style is not what the conf's own gives.
+All of them with {FLAGS.network} instead of the loss network that each conf names, its features made as large on the whole
+(at conv2_2) as those that the conf's weights were chosen for. Layer by layer they differ, and with them the balance of
+content and style.
 """
         if network
         else ""

@@ -174,6 +174,17 @@ def test_the_recipes_sheet(house):
     assert Image.open(house / "out" / "sheet.jpg").height > 3 * 24
 
 
+def test_enlarged_features_are_those_features_enlarged():
+    layers = ["vgg_16/conv1/conv1_1", "vgg_16/conv3/conv3_3", "vgg_16/conv3/conv3_1_aux"]
+    weights = vgg_weights(VGG_16_CONVS[:7]) | {"conv0/weights": np.eye(3)[None, None], "conv0/biases": np.ones(3)}
+    weights |= {"conv3_1_aux/weights": np.ones((1, 1, 8, 2)), "conv3_1_aux/biases": np.ones(2)}
+    weights = {key: np.float32(value) for key, value in weights.items()}
+    image = photo(24, 24)[None].astype(np.float32)
+    plain, large = (vgg.Vgg("vgg_16", w, layers)(image) for w in (weights, figures.enlarged(weights, 50)))
+    for layer in layers:
+        np.testing.assert_allclose(large[layer], 50 * plain[layer], rtol=1e-3, atol=1e-3)
+
+
 def test_another_networks_layers_stand_in(tmp_path):
     np.savez(tmp_path / "deep.npz", **vgg_weights(VGG_16_CONVS[:11]))
     conf = config.PixelsConf(loss_model="vgg_19", style_layers=("vgg_19/conv1/conv1_2", "vgg_19/conv5/conv5_4"))
