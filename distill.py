@@ -12,6 +12,7 @@ import quiet_tensorflow  # noqa: F401
 # isort: split
 import numpy as np
 import tensorflow as tf
+from tqdm import tqdm
 
 import checkpoints
 import cli
@@ -28,6 +29,7 @@ from vgg_preprocessing import MEANS
 cli.conf_flag()
 
 UNIT = 64.0  # pixels are divided by it while training, so that all activations, and so all gradients, are about 1
+REVIVAL, DEAD = 200, 1e-3  # steps between revivals; a channel's share of its layer's highest activity that counts as none
 COUNTED = 64  # photos over which the scale of each teacher layer is measured
 
 
@@ -44,7 +46,7 @@ def main(argv):
     lesson = Lesson(conf, paths)
     used = {"teacher_file": conf.teacher_file, "deep_teacher_file": conf.deep_teacher_file}
     used |= {f"style_models {i}": path for i, path in enumerate(conf.style_models)}
-    code = training.run(conf, lesson, lesson.trainable, paths, used, lambda content: {"origin": content[:1]})
+    code = training.run(conf, lesson, lesson.trainable, paths, used, lambda content: {"origin": content[:1]}, lesson.revive)
     if code == 0:
         write_weights(conf.output, lesson.weights())
         done_file = os.path.join(conf.model_path, conf.naming, f"{checkpoints.NAME}-done")
@@ -72,16 +74,21 @@ class Lesson(tf.Module):
         for layer in (*conf.teacher_layers, *conf.deep_teacher_layers):
             if (name := vgg.short_name(layer)) not in by_name:
                 raise cli.UserError(f"{layer}: the student has no layer {name}; it has {', '.join(by_name)}")
-        layers = [layer for name, layer in by_name.items() if name in channels]
-        self.student = vgg.Vgg(conf.loss_model, weights, layers, trainable=True)
+        deepest = max(i for i, name in enumerate(by_name) if name in channels)
+        self.student = vgg.Vgg(conf.loss_model, weights, list(by_name.values())[: deepest + 1], trainable=True)
         rng = np.random.default_rng([conf.seed, 1])
         self.heads = {}
-        for layer in self.student.layers:
+        for layer in [layer for name, layer in by_name.items() if name in channels]:
             shape = (1, 1, weights[f"{vgg.short_name(layer)}/weights"].shape[-1], channels[vgg.short_name(layer)])
             value = rng.standard_normal(shape, np.float32) / np.float32(np.sqrt(shape[2]))
             self.heads[layer] = tf.Variable(value, name=f"heads/{vgg.short_name(layer)}/weights")
         self.trainable = [*self.student.trainable_variables, *self.heads.values()]
         self.easel = Easel(self.student, conf) if conf.optimised_images else None
+        # Each channel's mean activation, or more if it was higher lately.
+        self._activity = {layer: tf.Variable(tf.ones_like(b)) for layer, b in self._biases().items()}
+
+    def _biases(self):
+        return {v.name.rpartition("/")[0]: v for v in self.student.trainable_variables if "/biases" in v.name}
 
     @tf.function
     def train_step(self, content, optimizer, variables):
@@ -95,6 +102,8 @@ class Lesson(tf.Module):
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(variables)
             features = self.student(shrunk(images))
+            for layer, activity in self._activity.items():
+                activity.assign(tf.maximum(0.9 * activity, tf.reduce_mean(features[layer], [0, 1, 2])))
             shares, disorder = {}, {}
             for layer, head in self.heads.items():
                 target = targets[vgg.short_name(layer)]
@@ -121,6 +130,28 @@ class Lesson(tf.Module):
         features = {vgg.short_name(layer): f for t in self._teachers for layer, f in t(images).items()}
         return {name: f / self._scales[name] for name, f in features.items()}
 
+    def revive(self, step):
+        """Draws the weights of dead channels anew, every REVIVAL steps of the first half of the training.
+
+        A channel whose ReLU is 0 everywhere gets no gradient and stays so; at this learning rate half of all channels go
+        that way. What they lead to gets small weights, so that the features hardly change.
+        """
+        if step % REVIVAL or step > self.conf.steps // 2:
+            return
+        rng, layers = np.random.default_rng([self.conf.seed, 2, step]), list(self._activity)
+        by_name = {v.name.removesuffix(":0"): v for v in self.student.trainable_variables}
+        for layer, following in zip(layers, [*layers[1:], None], strict=True):
+            activity = self._activity[layer].numpy()
+            dead = activity < DEAD * activity.max()
+            leading = [self.heads[layer]] if layer in self.heads else []
+            leading += [by_name[f"{following}/weights"]] if following else []
+            redraw(by_name[f"{layer}/weights"], (..., dead), 1.0, rng)
+            by_name[f"{layer}/biases"].assign(np.where(dead, 0, by_name[f"{layer}/biases"].numpy()))
+            for kernel in leading:
+                redraw(kernel, (slice(None), slice(None), dead), 0.1, rng)
+            if dead.any():
+                tqdm.write(f"step {step}: {layer}, {dead.sum()} of {len(dead)} channels drawn anew")
+
     def weights(self):
         """The student as a weight file has it: for pixels as they are, each channel as large as its head makes it."""
         weights, before = {}, np.float32(1 / UNIT)
@@ -133,6 +164,14 @@ class Lesson(tf.Module):
             weights[f"{conv}/biases"] = by_name[f"{conv}/biases"] * size
             before = (1 / size)[:, None]
         return weights
+
+
+def redraw(kernel, where, scale, rng):
+    """Gives a part of a kernel [k,k,I,O] normal weights, `scale` times those of He et al. 2015."""
+    value = kernel.numpy()
+    fan_in = np.prod(value.shape[:3])
+    value[where] = scale * np.sqrt(2 / fan_in) * rng.standard_normal(value[where].shape)
+    kernel.assign(value)
 
 
 class Easel(tf.Module):
