@@ -7,6 +7,9 @@ import os
 import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+# Read when NumPy and SciPy are loaded. The vectors of SciPy's L-BFGS are too short for threads, which wait for each other
+# several times as long as they compute.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 sys.stderr.flush()
 _stderr = os.dup(2)
