@@ -207,37 +207,19 @@ def load_conf(path, kind=None):
     values, lines = _read_yaml(path)
     values.pop(RECIPE_KEY, None)
     kind = kind or _kind_by_method(values.get("method", "johnson"), path, lines)
-    fields = {field.name: field for field in dataclasses.fields(kind)}
-    types = typing.get_type_hints(kind)
-    for key in values:
-        if key not in fields:
-            line = lines.get(str(key), "?")
-            raise UserError(f"{key}: no such key ({path}, line {line}); the keys are {', '.join(sorted(fields))}")
-    for name, field in fields.items():
-        if field.default is dataclasses.MISSING and name not in values:
-            raise UserError(f"{name}: missing in {path}, add a line '{name}: ...'")
-    converted = {}
-    for key, value in values.items():
-        try:
-            converted[key] = _check(key, _convert(value, types[key]))
-        except ValueError as error:
-            raise UserError(f"{key}: got {value!r}, {error} ({path}, line {lines[key]})") from None
+    converted = _converted(values, kind, lambda key: f"{path}, line {lines.get(str(key), '?')}")
+    for field in dataclasses.fields(kind):
+        if field.default is dataclasses.MISSING and field.name not in values:
+            raise UserError(f"{field.name}: missing in {path}, add a line '{field.name}: ...'")
     return kind(**converted)
 
 
 def changed(conf, values, source):
     """A conf with some values, numbers or text, replaced. Raises UserError, naming the source, as load_conf does."""
-    types, converted = typing.get_type_hints(type(conf)), {}
-    for key, value in values.items():
-        if key not in types:
-            raise UserError(f"{key}: no such key ({source}); the keys are {', '.join(sorted(types))}")
+    for key in values:
         if key.startswith("loss_model"):
             raise UserError(f"{key}: cannot be changed here ({source}), as layers and files go with it; write a conf")
-        try:
-            converted[key] = _check(key, _convert(value, types[key]))
-        except ValueError as error:
-            raise UserError(f"{key}: got {value!r}, {error} ({source})") from None
-    return dataclasses.replace(conf, **converted)
+    return dataclasses.replace(conf, **_converted(values, type(conf), lambda key: source))
 
 
 def conf_dict(conf):
@@ -276,6 +258,21 @@ def _kind_by_method(method, path, lines):
         names = ", ".join(METHOD_CONFS)
         raise UserError(f"method: got '{method}', one of {names} is needed ({path}, line {lines['method']})")
     return METHOD_CONFS.get(str(method), Conf)  # no text at all: for _convert to say
+
+
+def _converted(values, kind, source):
+    """The values as the fields of `kind` need them; source(key) tells where one came from."""
+    defaults = {field.name: field.default for field in dataclasses.fields(kind)}
+    types, converted = typing.get_type_hints(kind), {}
+    for key, value in values.items():
+        if key not in defaults:
+            raise UserError(f"{key}: no such key ({source(key)}); the keys are {', '.join(sorted(defaults))}")
+        try:
+            empty = value == [] and defaults[key] == ()  # as a run's own record has it
+            converted[key] = () if empty else _check(key, _convert(value, types[key]))
+        except ValueError as error:
+            raise UserError(f"{key}: got {value!r}, {error} ({source(key)})") from None
+    return converted
 
 
 def _convert(value, kind):

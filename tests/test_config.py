@@ -5,6 +5,7 @@ import glob
 import os
 
 import pytest
+import yaml
 from conftest import ROOT
 
 import config
@@ -69,6 +70,16 @@ def test_the_method_decides_which_keys_there_are(tmp_path):
         load("method: wct\nnaming: b\nstyle_data: [a]", tmp_path)
     with pytest.raises(UserError, match="style_data: missing"):
         load("method: adain\nnaming: b", tmp_path)
+
+
+def test_a_runs_own_record_is_a_conf(tmp_path):
+    """With its empty lists, and all else that a conf leaves out."""
+    keys = {key: (f"a/{key}",) for key in ("teacher_layers", "deep_teacher_layers")}
+    files = {key: key for key in ("naming", "output", "teacher_file", "deep_teacher_file")}
+    conf = config.DistillConf(widths=(1, 2, 3, 4, 5), **keys, **files)
+    path = tmp_path / "x.yml"
+    path.write_text(yaml.safe_dump(config.conf_dict(conf)))
+    assert config.load_conf(str(path), config.DistillConf) == conf
 
 
 def test_without_a_loss_network_named_it_is_the_embedded_one(tmp_path):

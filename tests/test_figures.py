@@ -205,11 +205,12 @@ PAIR = ("recipes", "--photo", "style.png", "--painting", "style.png")
         (("objective", "--model_file", "none.ckpt-done", "--sizes", "a"), "missing"),
         (("recipes", "--photo", "none.jpg"), "none.jpg: no such image"),
         (PAIR, "pretrained/vgg_16_notop.h5: no such loss network"),
-        ((*PAIR, "--network", "vgg_16=vgg.npz"), "no layer of conv5"),
+        ((*PAIR, "--network", "vgg_16=shallow.npz"), "no layer of conv5"),
         ((*PAIR, "--network", "x"), "starts with vgg_16 or vgg_19"),
     ],
 )
 def test_a_mistake_is_one_line(arguments, words, house):
+    np.savez(house / "shallow.npz", **vgg_weights(VGG_16_CONVS[:10]))
     result = inside(figures, *arguments, cwd=house)
     assert result.returncode in (1, 2)
     assert words in result.stderr
