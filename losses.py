@@ -45,6 +45,20 @@ def gram(features):
     return tf.matmul(rows, rows, transpose_a=True) / size, gradient
 
 
+def weighted_sum(parts, of_style):
+    """What a training step reports, by TensorBoard tag: each loss, each times its weight, the style's by layer, the total.
+
+    `parts` is {"content_loss": (scalar, weight), ...}, `of_style` {layer: scalar}.
+    """
+    weighted = {name: weight * loss for name, (loss, weight) in parts.items()}
+    return (
+        {f"losses/{name}": loss for name, (loss, _) in parts.items()}
+        | {f"weighted_losses/weighted_{name}": loss for name, loss in weighted.items()}
+        | {f"style_losses/{layer}": loss for layer, loss in of_style.items()}
+        | {"total_loss": tf.add_n(list(weighted.values()))}
+    )
+
+
 def content_losses(features, targets, form="mean"):
     """{layer: error} of features against target features, in one of content_error's forms."""
     return {layer: content_error(features[layer], target, form) for layer, target in targets.items()}

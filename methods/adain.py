@@ -92,13 +92,7 @@ class AdaIn(tf.Module):
             "content_loss": (content_loss, self.conf.content_weight),
             "style_loss": (tf.add_n(list(style_losses.values())), self.conf.style_weight),
         }
-        weighted = {name: weight * loss for name, (loss, weight) in parts.items()}
-        return (
-            {f"losses/{name}": loss for name, (loss, _) in parts.items()}
-            | {f"weighted_losses/weighted_{name}": loss for name, loss in weighted.items()}
-            | {f"style_losses/{layer}": loss for layer, loss in style_losses.items()}
-            | {"total_loss": tf.add_n(list(weighted.values()))}
-        )
+        return losses.weighted_sum(parts, style_losses)
 
 
 def adain(features, own, wanted):

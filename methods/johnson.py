@@ -68,13 +68,7 @@ class Johnson(tf.Module):
             "style_loss": (tf.add_n(list(style_losses.values())) / scale[1], self._style_weight(step)),
             "regularizer_loss": (losses.total_variation_loss(generated), conf.tv_weight),
         }
-        weighted = {name: weight * loss for name, (loss, weight) in parts.items()}
-        return (
-            {f"losses/{name}": loss for name, (loss, _) in parts.items()}
-            | {f"weighted_losses/weighted_{name}": loss for name, loss in weighted.items()}
-            | {f"style_losses/{layer}": loss for layer, loss in style_losses.items()}
-            | {"total_loss": tf.add_n(list(weighted.values()))}
-        )
+        return losses.weighted_sum(parts, style_losses)
 
     def _style_weight(self, step):
         """conf.style_weight, raised from 0 after the steps of reconstruction when the conf says so."""
