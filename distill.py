@@ -12,7 +12,6 @@ import quiet_tensorflow  # noqa: F401
 # isort: split
 import numpy as np
 import tensorflow as tf
-from tqdm import tqdm
 
 import checkpoints
 import cli
@@ -28,8 +27,11 @@ from vgg_preprocessing import MEANS
 
 cli.conf_flag()
 
+HEADS_SCALE = 0.05  # of their first weights: a head that says little at first does not drive its layer to silence
 UNIT = 64.0  # pixels are divided by it while training, so that all activations, and so all gradients, are about 1
-REVIVAL, DEAD = 200, 1e-3  # steps between revivals; a channel's share of its layer's highest activity that counts as none
+VARIANCE_FLOOR = 1e-3  # added to variances that features are divided by
+MEMORY = 0.99  # share of the running moments that each step keeps
+SETTLING = 0.8  # share of the steps after which the moments stay as they are, as they will be in the weight file
 COUNTED = 64  # photos over which the scale of each teacher layer is measured
 
 
@@ -46,7 +48,7 @@ def main(argv):
     lesson = Lesson(conf, paths)
     used = {"teacher_file": conf.teacher_file, "deep_teacher_file": conf.deep_teacher_file}
     used |= {f"style_models {i}": path for i, path in enumerate(conf.style_models)}
-    code = training.run(conf, lesson, lesson.trainable, paths, used, lambda content: {"origin": content[:1]}, lesson.revive)
+    code = training.run(conf, lesson, lesson.trainable, paths, used, lambda content: {"origin": content[:1]})
     if code == 0:
         write_weights(conf.output, lesson.weights())
         done_file = os.path.join(conf.model_path, conf.naming, f"{checkpoints.NAME}-done")
@@ -75,35 +77,33 @@ class Lesson(tf.Module):
             if (name := vgg.short_name(layer)) not in by_name:
                 raise cli.UserError(f"{layer}: the student has no layer {name}; it has {', '.join(by_name)}")
         deepest = max(i for i, name in enumerate(by_name) if name in channels)
-        self.student = vgg.Vgg(conf.loss_model, weights, list(by_name.values())[: deepest + 1], trainable=True)
+        self.student = Student(conf.loss_model, weights, list(by_name.values())[: deepest + 1])
         rng = np.random.default_rng([conf.seed, 1])
         self.heads = {}
         for layer in [layer for name, layer in by_name.items() if name in channels]:
             shape = (1, 1, weights[f"{vgg.short_name(layer)}/weights"].shape[-1], channels[vgg.short_name(layer)])
-            value = rng.standard_normal(shape, np.float32) / np.float32(np.sqrt(shape[2]))
+            value = rng.standard_normal(shape, np.float32) * np.float32(HEADS_SCALE / np.sqrt(shape[2]))
             self.heads[layer] = tf.Variable(value, name=f"heads/{vgg.short_name(layer)}/weights")
-        self.trainable = [*self.student.trainable_variables, *self.heads.values()]
+        # The moments get no gradient, so Adam leaves them alone; they are here to be saved with the rest.
+        self.trainable = [*self.student.trainable_variables, *self.heads.values(), *self.student.moments()]
         self.easel = Easel(self.student, conf) if conf.optimised_images else None
-        # Each channel's mean activation, or more if it was higher lately.
-        self._activity = {layer: tf.Variable(tf.ones_like(b)) for layer, b in self._biases().items()}
 
-    def _biases(self):
-        return {v.name.rpartition("/")[0]: v for v in self.student.trainable_variables if "/biases" in v.name}
-
-    @tf.function
     def train_step(self, content, optimizer, variables):
         """One step on [N,S,S,3] photos, RGB 0..255.
 
         The loss is the sum over layers of log(the share of the teacher's variance that the head leaves unexplained), and of
         how differently student and teacher order the batch's images by their Gram matrices.
         """
+        settled = 0 < SETTLING * self.conf.steps <= int(optimizer.iterations)
+        return self._train_step(content, optimizer, variables, not settled)
+
+    @tf.function
+    def _train_step(self, content, optimizer, variables, learning):
         images = self._images(content, optimizer.iterations)
         targets = self._targets(images)
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(variables)
-            features = self.student(shrunk(images))
-            for layer, activity in self._activity.items():
-                activity.assign(tf.maximum(0.9 * activity, tf.reduce_mean(features[layer], [0, 1, 2])))
+            features = self.student(shrunk(images), learning=learning)
             shares, disorder = {}, {}
             for layer, head in self.heads.items():
                 target = targets[vgg.short_name(layer)]
@@ -130,48 +130,62 @@ class Lesson(tf.Module):
         features = {vgg.short_name(layer): f for t in self._teachers for layer, f in t(images).items()}
         return {name: f / self._scales[name] for name, f in features.items()}
 
-    def revive(self, step):
-        """Draws the weights of dead channels anew, every REVIVAL steps of the first half of the training.
-
-        A channel whose ReLU is 0 everywhere gets no gradient and stays so; at this learning rate half of all channels go
-        that way. What they lead to gets small weights, so that the features hardly change.
-        """
-        if step % REVIVAL or step > self.conf.steps // 2:
-            return
-        rng, layers = np.random.default_rng([self.conf.seed, 2, step]), list(self._activity)
-        by_name = {v.name.removesuffix(":0"): v for v in self.student.trainable_variables}
-        for layer, following in zip(layers, [*layers[1:], None], strict=True):
-            activity = self._activity[layer].numpy()
-            dead = activity < DEAD * activity.max()
-            leading = [self.heads[layer]] if layer in self.heads else []
-            leading += [by_name[f"{following}/weights"]] if following else []
-            redraw(by_name[f"{layer}/weights"], (..., dead), 1.0, rng)
-            by_name[f"{layer}/biases"].assign(np.where(dead, 0, by_name[f"{layer}/biases"].numpy()))
-            for kernel in leading:
-                redraw(kernel, (slice(None), slice(None), dead), 0.1, rng)
-            if dead.any():
-                tqdm.write(f"step {step}: {layer}, {dead.sum()} of {len(dead)} channels drawn anew")
-
     def weights(self):
         """The student as a weight file has it: for pixels as they are, each channel as large as its head makes it."""
         weights, before = {}, np.float32(1 / UNIT)
         sizes = {vgg.short_name(layer): np.linalg.norm(head.numpy()[0, 0], axis=1) for layer, head in self.heads.items()}
-        by_name = {v.name.removesuffix(":0").split("/", 2)[2]: v.numpy() for v in self.student.trainable_variables}
-        for conv in dict.fromkeys(name.split("/")[0] for name in by_name):
+        student = self.student.plain_weights()
+        for conv in dict.fromkeys(name.split("/")[0] for name in student):
             # ReLU lets a positive factor through, so the next layer can take back what this one is given.
-            size = sizes.get(conv, np.ones(by_name[f"{conv}/biases"].shape, np.float32))
-            weights[f"{conv}/weights"] = by_name[f"{conv}/weights"] * before * size
-            weights[f"{conv}/biases"] = by_name[f"{conv}/biases"] * size
+            size = sizes.get(conv, np.ones(student[f"{conv}/biases"].shape, np.float32))
+            weights[f"{conv}/weights"] = student[f"{conv}/weights"] * before * size
+            weights[f"{conv}/biases"] = student[f"{conv}/biases"] * size
             before = (1 / size)[:, None]
         return weights
 
 
-def redraw(kernel, where, scale, rng):
-    """Gives a part of a kernel [k,k,I,O] normal weights, `scale` times those of He et al. 2015."""
-    value = kernel.numpy()
-    fan_in = np.prod(value.shape[:3])
-    value[where] = scale * np.sqrt(2 / fan_in) * rng.standard_normal(value[where].shape)
-    kernel.assign(value)
+class Student(vgg.Vgg):
+    """A Vgg whose convolutions' results are normalised (Ioffe and Szegedy 2015) before their biases are added.
+
+    Without that two channels of three fall silent within the first hundred steps: a small change of all the weights of a
+    channel, whose inputs are all positive, moves it by several deviations, and where its ReLU is 0 everywhere it gets no
+    gradient any more. No factor follows, as the next layer's weights can be that.
+    """
+
+    def __init__(self, scope, weights, layers):
+        super().__init__(scope, weights, layers, trainable=True)
+        self._learning, self._running = False, {}
+        for conv, shape in self.kernel_shapes().items():
+            values = {"mean": tf.zeros(shape[3:]), "variance": tf.ones(shape[3:])}
+            self._running[conv] = [
+                tf.Variable(value, trainable=False, name=f"{self._full_name(conv)}/{kind}") for kind, value in values.items()
+            ]
+
+    def __call__(self, images, layers=None, learning=False):
+        """As Vgg's; when learning with the batch's own moments, which the running ones then follow, else with these."""
+        self._learning = learning
+        return super().__call__(images, layers)
+
+    def moments(self):
+        """The running moments' variables."""
+        return [variable for pair in self._running.values() for variable in pair]
+
+    def plain_weights(self):
+        """{"conv1_1/weights": array, ...} with which a Vgg gives the same features as this with its running moments."""
+        plain = {}
+        for conv, (mean, variance) in self._running.items():
+            factor = 1 / np.sqrt(variance.numpy() + np.float32(VARIANCE_FLOOR))
+            plain[f"{conv}/weights"] = self._weights[f"{conv}/weights"].numpy() * factor
+            plain[f"{conv}/biases"] = self._weights[f"{conv}/biases"].numpy() - mean.numpy() * factor
+        return plain
+
+    def _conv(self, x, conv):
+        y, running = tf.nn.conv2d(x, self._weights[f"{conv}/weights"], 1, "SAME"), self._running[conv]
+        moments = tf.nn.moments(y, [0, 1, 2]) if self._learning else running
+        if self._learning:
+            for variable, value in zip(running, moments, strict=True):
+                variable.assign(MEMORY * variable + (1 - MEMORY) * value)
+        return tf.nn.batch_normalization(y, *moments, self._weights[f"{conv}/biases"], None, VARIANCE_FLOOR)
 
 
 class Easel(tf.Module):
