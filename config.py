@@ -50,6 +50,20 @@ class LossNetworkConf(NetworkConf):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class PerceptualConf(LossNetworkConf):
+    """What a training with perceptual losses may be told of them. Defaults are the original's behaviour."""
+
+    content_weight: float = 1.0
+    style_weight: float = 250.0
+    tv_weight: float = 0.0
+    style_size: int = 0  # short side of a style image, whole; 0: like the training images (image_size, cropped)
+    relative_losses: bool = False  # each layer's error as a share of its target's energy, mean over the layers
+    turned_losses: bool = False  # the loss network sees each batch mirrored and turned at random, 8 ways
+    second_loss_model: str = ""  # scope of a second loss network, for the layers that begin with it
+    second_loss_model_file: str = ""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class RunConf:
     """What every training run may be told: photos in, steps, checkpoints out."""
 
@@ -82,21 +96,16 @@ class MethodConf(RunConf):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Conf(MethodConf, LossNetworkConf):
+class Conf(MethodConf, PerceptualConf):
     """What the training of one style may be told. Defaults of the optional keys are the original's behaviour."""
 
     style_image: str  # the painting
     method: str = "johnson"
-    content_weight: float = 1.0
-    style_weight: float = 250.0
-    tv_weight: float = 0.0
 
     # Help for runs of few steps.
     initializer: str = "normal"  # normal: stddev 0.1 everywhere. identity: He's scale, each residual block starts as x
     reconstruction_steps: int = 0  # first so many steps learn to give the photo back
     style_warmup_steps: int = 0  # after them the style weight is raised from 0 over so many steps
-    style_size: int = 0  # short side of the style image, whole; 0: like the training images (image_size, cropped)
-    relative_losses: bool = False  # each layer's error as a share of its target's energy, mean over the layers
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -193,6 +202,7 @@ CHOICES = {
 SMALLEST = 16  # pixels
 STARTS = ("content", "noise", "style", "mix")  # what `init` may be beside a picture's path
 MAY_BE_EMPTY = ("checkpoint_exclude_scopes", "loss_model_file", "initial_model", "preview_image", "preview_style")
+MAY_BE_EMPTY += ("second_loss_model", "second_loss_model_file")
 POSITIVE = ("image_size", "batch_size", "epoch", "learning_rate", "checkpoint_every", "keep_checkpoints")
 POSITIVE += ("iterations", "rounds", "style_scale")
 RECIPE_KEY = "trained"  # a model's recipe is its conf with this section added: what came of it

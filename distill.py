@@ -27,10 +27,10 @@ from vgg_preprocessing import MEANS
 
 cli.conf_flag()
 
-HEADS_SCALE = 0.05  # of their first weights: a head that says little at first does not drive its layer to silence
 UNIT = 64.0  # pixels are divided by it while training, so that all activations, and so all gradients, are about 1
 VARIANCE_FLOOR = 1e-3  # added to variances that features are divided by
-MEMORY = 0.99  # share of the running moments that each step keeps
+MEMORY, HEADS_MEMORY = 0.99, 0.9  # shares of the running moments, and of the heads' sums, that each step keeps
+RIDGE = 1e-3  # added to the heads' normal equations, as a share of a channel's energy
 SETTLING = 0.8  # share of the steps after which the moments stay as they are, as they will be in the weight file
 COUNTED = 64  # photos over which the scale of each teacher layer is measured
 
@@ -48,7 +48,7 @@ def main(argv):
     lesson = Lesson(conf, paths)
     used = {"teacher_file": conf.teacher_file, "deep_teacher_file": conf.deep_teacher_file}
     used |= {f"style_models {i}": path for i, path in enumerate(conf.style_models)}
-    code = training.run(conf, lesson, lesson.trainable, paths, used, lambda content: {"origin": content[:1]})
+    code = training.run(conf, lesson, lesson.state, paths, used, lambda content: {"origin": content[:1]})
     if code == 0:
         write_weights(conf.output, lesson.weights())
         done_file = os.path.join(conf.model_path, conf.naming, f"{checkpoints.NAME}-done")
@@ -78,14 +78,10 @@ class Lesson(tf.Module):
                 raise cli.UserError(f"{layer}: the student has no layer {name}; it has {', '.join(by_name)}")
         deepest = max(i for i, name in enumerate(by_name) if name in channels)
         self.student = Student(conf.loss_model, weights, list(by_name.values())[: deepest + 1])
-        rng = np.random.default_rng([conf.seed, 1])
-        self.heads = {}
-        for layer in [layer for name, layer in by_name.items() if name in channels]:
-            shape = (1, 1, weights[f"{vgg.short_name(layer)}/weights"].shape[-1], channels[vgg.short_name(layer)])
-            value = rng.standard_normal(shape, np.float32) * np.float32(HEADS_SCALE / np.sqrt(shape[2]))
-            self.heads[layer] = tf.Variable(value, name=f"heads/{vgg.short_name(layer)}/weights")
-        # The moments get no gradient, so Adam leaves them alone; they are here to be saved with the rest.
-        self.trainable = [*self.student.trainable_variables, *self.heads.values(), *self.student.moments()]
+        self.heads = {layer: Head(layer, weights, channels[name]) for name, layer in by_name.items() if name in channels}
+        # What a checkpoint must hold: beside what Adam trains, the moments and the heads' sums.
+        self.state = [*self.student.trainable_variables, *self.student.moments()]
+        self.state += [variable for head in self.heads.values() for variable in head.variables]
         self.easel = Easel(self.student, conf) if conf.optimised_images else None
 
     def train_step(self, content, optimizer, variables):
@@ -95,7 +91,7 @@ class Lesson(tf.Module):
         how differently student and teacher order the batch's images by their Gram matrices.
         """
         settled = 0 < SETTLING * self.conf.steps <= int(optimizer.iterations)
-        return self._train_step(content, optimizer, variables, not settled)
+        return self._train_step(content, optimizer, [v for v in variables if v.trainable], not settled)
 
     @tf.function
     def _train_step(self, content, optimizer, variables, learning):
@@ -107,8 +103,9 @@ class Lesson(tf.Module):
             shares, disorder = {}, {}
             for layer, head in self.heads.items():
                 target = targets[vgg.short_name(layer)]
-                shares[layer] = unexplained(tf.nn.conv2d(features[layer], head, 1, "VALID"), target)
-                sized = features[layer] * tf.norm(head[0, 0], axis=1)  # as weights() will have it
+                map_ = head.fitted(features[layer], target)
+                shares[layer] = unexplained(tf.tensordot(features[layer], map_, 1), target)
+                sized = features[layer] * tf.norm(map_, axis=1)  # as weights() will have it
                 disorder[layer] = gram_disorder(sized, target, self.conf.optimised_images)
             # Of logarithms: a layer that is nearly right, as the first ones soon are, pulls on as hard as the others.
             total = tf.add_n([tf.math.log(share) for share in shares.values()])
@@ -133,7 +130,7 @@ class Lesson(tf.Module):
     def weights(self):
         """The student as a weight file has it: for pixels as they are, each channel as large as its head makes it."""
         weights, before = {}, np.float32(1 / UNIT)
-        sizes = {vgg.short_name(layer): np.linalg.norm(head.numpy()[0, 0], axis=1) for layer, head in self.heads.items()}
+        sizes = {vgg.short_name(layer): np.linalg.norm(head.map(), axis=1) for layer, head in self.heads.items()}
         student = self.student.plain_weights()
         for conv in dict.fromkeys(name.split("/")[0] for name in student):
             # ReLU lets a positive factor through, so the next layer can take back what this one is given.
@@ -142,6 +139,34 @@ class Lesson(tf.Module):
             weights[f"{conv}/biases"] = student[f"{conv}/biases"] * size
             before = (1 / size)[:, None]
         return weights
+
+
+class Head(tf.Module):
+    """The linear map from a student layer's features to a teacher's that is best over the last batches, by least squares.
+
+    Learned by Adam with the rest, heads lag so far behind the features that the first thousand steps are theirs.
+    """
+
+    def __init__(self, layer, weights, channels):
+        super().__init__()
+        width = weights[f"{vgg.short_name(layer)}/biases"].shape[0]
+        self._own, self._both = (
+            tf.Variable(tf.zeros(shape), trainable=False, name=f"heads/{vgg.short_name(layer)}/{kind}")
+            for kind, shape in (("own", [width, width]), ("both", [width, channels]))
+        )
+
+    def fitted(self, features, target):
+        """The map [K,C] after another batch of features [N,h,w,K] and the target's [N,h,w,C]. No gradient goes through it."""
+        rows, wanted = (tf.reshape(tf.stop_gradient(x), [-1, x.shape[-1]]) for x in (features, target))
+        for variable, other in ((self._own, rows), (self._both, wanted)):
+            product = tf.matmul(rows, other, transpose_a=True) / tf.cast(tf.shape(rows)[0], tf.float32)
+            variable.assign(HEADS_MEMORY * variable + (1 - HEADS_MEMORY) * product)
+        return self.map()
+
+    def map(self):
+        """The map [K,C] as it is."""
+        ridge = RIDGE * tf.linalg.trace(self._own) / self._own.shape[0] + 1e-12
+        return tf.linalg.cholesky_solve(tf.linalg.cholesky(self._own + ridge * tf.eye(self._own.shape[0])), self._both)
 
 
 class Student(vgg.Vgg):

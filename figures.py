@@ -346,7 +346,7 @@ def objective_report():
     paths = reader.list_images(FLAGS.photos)
     paths = paths[:: max(1, len(paths) // FLAGS.count)][: FLAGS.count]
     method = load_model(FLAGS.model_file, training=True)
-    if not hasattr(method, "content_targets"):
+    if not isinstance(method.conf, config.Conf):
         raise cli.UserError(f"{recipe}: method {method.conf.method} has no objective that pixels could be given")
     curves = {size: mean_curves(method, paths, size) for size in sizes}
     stem = os.path.basename(FLAGS.model_file).removesuffix(".ckpt-done")
@@ -367,11 +367,13 @@ class ModelsObjective(pixels.Differentiable):
 
     def __init__(self, method, photo):
         super().__init__()
-        self.method, self.targets = method, method.content_targets(photo)
+        self.method, self.targets = method, method.perceptual_loss.content_targets(photo)
 
     def losses(self, image):
         """{"total": ...} of [1,S,S,3] RGB."""
-        return {"total": self.method.losses(image, self.targets)["total_loss"]}
+        method = self.method
+        parts = method.perceptual_loss(image, self.targets, method.style_targets, method.conf.style_weight)
+        return {"total": parts["total_loss"]}
 
 
 def mean_curves(method, paths, size):

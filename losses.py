@@ -3,10 +3,13 @@
 All take and return float32; images are [N,H,W,3] RGB 0..255, features [N,h,w,C] by layer name.
 """
 
+import dataclasses
+
 import tensorflow as tf
 
 import vgg
 
+VIEWS = 8  # ways to mirror and turn a picture by quarters
 
 def loss_network(conf, layers):
     """The conf's loss network up to the deepest of `layers`, on the GPU where there is one.
@@ -28,6 +31,67 @@ def teachers(conf):
         (conf.deep_teacher, conf.deep_teacher_file, conf.deep_teacher_layers),
     )
     return [vgg.Vgg(scope, vgg.read_weights(scope, path), layers) for scope, path, layers in named]
+
+
+class PerceptualLoss(tf.Module):
+    """How far pictures are from their photos' content and from a style's manner, and how rough: a PerceptualConf's losses.
+
+    With conf.turned_losses the loss networks see a batch in one of VIEWS views, drawn for each step. A grid of a few pixels
+    that one network mistakes for brush strokes is another pattern to it when turned, so that none pays in the long run.
+
+    Raises UserError as loss_network does.
+    """
+
+    def __init__(self, conf):
+        super().__init__()
+        self.conf, layers = conf, {*conf.content_layers, *conf.style_layers}
+        second = {layer for layer in layers if conf.second_loss_model and layer.startswith(f"{conf.second_loss_model}/")}
+        self._networks = [loss_network(conf, layers - second)]
+        if second:
+            keys = {"loss_model": conf.second_loss_model, "loss_model_file": conf.second_loss_model_file}
+            self._networks.append(loss_network(dataclasses.replace(conf, **keys), second))
+
+    def style_targets(self, image):
+        """{layer: Gram matrices [VIEWS or 1,C,C], one for each view} of a style image [1,h,w,3] RGB 0..255."""
+        views = [self._features(image, view) for view in range(VIEWS if self.conf.turned_losses else 1)]
+        return {layer: tf.concat([gram(view[layer]) for view in views], 0) for layer in self.conf.style_layers}
+
+    def content_targets(self, content, view=0):
+        """{layer: features [N,h,w,C]} of photos [N,H,W,3]; no gradient goes through them."""
+        features = self._features(content, view)
+        return {layer: tf.stop_gradient(features[layer]) for layer in self.conf.content_layers}
+
+    def view(self, step):
+        """The view of a training step: 0, or drawn from the conf's seed and the step alone."""
+        if not self.conf.turned_losses:
+            return 0
+        seed = tf.stack([tf.constant(self.conf.seed, tf.int64), tf.cast(step, tf.int64)])
+        return tf.random.stateless_uniform([], seed, 0, VIEWS, tf.int32)
+
+    def __call__(self, generated, content_targets, style_targets, style_weight, view=0):
+        """The scalar losses of [N,H,W,3] RGB 0..255 by their TensorBoard tags; targets of the same view."""
+        conf, features = self.conf, self._features(generated, view)
+        forms = ("relative", "relative") if conf.relative_losses else ("mean", "size")
+        of_content = content_losses(features, content_targets, forms[0])
+        of_style = style_losses(features, {layer: views[view] for layer, views in style_targets.items()}, forms[1])
+        scale = (len(of_content), len(of_style)) if conf.relative_losses else (1, 1)
+        parts = {
+            "content_loss": (tf.add_n(list(of_content.values())) / scale[0], conf.content_weight),
+            "style_loss": (tf.add_n(list(of_style.values())) / scale[1], style_weight),
+            "regularizer_loss": (total_variation_loss(generated), conf.tv_weight),
+        }
+        return weighted_sum(parts, of_style)
+
+    def _features(self, images, view):
+        images = turned(images, view) if self.conf.turned_losses else images
+        return {layer: found for network in self._networks for layer, found in network(images).items()}
+
+
+def turned(images, view):
+    """Images [N,H,W,C] in one of VIEWS views: mirrored up-down (1), left-right (2), and with their axes swapped (4)."""
+    images = tf.where(view % 2 == 1, tf.reverse(images, [1]), images)
+    images = tf.where(view // 2 % 2 == 1, tf.reverse(images, [2]), images)
+    return tf.cond(view // 4 == 1, lambda: tf.transpose(images, [0, 2, 1, 3]), lambda: images)
 
 
 @tf.custom_gradient

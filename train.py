@@ -161,7 +161,7 @@ def used_files(conf):
     if not os.path.isfile(loss_model_file):  # a V2 checkpoint goes by its prefix, "imagenet" by its word
         loss_model_file += ".data-00000-of-00001"
     used = {"style_image": getattr(conf, "style_image", ""), "loss_model_file": loss_model_file}
-    used |= {"initial_model": conf.initial_model}
+    used |= {"initial_model": conf.initial_model, "second_loss_model_file": getattr(conf, "second_loss_model_file", "")}
     return {key: path for key, path in used.items() if path}
 
 

@@ -21,9 +21,8 @@ class Johnson(tf.Module):
         self.conf = conf
         self.kernels = model.initial_kernels(conf.initializer, conf.seed)
         if training:
-            self.loss_network = losses.loss_network(conf, {*conf.content_layers, *conf.style_layers})
-            features = self.loss_network(reader.read_style(conf))
-            self.style_targets = {layer: losses.gram(features[layer])[0] for layer in conf.style_layers}
+            self.perceptual_loss = losses.PerceptualLoss(conf)
+            self.style_targets = self.perceptual_loss.style_targets(reader.read_style(conf))
 
     def train_step(self, content, optimizer, variables):
         """One step on a batch [N,S,S,3] of RGB 0..255; returns its scalar losses by their TensorBoard tags."""
@@ -44,35 +43,16 @@ class Johnson(tf.Module):
                 target = (tf.tanh(model.instance_norm(content)) + 1) * 127.5
                 parts = {"total_loss": tf.reduce_mean(tf.square(generated - target)) / 255}
             else:
-                parts = self.losses(generated, self.content_targets(content), optimizer.iterations)
+                view = self.perceptual_loss.view(optimizer.iterations)
+                targets = self.perceptual_loss.content_targets(content, view)
+                weight = self._style_weight(optimizer.iterations)
+                parts = self.perceptual_loss(generated, targets, self.style_targets, weight, view)
         optimizer.apply_gradients(zip(tape.gradient(parts["total_loss"], variables), variables, strict=True))
         return parts
 
-    def content_targets(self, content):
-        """{layer: features [N,h,w,C]} of the photos [N,H,W,3]; no gradient goes through them."""
-        features = self.loss_network(content)
-        return {layer: tf.stop_gradient(features[layer]) for layer in self.conf.content_layers}
-
-    def losses(self, generated, content_targets, step=None):
-        """The scalar losses of [N,H,W,3] RGB 0..255 by their TensorBoard tags. For training only.
-
-        `step` says how far the style weight has risen; None is the full weight.
-        """
-        conf, features = self.conf, self.loss_network(generated)
-        forms = ("relative", "relative") if conf.relative_losses else ("mean", "size")
-        content_losses = losses.content_losses(features, content_targets, forms[0])
-        style_losses = losses.style_losses(features, self.style_targets, forms[1])
-        scale = (len(content_losses), len(style_losses)) if conf.relative_losses else (1, 1)
-        parts = {
-            "content_loss": (tf.add_n(list(content_losses.values())) / scale[0], conf.content_weight),
-            "style_loss": (tf.add_n(list(style_losses.values())) / scale[1], self._style_weight(step)),
-            "regularizer_loss": (losses.total_variation_loss(generated), conf.tv_weight),
-        }
-        return losses.weighted_sum(parts, style_losses)
-
     def _style_weight(self, step):
         """conf.style_weight, raised from 0 after the steps of reconstruction when the conf says so."""
-        if step is None or not self.conf.style_warmup_steps:
+        if not self.conf.style_warmup_steps:
             return self.conf.style_weight
         done = tf.cast(step - self.conf.reconstruction_steps + 1, tf.float32) / self.conf.style_warmup_steps
         return self.conf.style_weight * tf.minimum(done, 1.0)

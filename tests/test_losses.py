@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from conftest import photo, write_conf
 
+import config
 import losses
 
 RNG = np.random.default_rng(0)
@@ -48,3 +50,37 @@ def test_total_variation():
     expected = (down**2).sum() / 2 / down.size + (across**2).sum() / 2 / across.size
     assert float(losses.total_variation_loss(tf.constant(F))) == pytest.approx(expected, rel=1e-5)
     assert float(losses.total_variation_loss(tf.fill([1, 6, 6, 3], 77.0))) == 0
+
+
+def test_the_views_are_all_ways_to_mirror_and_turn_a_picture():
+    views = [losses.turned(tf.constant(F), tf.constant(k)).numpy() for k in range(losses.VIEWS)]
+    turned = [np.rot90(image, k, (1, 2)) for image in (F, F[:, ::-1]) for k in range(4)]
+    assert {v.tobytes() for v in views} == {np.ascontiguousarray(t).tobytes() for t in turned}
+    assert len({v.tobytes() for v in views}) == 8
+
+
+def test_turned_losses_compare_with_targets_of_the_same_view(house):
+    """The style has no style loss and the photo no content loss in any view; other steps draw other views."""
+    keys = {"turned_losses": True, "relative_losses": True, "loss_model_file": str(house / "vgg.npz")}
+    loss = losses.PerceptualLoss(config.Conf(style_image="x", naming="x", loss_model="vgg_16", **keys))
+    image = photo(24, 32)[None].astype(np.float32)
+    targets = loss.style_targets(image)
+    for view in map(tf.constant, range(losses.VIEWS)):
+        parts = loss(image, loss.content_targets(image, view), targets, 10.0, view)
+        assert float(parts["losses/content_loss"]) == 0
+        assert float(parts["losses/style_loss"]) < 1e-6
+    shifted = {layer: tf.roll(views, 1, 0) for layer, views in targets.items()}
+    assert float(loss(image, loss.content_targets(image), shifted, 10.0)["losses/style_loss"]) > 1e-4
+    drawn = [int(loss.view(step)) for step in range(40)]
+    assert set(drawn) == set(range(losses.VIEWS))
+    assert drawn == [int(loss.view(step)) for step in range(40)]
+
+
+def test_a_second_loss_network_takes_the_layers_that_begin_with_it(house):
+    layers = ["vgg_16/conv1/conv1_2", "vgg_16_deep/conv4/conv4_3"]
+    second = {"second_loss_model": "vgg_16_deep", "second_loss_model_file": str(house / "vgg.npz")}
+    conf = config.load_conf(str(write_conf(house, style_layers=layers, **second)))
+    loss = losses.PerceptualLoss(conf)
+    image = tf.constant(photo(32, 32)[None], tf.float32)
+    parts = loss(image, loss.content_targets(image), loss.style_targets(image), conf.style_weight)
+    assert {tag for tag in parts if tag.startswith("style_losses/")} == {f"style_losses/{layer}" for layer in layers}

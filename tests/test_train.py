@@ -29,7 +29,7 @@ def tensors(path):
 @pytest.mark.parametrize("name", METHODS)
 def test_the_contract_of_a_method(name, house):
     """Steps lower the loss, the loss network stays as it is, any size is kept, strength 0 is the content."""
-    johnson = {"initializer": "identity", "relative_losses": True, "learning_rate": 1e-4}
+    johnson = {"initializer": "identity", "relative_losses": True, "turned_losses": True, "learning_rate": 1e-4}
     path = universal_conf(house, name, learning_rate=1e-3) if name in UNIVERSAL else write_conf(house, **johnson)
     conf = config.load_conf(str(path))
     method = METHODS[name](conf, training=True)
