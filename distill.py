@@ -1,7 +1,7 @@
 """Distils a small loss network from larger ones: python distill.py -c conf/vgg_16_lite.yml
 
 Every layer of the student learns, through a linear 1x1 head of its own, the features that a teacher has at that layer;
-the heads are thrown away. Ctrl-C or SIGTERM saves and leaves; the same command resumes.
+the heads, solved for by least squares as the student changes, are thrown away. Ctrl-C or SIGTERM saves and leaves; the same command resumes.
 """
 
 import functools
@@ -58,7 +58,7 @@ def main(argv):
 
 
 class Lesson(tf.Module):
-    """The student and its heads, trainable, and the teachers.
+    """The student, the heads through which it learns, and its teachers.
 
     Raises UserError as vgg.read_weights, vgg.Vgg and checkpoints.restore do.
     """
@@ -156,7 +156,7 @@ class Head(tf.Module):
         )
 
     def fitted(self, features, target):
-        """The map [K,C] after another batch of features [N,h,w,K] and the target's [N,h,w,C]. No gradient goes through it."""
+        """The map [K,C] after another batch of features [N,h,w,K] and targets [N,h,w,C]. No gradient goes through it."""
         rows, wanted = (tf.reshape(tf.stop_gradient(x), [-1, x.shape[-1]]) for x in (features, target))
         for variable, other in ((self._own, rows), (self._both, wanted)):
             product = tf.matmul(rows, other, transpose_a=True) / tf.cast(tf.shape(rows)[0], tf.float32)
@@ -183,7 +183,8 @@ class Student(vgg.Vgg):
         for conv, shape in self.kernel_shapes().items():
             values = {"mean": tf.zeros(shape[3:]), "variance": tf.ones(shape[3:])}
             self._running[conv] = [
-                tf.Variable(value, trainable=False, name=f"{self._full_name(conv)}/{kind}") for kind, value in values.items()
+                tf.Variable(value, trainable=False, name=f"{self._full_name(conv)}/{kind}")
+                for kind, value in values.items()
             ]
 
     def __call__(self, images, layers=None, learning=False):

@@ -1,9 +1,9 @@
 """Draws figures and the reports they stand in.
 
 python figures.py loss_network -c conf/vgg_16_lite.yml   how well the distilled loss network stands in for its teachers
-python figures.py universal --content images/Corgi.jpg --style images/starry.jpg   AdaIN, WCT and a teacher side by side
+python figures.py universal   AdaIN, WCT and a teacher side by side
 python figures.py objective --model_file models/x.ckpt-done --photos FOLDER   where a model stands against L-BFGS
-python figures.py recipes --photo images/Corgi.jpg --painting images/starry.jpg   the recipes of optimize.py on one pair
+python figures.py recipes   the recipes of optimize.py on one pair
 """
 
 import csv
@@ -49,7 +49,8 @@ RECIPES = {  # conf files of optimize.py, and what each is
 
 cli.conf_flag()
 flags.DEFINE_string("paintings", "images", "Folder of the paintings whose Gram matrices are compared.")
-flags.DEFINE_string("photo", "images/chelsea.jpg", "The picture that is recovered from each layer, or stylised.")
+flags.DEFINE_multi_string("content_image", ["images/Corgi.jpg"], "Stylised, or recovered from layers; universal: several.")
+flags.DEFINE_multi_string("style_image", ["images/starry.jpg"], "The style; universal: the n-th for the n-th content.")
 flags.DEFINE_integer(
     "evaluations",
     None,
@@ -62,11 +63,8 @@ flags.DEFINE_string("photos", "images", "objective: a folder of photos that the 
 flags.DEFINE_integer("count", 10, "objective: so many of them, evenly spread.", lower_bound=1)
 flags.DEFINE_list("sizes", ["256", "512"], "objective: sides of the square pictures.")
 flags.DEFINE_bool("into_recipe", False, "objective: write into the model's recipe how many evaluations it is worth.")
-flags.DEFINE_string("painting", "images/starry.jpg", "recipes: the style image.")
 flags.DEFINE_integer("long_side", 512, "recipes, universal: the results' long side in pixels.", lower_bound=config.SMALLEST)
 flags.DEFINE_string("network", None, "recipes: SCOPE or SCOPE=FILE, a loss network for all instead of each one's own.")
-flags.DEFINE_multi_string("content", ["images/Corgi.jpg"], "universal: a picture; the n-th meets the n-th style.")
-flags.DEFINE_multi_string("style", ["images/starry.jpg"], "universal: a style; the shorter of the two lists is repeated.")
 flags.DEFINE_list("models", ["models/adain.ckpt-done", "models/wct.ckpt-done"], "universal: the models, a column each.")
 flags.DEFINE_string("teacher_dir", None, "universal: encoder1.npz to decoder5.npz of Collaborative Distillation.")
 FLAGS = flags.FLAGS
@@ -90,6 +88,13 @@ def main(argv):
     if len(argv) != 2 or argv[1] not in kinds:
         raise cli.UsageError(f"{' '.join(argv[1:]) or 'nothing'}: the figures that there are: {', '.join(kinds)}")
     return kinds[argv[1]]()
+
+
+def single(flag):
+    """The one picture that a flag for several names. Raises UsageError when it names more."""
+    if len(FLAGS[flag].value) > 1:
+        raise cli.UsageError(f"--{flag}: {len(FLAGS[flag].value)} given, this figure takes one")
+    return FLAGS[flag].value[0]
 
 
 def check_matplotlib():
@@ -204,7 +209,7 @@ def distances(tensors):
 
 def inversions(pairs, conf):
     """A contact sheet: the picture recovered from each layer (Johnson et al. 2016, Fig. 3), student below teacher."""
-    photo = reader.read_square(FLAGS.photo, INVERTED_SIZE)
+    photo = reader.read_square(single("content_image"), INVERTED_SIZE)
     rows = [[(photo, "picture")], [(photo, "picture")]]
     for layer, teacher_layer in tqdm(pairs.items(), "inversion", unit="layer"):
         scope, path = conf.teacher, conf.teacher_file
@@ -254,10 +259,10 @@ def universal_sheet():
     columns = [(m.conf.method, lambda content, style, m=m: m.stylize(content, [style])[0]) for m in methods]
     if FLAGS.teacher_dir:
         columns.append(("teacher's WCT", teachers_wct(FLAGS.teacher_dir)))
-    rows, count = [], max(len(FLAGS.content), len(FLAGS.style))
+    rows, count = [], max(len(FLAGS.content_image), len(FLAGS.style_image))
     for i in tqdm(range(count), "pairs"):
-        content = reader.read_image(FLAGS.content[i % len(FLAGS.content)], FLAGS.long_side).rgb
-        [style] = styles.read([FLAGS.style[i % len(FLAGS.style)]], long_side=FLAGS.long_side)
+        content = reader.read_image(FLAGS.content_image[i % len(FLAGS.content_image)], FLAGS.long_side).rgb
+        [style] = styles.read([FLAGS.style_image[i % len(FLAGS.style_image)]], long_side=FLAGS.long_side)
         found = [(np.asarray(make(content[None].astype(np.float32), style)), name) for name, make in columns]
         rows.append([(content, "content"), (style.image, "style"), *found])
     path = os.path.join(FLAGS.output_dir or "docs/universal", "universal.jpg")
@@ -310,7 +315,8 @@ def page(conf, shares, ranks, photos, count):
         f"| {ranks[layer][0]:.3f} | {ranks[layer][1]:.3f} |"
         for layer, (share, most) in shares.items()
     ]
-    command = f"python figures.py loss_network -c {FLAGS.conf} --paintings {FLAGS.paintings} --evaluations {evaluations()}"
+    command = f"python figures.py loss_network -c {FLAGS.conf} --paintings {FLAGS.paintings}"
+    command += f" --content_image {single('content_image')} --evaluations {evaluations()}"
     return f"""# {conf.loss_model}: how well it stands in for VGG-19
 
 Made by `{command}`.
@@ -437,7 +443,7 @@ def plot_curves(path, curves):
 def recipes_sheet():
     """One labelled sheet of what the recipes make of one pair of pictures, and a page about it."""
     folder = FLAGS.output_dir or os.path.join("docs", "recipes")
-    photo, painting = (reader.read_image(path).rgb for path in (FLAGS.photo, FLAGS.painting))
+    photo, painting = (reader.read_image(path).rgb for path in map(single, ("content_image", "style_image")))
     shown = [(pixels.fitted(image, FLAGS.long_side), name) for image, name in ((photo, "photo"), (painting, "style"))]
     confs, networks = {}, {}
     for name in RECIPES:  # all of them before the first one's minutes are spent
@@ -502,7 +508,8 @@ def recipes_page(confs, seconds):
         for name, conf in confs.items()
     ]
     network = f" --network {FLAGS.network}" if FLAGS.network else ""
-    command = f"python figures.py recipes --photo {FLAGS.photo} --painting {FLAGS.painting} --long_side {FLAGS.long_side}"
+    pair = f"--content_image {single('content_image')} --style_image {single('style_image')}"
+    command = f"python figures.py recipes {pair} --long_side {FLAGS.long_side}"
     instead = (
         f"""
 All of them with {FLAGS.network} instead of the loss network that each conf names, its features made as large on the whole

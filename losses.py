@@ -11,6 +11,7 @@ import vgg
 
 VIEWS = 8  # ways to mirror and turn a picture by quarters
 
+
 def loss_network(conf, layers):
     """The conf's loss network up to the deepest of `layers`, on the GPU where there is one.
 

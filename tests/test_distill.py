@@ -146,7 +146,7 @@ def test_optimised_pictures_go_where_the_student_leads(school):
 
 
 def test_the_student_learns_with_the_batchs_moments(school):
-    """Whatever its weights: half of what goes into each ReLU is above 0. The running moments follow, but not when settled."""
+    """Whatever its weights: half of what goes into a ReLU is above 0. The running moments follow until it is settled."""
     taught = lesson(school, steps=10)
     student, settled = taught.student, 8
     kernel = next(v for v in student.trainable_variables if "conv2_2/weights" in v.name)

@@ -77,7 +77,7 @@ def test_the_report(school, monkeypatch):  # noqa: F811
     (school / "paintings").mkdir()
     for i in range(3):
         Image.fromarray(photo(40, 50, i)).save(school / "paintings" / f"{i}.png")
-    flags = ("--paintings", "paintings", "--photo", "style.png", "--evaluations", 2, "--output_dir", "report")
+    flags = ("--paintings", "paintings", "--content_image", "style.png", "--evaluations", 2, "--output_dir", "report")
     result = inside(figures, "loss_network", "-c", conf, *flags, cwd=school)
     assert result.returncode == 0, result.stderr
     text = (school / "report" / "README.md").read_text()
@@ -102,8 +102,8 @@ def test_the_universal_sheet(house):
         mirrored = {key: value.transpose(0, 1, 3, 2) for key, value in weights.items() if key.endswith("weights")}
         zeros = {key.replace("weights", "biases"): np.zeros(value.shape[3]) for key, value in mirrored.items()}
         np.savez(house / f"decoder{depth}.npz", **mirrored | {key: np.float32(value) for key, value in zeros.items()})
-    flags = ("--content", "photos/0.jpg", "--style", "style.png", "--style", "photos/4.png", "--long_side", 32)
-    flags += ("--models", ",".join(models), "--output_dir", "sheet")
+    flags = ("--content_image", "photos/0.jpg", "--style_image", "style.png", "--style_image", "photos/4.png")
+    flags += ("--models", ",".join(models), "--output_dir", "sheet", "--long_side", 32)
     result = inside(figures, "universal", *flags, "--teacher_dir", ".", cwd=house)
     assert result.returncode == 0, result.stderr
     assert Image.open(house / "sheet" / "universal.jpg").height > 2 * 20
@@ -165,8 +165,9 @@ def test_worth():
 
 def test_the_recipes_sheet(house):
     np.savez(house / "deep.npz", **vgg_weights(VGG_16_CONVS[:11]))
-    flags = ("--photo", "style.png", "--painting", "photos/0.jpg", "--network", "vgg_16=deep.npz", "--long_side", 32)
-    result = inside(figures, "recipes", *flags, "--evaluations", 2, "--output_dir", "out", cwd=house)
+    flags = ("--content_image", "style.png", "--style_image", "photos/0.jpg", "--network", "vgg_16=deep.npz")
+    sizes = ("--long_side", 32, "--evaluations", 2)
+    result = inside(figures, "recipes", *flags, *sizes, "--output_dir", "out", cwd=house)
     assert result.returncode == 0, result.stderr
     text = (house / "out" / "README.md").read_text()
     for name in figures.RECIPES:
@@ -195,7 +196,7 @@ def test_another_networks_layers_stand_in(tmp_path):
     assert changed.loss_model_file.endswith("deep.npz")
 
 
-PAIR = ("recipes", "--photo", "style.png", "--painting", "style.png")
+PAIR = ("recipes", "--content_image", "style.png", "--style_image", "style.png")
 
 
 @pytest.mark.parametrize(
@@ -204,7 +205,8 @@ PAIR = ("recipes", "--photo", "style.png", "--painting", "style.png")
         (("objective",), "--model_file is missing"),
         (("objective", "--model_file", "none.ckpt-done"), "none.yml: missing"),
         (("objective", "--model_file", "none.ckpt-done", "--sizes", "a"), "missing"),
-        (("recipes", "--photo", "none.jpg"), "none.jpg: no such image"),
+        (("recipes", "--content_image", "none.jpg"), "none.jpg: no such image"),
+        ((*PAIR, "--style_image", "style.png"), "--style_image: 2 given, this figure takes one"),
         (PAIR, "pretrained/vgg_16_notop.h5: no such loss network"),
         ((*PAIR, "--network", "vgg_16=shallow.npz"), "no layer of conv5"),
         ((*PAIR, "--network", "x"), "starts with vgg_16 or vgg_19"),
