@@ -1,7 +1,8 @@
 """Distils a small loss network from larger ones: python distill.py -c conf/vgg_16_lite.yml
 
 Every layer of the student learns, through a linear 1x1 head of its own, the features that a teacher has at that layer;
-the heads, solved for by least squares as the student changes, are thrown away. Ctrl-C or SIGTERM saves and leaves; the same command resumes.
+the heads, solved for by least squares as the student changes, are thrown away. Ctrl-C or SIGTERM saves and leaves; the same
+command resumes.
 """
 
 import functools
