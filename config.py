@@ -141,7 +141,36 @@ class WctConf(EncoderConf):
     feature_weight: float = 1.0  # of the features', as a share of their energy
 
 
-METHOD_CONFS = {"johnson": Conf, "adain": AdaInConf, "wct": WctConf}
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ManyStylesConf(MethodConf, PerceptualConf):
+    """What methods share that hold several styles, each called as its file is."""
+
+    style_images: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MsgNetConf(ManyStylesConf):
+    """What the training of MSG-Net may be told. Defaults are the paper's, but for the sizes."""
+
+    method: str = "msgnet"
+    style_weight: float = 5.0
+    width: int = 128  # channels inside a bottleneck; four times as many between them
+    blocks: int = 6  # bottlenecks at the smallest size
+    style_sizes: tuple[int, ...] = (256, 384, 512)  # long sides of each style image: of the brush
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StyleBankConf(ManyStylesConf):
+    """What the training of StyleBank may be told. Defaults are the paper's."""
+
+    method: str = "stylebank"
+    width: int = 256  # channels of the encoder's features, and of each filter bank
+    stylizing_steps: int = 2  # between two of reconstruction
+    reconstruction_weight: float = 1.0  # of the latter's gradient, beside those of the former
+    frozen_model: str = ""  # a finished model of which all stays as it is: only banks that it lacks are trained
+
+
+METHOD_CONFS = {"johnson": Conf, "adain": AdaInConf, "wct": WctConf, "msgnet": MsgNetConf, "stylebank": StyleBankConf}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -202,9 +231,9 @@ CHOICES = {
 SMALLEST = 16  # pixels
 STARTS = ("content", "noise", "style", "mix")  # what `init` may be beside a picture's path
 MAY_BE_EMPTY = ("checkpoint_exclude_scopes", "loss_model_file", "initial_model", "preview_image", "preview_style")
-MAY_BE_EMPTY += ("second_loss_model", "second_loss_model_file")
+MAY_BE_EMPTY += ("second_loss_model", "second_loss_model_file", "frozen_model")
 POSITIVE = ("image_size", "batch_size", "epoch", "learning_rate", "checkpoint_every", "keep_checkpoints")
-POSITIVE += ("iterations", "rounds", "style_scale")
+POSITIVE += ("iterations", "rounds", "style_scale", "width", "stylizing_steps")
 RECIPE_KEY = "trained"  # a model's recipe is its conf with this section added: what came of it
 
 
@@ -328,6 +357,8 @@ def _check(key, value):
         raise ValueError("a number below 1 is needed")
     if key == "widths" and (len(value) != 5 or min(value) < 1):
         raise ValueError("five whole numbers above 0 are needed")
+    if key == "style_sizes" and (min(value) < SMALLEST or len(set(value)) < len(value)):
+        raise ValueError(f"different whole numbers of at least {SMALLEST} are needed")
     if key == "levels" and (min(value) < 1 or max(value) > 5 or len(set(value)) < len(value)):
         raise ValueError("different whole numbers from 1 to 5 are needed")
     if key in ("crop_scale", "style_crop_scale") and not 1 <= value <= 8:

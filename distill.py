@@ -49,7 +49,9 @@ def main(argv):
     lesson = Lesson(conf, paths)
     used = {"teacher_file": conf.teacher_file, "deep_teacher_file": conf.deep_teacher_file}
     used |= {f"style_models {i}": path for i, path in enumerate(conf.style_models)}
-    code = training.run(conf, lesson, lesson.state, paths, used, lambda content: {"origin": content[:1]})
+    code = training.run(
+        conf, lesson, lesson.student.trainable_variables, paths, used, lambda content: {"origin": content[:1]}
+    )
     if code == 0:
         write_weights(conf.output, lesson.weights())
         done_file = os.path.join(conf.model_path, conf.naming, f"{checkpoints.NAME}-done")
@@ -80,9 +82,7 @@ class Lesson(tf.Module):
         deepest = max(i for i, name in enumerate(by_name) if name in channels)
         self.student = Student(conf.loss_model, weights, list(by_name.values())[: deepest + 1])
         self.heads = {layer: Head(layer, weights, channels[name]) for name, layer in by_name.items() if name in channels}
-        # What a checkpoint must hold: beside what Adam trains, the moments and the heads' sums.
-        self.state = [*self.student.trainable_variables, *self.student.moments()]
-        self.state += [variable for head in self.heads.values() for variable in head.variables]
+        self.kept = [*self.student.moments(), *(variable for head in self.heads.values() for variable in head.variables)]
         self.easel = Easel(self.student, conf) if conf.optimised_images else None
 
     def train_step(self, content, optimizer, variables):
@@ -92,7 +92,7 @@ class Lesson(tf.Module):
         how differently student and teacher order the batch's images by their Gram matrices.
         """
         settled = 0 < SETTLING * self.conf.steps <= int(optimizer.iterations)
-        return self._train_step(content, optimizer, [v for v in variables if v.trainable], not settled)
+        return self._train_step(content, optimizer, variables, not settled)
 
     @tf.function
     def _train_step(self, content, optimizer, variables, learning):

@@ -1,7 +1,8 @@
 """Stylises pictures: python eval.py --model_file models/denoised_starry.ckpt-done --image_file images/Corgi.jpg
 
 Takes several --image_file, folders, globs, and further files as plain arguments; the model is loaded once. Models of any
-style (adain, wct) take --style_file painting.jpg too, and with --texture 512 make a texture of it instead of a picture.
+style (adain, wct) take --style_file painting.jpg too, and with --texture 512 make a texture of it instead of a picture;
+models of many styles (msgnet, stylebank) take --style scream, and --list_styles tells what they hold.
 """
 
 import glob
@@ -30,9 +31,11 @@ flags.DEFINE_string("output_file", None, "Where one picture goes (default genera
 flags.DEFINE_string("output_dir", None, "Where several pictures go, under their own names (default generated/).")
 flags.DEFINE_list("strength", ["1"], "0 gives the picture back, 1 the full style; wct takes one for each level too.")
 flags.DEFINE_multi_string("style_file", [], "A style picture, for models of any style; may be given several times.")
+flags.DEFINE_multi_string("style", [], "NAME[:WEIGHT][=MASK], a style that the model holds; may be given several times.")
+flags.DEFINE_bool("list_styles", False, "Print the names of the styles that the model holds, and no more.")
 flags.DEFINE_list("style_weights", [], "Weights of several styles (default: the same for all).")
 flags.DEFINE_multi_string("mask", [], "Where each style applies: white here, black not; in the order of the styles.")
-flags.DEFINE_integer("style_size", 512, "Resize a style's long side to at most this many pixels first.", lower_bound=1)
+flags.DEFINE_integer("style_size", 512, "Resize a style's long side to at most so many pixels: its brush.", lower_bound=1)
 flags.DEFINE_integer("texture", None, "No picture: a texture of the styles, so many pixels wide and high.", lower_bound=1)
 
 
@@ -56,12 +59,19 @@ flags.DEFINE_flag(
 )
 FLAGS = flags.FLAGS
 
+WRONG_KIND = {  # why a flag does not go with a model of these style_kinds
+    (): "has one style, its own; leave the flag out",
+    ("name",): "has styles of its own; --style names them, --list_styles lists them",
+    ("image",): "takes any style; --style_file names its picture",
+}
 PASSES = 3  # of the model over noise until it is texture, as Li et al. 2017
 
 
 def main(argv):
     """Stylises every picture that was named; 1 when any of them failed."""
     strengths()  # whether they are right is told before anything is loaded
+    if FLAGS.list_styles:
+        return list_styles()
     if FLAGS.texture:
         return texture(argv[1:])
     images, failed = expand([*FLAGS.image_file, *argv[1:]])
@@ -104,16 +114,37 @@ def read_style(method):
     """
     if len(FLAGS.strength) not in (1, len(getattr(method.conf, "levels", "1"))):
         raise cli.UsageError(f"--strength: {len(FLAGS.strength)} given, {FLAGS.model_file} takes one{levels_of(method)}")
-    if method.style_kind is None:
-        for flag in ("style_file", "style_weights", "mask"):
-            if FLAGS[flag].value:
-                raise cli.UsageError(f"--{flag}: {FLAGS.model_file} has one style, its own; leave the flag out")
-        if FLAGS.preserve_colors == "coral":
-            raise cli.UsageError(f"--preserve_colors=coral: recolours --style_file, and {FLAGS.model_file} takes none")
+    check_style_flags(method)
+    if not method.style_kinds:
         return None
-    if not FLAGS.style_file:
+    if FLAGS.style_file:
+        return styles.read(FLAGS.style_file, cli.numbers("style_weights"), FLAGS.mask, FLAGS.style_size)
+    if "name" not in method.style_kinds:
         raise cli.UsageError(f"--style_file is missing: {FLAGS.model_file} takes any style, such as images/starry.jpg")
-    return styles.read(FLAGS.style_file, cli.numbers("style_weights"), FLAGS.mask, FLAGS.style_size)
+    if not FLAGS.style and "image" in method.style_kinds:  # one of names alone gives the picture back without any
+        raise cli.UsageError(f"--style is missing: {FLAGS.model_file} has {', '.join(method.style_names)}")
+    return styles.named(FLAGS.style, method.style_names, FLAGS.style_size)
+
+
+def check_style_flags(method):
+    """Raises UsageError when a flag that was given does not go with the method, or not with another flag."""
+    of_file = [flag for flag in ("style_file", "style_weights", "mask") if FLAGS[flag].value]
+    for flag, kind in (("style", "name"), *((flag, "image") for flag in of_file)):
+        if FLAGS[flag].value and kind not in method.style_kinds:
+            raise cli.UsageError(f"--{flag}: {FLAGS.model_file} {WRONG_KIND[method.style_kinds]}")
+    if FLAGS.style and of_file:
+        raise cli.UsageError(f"--{of_file[0]}: does not go with --style, which takes NAME:WEIGHT=MASK")
+    if FLAGS.preserve_colors == "coral" and not FLAGS.style_file:
+        raise cli.UsageError("--preserve_colors=coral: recolours --style_file, and there is none")
+
+
+def list_styles():
+    """Prints the names of the model's styles, a line each. Raises UsageError when it has no names for them."""
+    method = load_model(FLAGS.model_file)
+    if "name" not in method.style_kinds:
+        raise cli.UsageError(f"--list_styles: {FLAGS.model_file} {WRONG_KIND[method.style_kinds]}")
+    print(*method.style_names, sep="\n")
+    return 0
 
 
 def levels_of(method):
@@ -130,7 +161,7 @@ def texture(pictures):
     reader.check_writable_format(target)
     method = load_model(FLAGS.model_file)
     style = read_style(method)
-    if style is None:
+    if "image" not in method.style_kinds:
         raise cli.UsageError(f"--texture: needs a model of any style, {FLAGS.model_file} is none")
     image = np.random.default_rng(0).uniform(0, 255, (FLAGS.texture, FLAGS.texture, 3))
     for _ in range(PASSES):
@@ -149,6 +180,10 @@ def stylized(method, rgb, style):
     memory.check(*rgb.shape[:2], *method.memory)
     content = np.asarray(rgb, np.float32)
     strength = strengths()
+    for each in style or ():
+        if each.mask is not None and each.mask.shape != rgb.shape[:2]:
+            sizes = ["x".join(map(str, reversed(shape))) for shape in (each.mask.shape, rgb.shape[:2])]
+            print(f"A mask of {sizes[0]} is resized to the picture's {sizes[1]}")
     if FLAGS.preserve_colors == "coral":
         style = styles.recoloured(style, content)
     try:

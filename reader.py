@@ -153,12 +153,12 @@ def read_squares(paths, size):
         raise UserError(f"{paths[0]} and the others, {len(paths)} in all: none can be read")
 
 
-def read_style(conf):
-    """The style image as the loss network shall see it: [1,h,w,3] float32 RGB 0..255.
+def read_style(path, conf):
+    """A style image as the loss network shall see it: [1,h,w,3] float32 RGB 0..255.
 
     The original's treatment is that of the training images; with conf.style_size the whole picture, its short side so long.
     """
-    image = tf.cast(read_image(conf.style_image).rgb, tf.float32)
+    image = tf.cast(read_image(path).rgb, tf.float32)
     if conf.style_size:
         return vgg_preprocessing.aspect_preserving_resize(image, conf.style_size, antialias=True)[None]
     return vgg_preprocessing.preprocess_image(image, conf.image_size)[None]

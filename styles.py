@@ -1,6 +1,7 @@
 """Style pictures: those that a result shall look like, and those that training draws."""
 
 import dataclasses
+import os
 import sys
 
 import numpy as np
@@ -14,11 +15,13 @@ from cli import UsageError, UserError
 
 @dataclasses.dataclass(frozen=True, eq=False)  # compared by identity: what is computed from one can be kept for it
 class Style:
-    """A style image, [h,w,3] RGB 0..255, its weight, and where it applies: [H,W] 0..1, or None for everywhere."""
+    """A style image, [h,w,3] RGB 0..255, or the name of a style that a model holds; its weight, and where it applies."""
 
-    image: np.ndarray
+    image: np.ndarray | None = None
     weight: float = 1.0
-    mask: np.ndarray | None = None
+    mask: np.ndarray | None = None  # [H,W] 0..1; None: everywhere
+    name: str = ""
+    size: int | None = None  # of a named style's brush, in pixels: the long side that its image would have
 
 
 def read(paths, weights=(), masks=(), long_side=None):
@@ -33,8 +36,52 @@ def read(paths, weights=(), masks=(), long_side=None):
             raise UsageError(f"--{flag}: {len(given)} given for {len(paths)} style images")
     images = [reader.read_image(path, long_side).rgb for path in paths]
     weights = np.divide(weights or [1.0] * len(paths), sum(weights) or len(paths) or 1)
-    masks = [reader.read_image(path).rgb.mean(2) / 255 for path in masks] or [None] * len(paths)
+    masks = [read_mask(path) for path in masks] or [None] * len(paths)
     return [Style(*each) for each in zip(images, weights, masks, strict=True)]
+
+
+def read_mask(path):
+    """A mask [H,W] 0..1 from a picture's brightness. Raises UserError as reader.read_image does."""
+    return reader.read_image(path).rgb.mean(2) / 255
+
+
+def names(paths):
+    """What the styles of a model are called: their files' names without endings.
+
+    Raises:
+      UserError: two are called the same.
+    """
+    found = [os.path.splitext(os.path.basename(path))[0] for path in paths]
+    for name in found:
+        if found.count(name) > 1:
+            raise UserError(f"style_images: two are called {name}; rename a file")
+    return found
+
+
+def named(texts, known, size=None):
+    """Styles from texts like "wave", "wave:0.3", "wave=mask.png" and "wave:0.3=mask.png"; weights are made to sum to 1.
+
+    Raises:
+      UsageError: a name is not among the known ones, a weight is no number of 0 or more, or all weights are 0.
+      UserError: as read_mask does.
+    """
+    found = []
+    for text in texts:
+        name, _, mask = text.partition("=")
+        name, _, weight = name.partition(":")
+        if name not in known:
+            raise UsageError(f"--style: no style '{name}'; the model has {', '.join(known)}")
+        try:
+            number = float(weight or 1)
+        except ValueError:
+            number = -1.0
+        if not 0 <= number < float("inf"):
+            raise UsageError(f"--style: got '{text}', a weight of 0 or more is needed, as in {name}:0.5")
+        found.append(Style(None, number, read_mask(mask) if mask else None, name, size))
+    total = sum(style.weight for style in found)
+    if found and not total:
+        raise UsageError("--style: all weights are 0; give one above 0")
+    return [dataclasses.replace(style, weight=style.weight / total) for style in found]
 
 
 def recoloured(styles, content):

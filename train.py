@@ -56,27 +56,28 @@ def main(argv):
         return preview_grid(conf, paths)
     method = METHODS[conf.method](conf, training=True)
     if isinstance(conf, config.Conf):
-        reader.write_image(f"generated/target_style_{conf.naming}.jpg", reader.read_style(conf)[0])
+        reader.write_image(f"generated/target_style_{conf.naming}.jpg", reader.read_style(conf.style_image, conf)[0])
     return train(conf, method, paths)
 
 
 def train(conf, method, paths):
     """Trains a method on the photos, with previews; returns as training.run does."""
     preview_image = read_preview(conf) if conf.preview_every else None
-    style = read_preview_style(conf, method)
+    shown = read_preview_styles(conf, method)
 
     def look(content):
-        return {"generated": method.stylize(content[:1], style), "origin": content[:1]}
+        return {"generated": method.stylize(content[:1], shown[0]), "origin": content[:1]}
 
     def preview(step):
         if conf.preview_every and step % conf.preview_every == 0:
             path = os.path.join(conf.model_path, conf.naming, f"preview-{step:06d}.jpg")
-            shown = [preview_image, *(each.image for each in style or []), stylized(method, preview_image, style)]
-            reader.write_image(path, np.concatenate([as_high_as(preview_image, image) for image in shown], 1))
+            images = [preview_image, *(each.image for each in shown[0] or [] if each.image is not None)]
+            images += [stylized(method, preview_image, style) for style in shown]
+            reader.write_image(path, np.concatenate([as_high_as(preview_image, image) for image in images], 1))
 
     def begin():
         if conf.initial_model:
-            checkpoints.restore(conf.initial_model, trainable(method))
+            checkpoints.restore(conf.initial_model, [*trainable(method), *method.kept])
 
     return training.run(conf, method, trainable(method), paths, used_files(conf), look, preview, begin)
 
@@ -130,11 +131,13 @@ def read_preview(conf):
     return reader.read_image(conf.preview_image or CORGI, PREVIEW_SIZE).rgb
 
 
-def read_preview_style(conf, method):
-    """What the method's stylize() shall be given as the style of previews."""
-    if method.style_kind is None:
-        return None
-    return styles.read([conf.preview_style or STARRY], long_side=PREVIEW_SIZE)
+def read_preview_styles(conf, method):
+    """What the method's stylize() shall be given as style, for each of a preview's pictures."""
+    if "name" in method.style_kinds:
+        return [[styles.Style(name=name)] for name in method.style_names]
+    if "image" in method.style_kinds:
+        return [styles.read([conf.preview_style or STARRY], long_side=PREVIEW_SIZE)]
+    return [None]
 
 
 def as_high_as(image, other):
@@ -161,6 +164,8 @@ def used_files(conf):
     if not os.path.isfile(loss_model_file):  # a V2 checkpoint goes by its prefix, "imagenet" by its word
         loss_model_file += ".data-00000-of-00001"
     used = {"style_image": getattr(conf, "style_image", ""), "loss_model_file": loss_model_file}
+    used |= {f"style_images {path}": path for path in getattr(conf, "style_images", ())}
+    used |= {"frozen_model": getattr(conf, "frozen_model", "")}
     used |= {"initial_model": conf.initial_model, "second_loss_model_file": getattr(conf, "second_loss_model_file", "")}
     return {key: path for key, path in used.items() if path}
 

@@ -30,6 +30,7 @@ def run(conf, trainee, variables, paths, used_files, look, after_step=lambda ste
     """Trains `variables` as the conf says, or goes on from <model_path>/<naming>/; writes its .ckpt-done and recipe.
 
     Args:
+      trainee: what is trained; its `kept` are further variables, which its steps change and which are saved too.
       paths: the photos' files.
       used_files: {conf key: path} of the files whose hashes the recipe shall hold.
       look: called with a batch now and then; returns {tag: [1,H,W,3] image} for TensorBoard.
@@ -44,7 +45,8 @@ def run(conf, trainee, variables, paths, used_files, look, after_step=lambda ste
     done_file, run_file = (os.path.join(folder, f"{checkpoints.NAME}-{end}") for end in ("done", "0"))
     optimizer = Adam(variables, conf.learning_rate)
     notes = {"images": len(paths)}
-    if checkpoints.restore_training(folder, variables, optimizer):
+    saved = [*variables, *trainee.kept]
+    if checkpoints.restore_training(folder, saved, optimizer):
         print(f"Resuming at step {int(optimizer.iterations)}")
         notes |= changes_so_far(conf, notes, run_file, int(optimizer.iterations))
     else:
@@ -70,7 +72,7 @@ def run(conf, trainee, variables, paths, used_files, look, after_step=lambda ste
     if int(optimizer.iterations) < steps:
         print(f"Saved at step {int(optimizer.iterations)} of {steps}; the same command resumes.")
         return 128 + received[0]
-    checkpoints.save(done_file, [*variables, optimizer.iterations])
+    checkpoints.save(done_file, [*saved, optimizer.iterations])
     checkpoints.write_recipe(done_file, conf, notes | trained_section(int(optimizer.iterations), used_files, losses))
     print(f"Done: {done_file}")
     return 0
@@ -103,7 +105,8 @@ def fit(conf, trainee, optimizer, variables, batches, steps, received, look, aft
             if step % SUMMARY_EVERY == 0:
                 write_summaries(writer, step, losses, look(content))
             if step % conf.checkpoint_every == 0 or step == steps or received:
-                checkpoints.save_training(folder, variables, optimizer, conf.keep_checkpoints)
+                saved = [*variables, *trainee.kept]
+                checkpoints.save_training(folder, saved, optimizer, conf.keep_checkpoints)
             after_step(step)
             if received:
                 break

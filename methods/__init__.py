@@ -8,9 +8,11 @@ import files
 from cli import UserError
 from methods.adain import AdaIn
 from methods.johnson import Johnson
+from methods.msgnet import MsgNet
+from methods.stylebank import StyleBank
 from methods.wct import Wct
 
-METHODS = {"johnson": Johnson, "adain": AdaIn, "wct": Wct}
+METHODS = {"johnson": Johnson, "adain": AdaIn, "wct": Wct, "msgnet": MsgNet, "stylebank": StyleBank}
 
 
 def load_model(path, training=False):
@@ -23,7 +25,7 @@ def load_model(path, training=False):
     if isinstance(conf, config.EncoderConf):
         check_encoder(path, conf)
     method = METHODS[conf.method](conf, training)
-    checkpoints.restore(path, [v for v in method.variables if v.trainable])
+    checkpoints.restore(path, [*method.trainable_variables, *method.kept])
     return method
 
 

@@ -21,7 +21,8 @@ class AdaIn(tf.Module):
     Raises UserError as losses.loss_network and, when training, styles.training_paths do.
     """
 
-    style_kind = "image"
+    style_kinds = ("image",)
+    kept = ()  # what a model file holds beside the trainable variables
     memory = (650e6, 350)  # bytes that stylising takes at its peak, and more for each pixel: python benchmark.py memory
 
     def __init__(self, conf, training=False):

@@ -13,7 +13,8 @@ class Johnson(tf.Module):
     Raises UserError, when training, as reader.read_style and losses.loss_network do.
     """
 
-    style_kind = None  # its one style is in its weights
+    style_kinds = ()  # its one style is in its weights
+    kept = ()  # what a model file holds beside the trainable variables
     memory = (600e6, 430)  # bytes that stylising takes at its peak, and more for each pixel: python benchmark.py memory
 
     def __init__(self, conf, training=False):
@@ -22,7 +23,7 @@ class Johnson(tf.Module):
         self.kernels = model.initial_kernels(conf.initializer, conf.seed)
         if training:
             self.perceptual_loss = losses.PerceptualLoss(conf)
-            self.style_targets = self.perceptual_loss.style_targets(reader.read_style(conf))
+            self.style_targets = self.perceptual_loss.style_targets(reader.read_style(conf.style_image, conf))
 
     def train_step(self, content, optimizer, variables):
         """One step on a batch [N,S,S,3] of RGB 0..255; returns its scalar losses by their TensorBoard tags."""

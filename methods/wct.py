@@ -22,7 +22,8 @@ class Wct(tf.Module):
     Raises UserError as losses.loss_network does.
     """
 
-    style_kind = "image"
+    style_kinds = ("image",)
+    kept = ()  # what a model file holds beside the trainable variables
     memory = (750e6, 700)  # bytes that stylising takes at its peak, and more for each pixel: python benchmark.py memory
 
     def __init__(self, conf, training=False):

@@ -86,6 +86,16 @@ def universal_conf(folder, method, **changes):
     return write_conf(folder, method=method, style_image=None, **UNIVERSAL[method] | keys | changes)
 
 
+MANY_STYLES = {"msgnet": {"style_sizes": [32, 48], "blocks": 1}, "stylebank": {"style_size": 32}}  # methods of named styles
+
+
+def many_styles_conf(folder, method, **changes):
+    """write_conf for a method of MANY_STYLES: the styles "style" and "0"."""
+    paths = [str(folder / "style.png"), str(folder / "photos" / "0.jpg")]
+    keys = {"method": method, "style_image": None, "style_images": paths, "width": 8, "relative_losses": True}
+    return write_conf(folder, **keys | MANY_STYLES[method] | changes)
+
+
 def script(name, *arguments, cwd=ROOT, **options):
     """Runs one of the project's scripts in a process of its own."""
     command = [sys.executable, os.path.join(ROOT, name), *map(str, arguments)]

@@ -88,8 +88,10 @@ def test_a_resumed_run_equals_an_uninterrupted_one(school):
 def test_steps_explain_more(school):
     taught = lesson(school)
     content = tf.constant(np.stack([photo(32, 32, i) for i in range(4)]), tf.float32)
-    optimizer = Adam(taught.state, 5e-3)
-    totals = [float(taught.train_step(content, optimizer, taught.state)["total_loss"]) for _ in range(30)]
+    optimizer = Adam(taught.student.trainable_variables, 5e-3)
+    totals = [
+        float(taught.train_step(content, optimizer, taught.student.trainable_variables)["total_loss"]) for _ in range(30)
+    ]
     assert np.mean(totals[-5:]) < np.mean(totals[:5]) - 1
 
 
@@ -154,10 +156,10 @@ def test_the_student_learns_with_the_batchs_moments(school):
     content = tf.constant(np.stack([photo(32, 32, i) for i in range(4)]), tf.float32)
     learning = student(distill.shrunk(content), learning=True)["vgg_16_lite/conv2/conv2_2"]
     assert 0.2 < float(tf.reduce_mean(tf.cast(learning > 0, tf.float32))) < 0.8
-    optimizer = Adam(taught.state, 1e-9)
+    optimizer = Adam(taught.student.trainable_variables, 1e-9)
     for step in range(settled + 2):
         before = [variable.numpy() for variable in student.moments()]
-        taught.train_step(content, optimizer, taught.state)
+        taught.train_step(content, optimizer, taught.student.trainable_variables)
         assert all((a != b.numpy()).any() for a, b in zip(before, student.moments(), strict=True)) == (step < settled)
 
 

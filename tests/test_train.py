@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import yaml
-from conftest import ROOT, UNIVERSAL, inside, photo, script, universal_conf, write_conf
+from conftest import MANY_STYLES, ROOT, UNIVERSAL, inside, many_styles_conf, photo, script, universal_conf, write_conf
 from PIL import Image
 
 import config
@@ -30,24 +30,33 @@ def tensors(path):
 def test_the_contract_of_a_method(name, house):
     """Steps lower the loss, the loss network stays as it is, any size is kept, strength 0 is the content."""
     johnson = {"initializer": "identity", "relative_losses": True, "turned_losses": True, "learning_rate": 1e-4}
-    path = universal_conf(house, name, learning_rate=1e-3) if name in UNIVERSAL else write_conf(house, **johnson)
+    if name in UNIVERSAL:
+        path = universal_conf(house, name, learning_rate=1e-3)
+    elif name in MANY_STYLES:
+        path = many_styles_conf(house, name, learning_rate=3e-4)
+    else:
+        path = write_conf(house, **johnson)
     conf = config.load_conf(str(path))
     method = METHODS[name](conf, training=True)
     variables = train.trainable(method)
-    frozen = [(v, v.numpy()) for v in method.variables if not v.trainable]
+    kept = {v.ref() for v in method.kept}
+    frozen = [(v, v.numpy()) for v in method.variables if not v.trainable and v.ref() not in kept]
     assert variables
     assert frozen
     content = tf.constant(np.stack([photo(32, 32, 1), photo(32, 32, 2)]), tf.float32)
     optimizer = Adam(variables, conf.learning_rate)
-    losses = [method.train_step(content, optimizer, variables) for _ in range(6)]
+    count = 49 if name in MANY_STYLES else 6  # the same style, and branch, at both ends
+    losses = [method.train_step(content, optimizer, variables) for _ in range(count)]
     assert float(losses[-1]["total_loss"]) < float(losses[0]["total_loss"])
     assert all(np.isfinite(float(loss)) for loss in losses[-1].values())
     for variable, before in frozen:
         np.testing.assert_array_equal(variable, before)
     image = photo(21, 34)[None].astype(np.float32)
-    style = None if method.style_kind is None else [styles.Style(photo(30, 40, 5))]
+    style = [styles.Style(photo(30, 40, 5))] if "image" in method.style_kinds else None
+    if "name" in method.style_kinds:
+        style = [styles.Style(name="style")]
     assert method.stylize(image, style).shape == image.shape
-    if style is None:  # the others: tests/test_universal.py
+    if style is None:  # the others: tests/test_universal.py, test_many_styles.py
         np.testing.assert_allclose(method.stylize(image, style, 0.0), image, atol=1e-3)
 
 

@@ -262,7 +262,12 @@ def test_the_flags_of_eval(desk):
     [
         ("adain", ("photos/0.jpg",), 2, "--style_file is missing: adain.ckpt-done takes any style"),
         ("johnson", STYLED, 2, "--style_file: johnson.ckpt-done has one style, its own"),
-        ("johnson", ("photos/0.jpg", "--preserve_colors=coral"), 2, "--preserve_colors=coral: recolours --style_file"),
+        (
+            "johnson",
+            ("photos/0.jpg", "--preserve_colors=coral"),
+            2,
+            "--preserve_colors=coral: recolours --style_file, and there is none",
+        ),
         ("johnson", ("--texture", 20), 2, "--texture: needs a model of any style"),
         ("adain", (*STYLED, "--strength", "1,1"), 2, "--strength: 2 given, adain.ckpt-done takes one"),
         ("wct", (*STYLED, "--strength", "1,1"), 2, "takes one or 5, for the levels 5, 4, 3, 2, 1"),

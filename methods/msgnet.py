@@ -1,0 +1,185 @@
+"""Zhang and Dana 2017 (arXiv 1703.06953), MSG-Net: many styles in one net, whose brush follows the style image's size."""
+
+import functools
+
+import numpy as np
+import tensorflow as tf
+
+import autoencoder
+import losses
+import model
+import reader
+import styles
+from vgg_preprocessing import mean_image_addition, mean_image_subtraction
+
+DEPTH = 3  # of the encoder as autoencoder.padded counts: both sides are halved twice
+
+
+class MsgNet(tf.Module):
+    """One encoder for contents and styles, a layer that matches their Gram matrices (CoMatch), and a decoder.
+
+    Departures from the paper and its code: pixels are in units of autoencoder.UNIT around the means; norms have no scale
+    and offset; CoMatch's matrix begins at the identity plus the published noise, so that its result is not the same map in
+    every channel; no gradient goes through the style's features. The named styles' Gram matrices are kept in the model, one
+    for each of conf.style_sizes, so that it needs no picture of them.
+
+    Raises UserError as losses.PerceptualLoss and, when training, reader.read_image do.
+    """
+
+    style_kinds = ("name", "image")
+    memory = (650e6, 700)  # bytes that stylising takes at its peak, and more for each pixel: python benchmark.py memory
+
+    def __init__(self, conf, training=False):
+        super().__init__()
+        self.conf, self.style_names = conf, styles.names(conf.style_images)
+        self.layers = initial_layers(conf)
+        channels, sizes = 4 * conf.width, sorted(conf.style_sizes)
+        noise = tf.random.stateless_uniform([channels, channels], [conf.seed, -1], 0, 0.02)
+        self.match = tf.Variable(tf.eye(channels) + noise, name="msgnet/comatch/weights")
+        kept = tf.zeros([len(self.style_names), len(sizes), channels, channels])
+        self.grams = tf.Variable(kept, trainable=False, name="msgnet/grams")
+        self._of_image = functools.lru_cache(maxsize=16)(lambda style: self._gram(np.float32(style.image)[None]))
+        if training:
+            images = [reader.read_image(path, size).rgb for path in conf.style_images for size in sizes]
+            self.perceptual_loss = losses.PerceptualLoss(conf)
+            found = [self.perceptual_loss.style_targets(np.float32(image)[None]) for image in images]
+            self._targets = {layer: tf.stack([each[layer] for each in found]) for layer in conf.style_layers}
+            self._images = tf.ragged.stack([tf.constant(image) for image in images])
+
+    @property
+    def kept(self):
+        """What a model file holds beside the trainable variables."""
+        return [self.grams]
+
+    @tf.function
+    def train_step(self, content, optimizer, variables):
+        """One step on a batch [N,S,S,3] of RGB 0..255, with the next style at the next size; returns its losses by tag."""
+        index = tf.cast(optimizer.iterations % self._images.nrows(), tf.int32)
+        style = tf.cast(tf.gather(self._images, index).to_tensor(), tf.float32)[None]
+        gram = self._gram(tf.ensure_shape(style, [1, None, None, 3]))
+        sizes = self.grams.shape[1]
+        self.grams.scatter_nd_update([[index // sizes, index % sizes]], gram)  # the last one of each is what the file holds
+        view = self.perceptual_loss.view(optimizer.iterations)
+        content_targets = self.perceptual_loss.content_targets(content, view)
+        style_targets = {layer: targets[index] for layer, targets in self._targets.items()}
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(variables)
+            generated = self._decoded(comatch(self._encoded(content), self.match, gram[0]))
+            parts = self.perceptual_loss(generated, content_targets, style_targets, self.conf.style_weight, view)
+        optimizer.apply_gradients(zip(tape.gradient(parts["total_loss"], variables), variables, strict=True))
+        return parts
+
+    def stylize(self, content, style, strength=1.0):
+        """[N,H,W,3] float32 RGB 0..255 -> the same size in the styles, a list of styles.Style by name or image.
+
+        A named style's `size` is that of its brush. Strength 0 is the content, 1 the net's output.
+        """
+        shares = styles.shares(style, *content.shape[1:3])
+        grams = tf.concat([self._of_image(each) if each.image is not None else self._of_name(each) for each in style], 0)
+        return self._stylize(content, grams, shares, strength)
+
+    def _of_name(self, style):
+        """A named style's Gram matrix [1,C,C], between those of the two nearest sizes."""
+        sizes = sorted(self.conf.style_sizes)
+        place = np.interp(style.size or max(sizes), sizes, range(len(sizes)))
+        lower, upper = int(np.floor(place)), int(np.ceil(place))
+        grams = self.grams[self.style_names.index(style.name)]
+        return (grams[lower] + np.float32(place - lower) * (grams[upper] - grams[lower]))[None]
+
+    @tf.function(input_signature=[tf.TensorSpec([1, None, None, 3])])
+    def _gram(self, image):
+        return losses.gram(self._encoded(image))
+
+    @tf.function(
+        input_signature=[
+            tf.TensorSpec([None] * 3 + [3]),
+            tf.TensorSpec([None] * 3),
+            tf.TensorSpec([None] * 3),
+            tf.TensorSpec([]),
+        ]
+    )
+    def _stylize(self, content, grams, shares, strength):
+        size = tf.shape(content)[1:3]
+
+        def stylized(image):
+            features = self._encoded(autoencoder.padded(image[None], DEPTH))
+            regions = autoencoder.regions(shares, image[None], DEPTH, features)
+            matched = tf.map_fn(
+                lambda each: each[0] * comatch(features, self.match, each[1])[0],
+                (regions, grams),
+                fn_output_signature=tf.float32,
+            )
+            return self._decoded(tf.reduce_sum(matched, 0, keepdims=True))[0, : size[0], : size[1]]
+
+        images = tf.clip_by_value(tf.map_fn(stylized, content), 0.0, 255.0)
+        return content + strength * (images - content)
+
+    def _encoded(self, images):
+        """[N,H,W,3] RGB 0..255 -> [N,H/4,W/4,4*width]."""
+        x = mean_image_subtraction(images) / autoencoder.UNIT
+        x = tf.nn.relu(model.instance_norm(conv(x, self.layers["conv1"])))
+        x = bottleneck(x, self.layers, "down1", 2)
+        return bottleneck(x, self.layers, "down2", 2)
+
+    def _decoded(self, x):
+        """[N,h,w,4*width] -> [N,4*h,4*w,3] RGB in about 0..255."""
+        for i in range(self.conf.blocks):
+            x = bottleneck(x, self.layers, f"res{i + 1}")
+        x = up_bottleneck(x, self.layers, "up1")
+        x = up_bottleneck(x, self.layers, "up2")
+        kernel, biases = self.layers["conv2"]
+        x = model.conv2d_to_image(tf.nn.relu(model.instance_norm(x)), kernel) + biases
+        return mean_image_addition(autoencoder.UNIT * x)
+
+
+def comatch(x, match, gram):
+    """CoMatch: features [N,h,w,C] times a learned matrix and a style's Gram matrix, [C,C] both. Equation 3."""
+    return tf.tensordot(x, tf.ensure_shape(tf.matmul(match, gram), match.shape), 1)
+
+
+def conv(x, layer, strides=1):
+    """model.conv2d with biases: a layer is (kernel, biases)."""
+    return model.conv2d(x, layer[0], strides) + layer[1]
+
+
+def bottleneck(x, layers, scope, strides=1):
+    """x + 1x1, 3x3 and 1x1 convolutions, each after norm and ReLU; x goes through a 1x1 where sizes change."""
+    y = conv(tf.nn.relu(model.instance_norm(x)), layers[f"{scope}/1"])
+    y = conv(tf.nn.relu(model.instance_norm(y)), layers[f"{scope}/2"], strides)
+    y = conv(tf.nn.relu(model.instance_norm(y)), layers[f"{scope}/3"])
+    shortcut = layers.get(f"{scope}/shortcut")
+    return y + (conv(x, shortcut, strides) if shortcut else x)
+
+
+def up_bottleneck(x, layers, scope):
+    """bottleneck with twice the size: nearest upsampling before the 3x3, and behind the shortcut's 1x1 for less work."""
+    y = conv(tf.nn.relu(model.instance_norm(x)), layers[f"{scope}/1"])
+    kernel, biases = layers[f"{scope}/2"]
+    y = model.upsample_conv2d(tf.nn.relu(model.instance_norm(y)), kernel) + biases
+    y = conv(tf.nn.relu(model.instance_norm(y)), layers[f"{scope}/3"])
+    shortcut = conv(x, layers[f"{scope}/shortcut"])
+    return y + tf.repeat(tf.repeat(shortcut, 2, 1), 2, 2)
+
+
+def initial_layers(conf):
+    """New {scope: (kernel, biases)} at He's scale; residual blocks begin as the identity, as in model.py."""
+
+    def block(scope, channels_in, planes, channels_out):
+        shapes = {f"{scope}/1": (1, channels_in, planes), f"{scope}/2": (3, planes, planes)}
+        shapes |= {f"{scope}/3": (1, planes, channels_out)}
+        return shapes | ({f"{scope}/shortcut": (1, channels_in, channels_out)} if channels_in != channels_out else {})
+
+    width, shapes = conf.width, {"conv1": (7, 3, 64)}
+    shapes |= block("down1", 64, 32, 128) | block("down2", 128, width, 4 * width)
+    for i in range(conf.blocks):
+        shapes |= block(f"res{i + 1}", 4 * width, width, 4 * width)
+    shapes |= block("up1", 4 * width, 32, 128) | block("up2", 128, 16, 64) | {"conv2": (7, 64, 3)}
+    layers = {}
+    for i, (scope, (size, channels_in, channels_out)) in enumerate(shapes.items()):
+        stddev = 0.0 if scope.startswith("res") and scope.endswith("/3") else (2 / (size * size * channels_in)) ** 0.5
+        kernel = stddev * tf.random.stateless_truncated_normal([size, size, channels_in, channels_out], [conf.seed, i])
+        layers[scope] = (
+            tf.Variable(kernel, name=f"msgnet/{scope}/weights"),
+            tf.Variable(tf.zeros(channels_out), name=f"msgnet/{scope}/biases"),
+        )
+    return layers

@@ -1,0 +1,326 @@
+"""MSG-Net and StyleBank: several styles in one model, by name, weight, region and brush."""
+
+import os
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import yaml
+from conftest import MANY_STYLES, inside, many_styles_conf, photo, script, write_conf
+from PIL import Image
+
+import checkpoints
+import config
+import methods
+import model
+import styles
+import train
+from cli import UsageError, UserError
+from methods import METHODS, msgnet, stylebank
+from optimizer import Adam
+
+RNG = np.random.default_rng(0)
+IMAGE = photo(37, 50)[None].astype(np.float32)
+
+
+def make(name, house, training=False, **changes):
+    method = METHODS[name](config.load_conf(str(many_styles_conf(house, name, **changes))), training)
+    if name == "msgnet":  # as if the two styles had been seen
+        features = RNG.standard_normal((*method.grams.shape[:2], 40, method.grams.shape[2])).astype(np.float32)
+        method.grams.assign(np.einsum("stic,stid->stcd", features, features) / 1000)
+    else:
+        kernel = method.banks["0"][0]
+        kernel.assign(tf.reverse(kernel, [3]))
+    return method
+
+
+@pytest.fixture(params=MANY_STYLES)
+def method(request, house):
+    return make(request.param, house)
+
+
+def named(*texts, size=None):
+    return styles.named(texts, ["style", "0"], size)
+
+
+def test_comatch_against_numpy():
+    x, match, gram = (RNG.standard_normal(shape).astype(np.float32) for shape in ((2, 3, 4, 5), (5, 5), (5, 5)))
+    ours = msgnet.comatch(x, match, gram)
+    np.testing.assert_allclose(ours, np.einsum("nhwa,ab,bc->nhwc", x, match, gram), rtol=1e-4, atol=1e-5)
+
+
+def test_a_bottleneck_halves_and_doubles():
+    layers = msgnet.initial_layers(config.MsgNetConf(naming="x", style_images=("a",), width=4, blocks=1))
+    x = tf.random.stateless_normal([1, 8, 6, 64], [0, 1])
+    half = msgnet.bottleneck(x, layers, "down1", 2)
+    assert half.shape == (1, 4, 3, 128)
+    np.testing.assert_allclose(msgnet.bottleneck(tf.ones([1, 4, 4, 16]), layers, "res1"), tf.ones([1, 4, 4, 16]))
+    double = msgnet.up_bottleneck(half, layers, "up2")
+    assert double.shape == (1, 8, 6, 64)
+    # Against the plain form: nearest upsampling of what goes into the 3x3 and into the shortcut.
+    y = msgnet.conv(tf.nn.relu(model.instance_norm(half)), layers["up2/1"])
+    y = tf.repeat(tf.repeat(tf.nn.relu(model.instance_norm(y)), 2, 1), 2, 2)
+    y = msgnet.conv(tf.nn.relu(model.instance_norm(msgnet.conv(y, layers["up2/2"]))), layers["up2/3"])
+    shortcut = msgnet.conv(tf.repeat(tf.repeat(half, 2, 1), 2, 2), layers["up2/shortcut"])
+    np.testing.assert_allclose(double, y + shortcut, rtol=1e-3, atol=1e-3)
+
+
+def test_comatchs_matrix_learns_and_the_grams_are_kept(house):
+    method = METHODS["msgnet"](config.load_conf(str(many_styles_conf(house, "msgnet"))), training=True)
+    variables = train.trainable(method)
+    assert not any(v is method.grams for v in variables)
+    before, optimizer = method.match.numpy(), Adam(variables, 1e-5)
+    content = tf.constant(np.stack([photo(32, 32, 1), photo(32, 32, 2)]), tf.float32)
+    for step in range(4):  # two styles at two sizes
+        method.train_step(content, optimizer, variables)
+        assert np.count_nonzero(method.grams.numpy().any((2, 3))) == step + 1
+    assert np.abs(method.match - before).max() > 1e-6
+    style = np.asarray(Image.open(house / "style.png").resize((48, 36), Image.LANCZOS), np.float32)
+    np.testing.assert_allclose(method.grams[0, 1], method._gram(style[None])[0], rtol=1e-2, atol=1e-3)
+
+
+def test_styles_change_the_picture(method):
+    pictures = [np.asarray(method.stylize(IMAGE, named(text))) for text in ("style", "0")]
+    assert all(picture.shape == IMAGE.shape for picture in pictures)
+    assert np.abs(pictures[0] - pictures[1]).mean() > 1
+    half = method.stylize(IMAGE, named("style"), 0.5)
+    assert np.abs(half - pictures[0]).mean() > 0
+
+
+def test_weights_fuse_styles(method):
+    """A weight of 0 is as if the style were not named; a style twice is itself."""
+    alone = method.stylize(IMAGE, named("style"))
+    np.testing.assert_allclose(method.stylize(IMAGE, named("style:2", "0:0")), alone, atol=0.05)
+    np.testing.assert_allclose(method.stylize(IMAGE, named("style:1", "style:3")), alone, atol=0.05)
+    fused = method.stylize(IMAGE, named("style:1", "0:1"))
+    assert np.abs(fused - alone).mean() > 0.1
+
+
+def test_masks_give_each_style_its_region(method):
+    """Far from the border each half is what a mask of all ones would give there, as far as the norms allow it."""
+    size = (64, 96)
+    image = photo(*size)[None].astype(np.float32)
+    left = np.zeros(size, np.float32)
+    left[:, :48] = 1
+    both = [styles.Style(name="style", mask=left), styles.Style(name="0", mask=1 - left)]
+    mixed = np.asarray(method.stylize(image, both))
+    alone = [np.asarray(method.stylize(image, [styles.Style(name=n, mask=np.ones(size))])) for n in ("style", "0")]
+    errors = [
+        [np.abs(mixed[:, :, part] - each[:, :, part]).mean() for each in alone] for part in (slice(24), slice(72, None))
+    ]
+    assert errors[0][0] < errors[0][1]
+    assert errors[1][1] < errors[1][0]
+    if isinstance(method, stylebank.StyleBank):  # whose norm comes before the banks
+        assert max(errors[0][0], errors[1][1]) < 1e-2
+    overlapping = [
+        styles.Style(name="style", weight=0.5, mask=np.ones(size)),
+        styles.Style(None, 0.5, np.ones(size), "style"),
+    ]
+    np.testing.assert_allclose(method.stylize(image, overlapping), alone[0], atol=0.05)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (5, 3), (33, 18)])
+def test_any_size_is_kept(method, size):
+    image = photo(*size)[None].astype(np.float32)
+    found = np.asarray(method.stylize(image, named("style")))
+    assert found.shape == image.shape
+    assert np.isfinite(found).all()
+
+
+def test_the_brush_follows_the_size(house):
+    """Between the sizes of training lie mixtures of their Gram matrices, beyond them the nearest."""
+    method = make("msgnet", house)
+    found = [method._of_name(styles.Style(name="0", size=size)).numpy()[0] for size in (10, 32, 40, 48, 512, None)]
+    smallest, largest = method.grams[1].numpy()
+    for gram, expected in zip(
+        found, (smallest, smallest, (smallest + largest) / 2, largest, largest, largest), strict=True
+    ):
+        np.testing.assert_allclose(gram, expected, rtol=1e-5)
+
+
+def test_a_picture_is_a_style_for_msgnet_too(house):
+    method = make("msgnet", house)
+    style = styles.Style(photo(40, 30, 7))
+    assert method.stylize(IMAGE, [style]).shape == IMAGE.shape
+    assert np.abs(method.stylize(IMAGE, [style]) - method.stylize(IMAGE, named("0"))).mean() > 0.1
+
+
+def test_without_a_style_the_bank_gives_the_photo_back(house):
+    """As encoder and decoder recover it; so does strength 0."""
+    method = make("stylebank", house)
+    recovered = np.clip(method._decoded(method._encoded(IMAGE[:, :36, :48])), 0, 255)
+    np.testing.assert_allclose(method.stylize(IMAGE[:, :36, :48], []), recovered, atol=1e-2)
+    np.testing.assert_allclose(method.stylize(IMAGE[:, :36, :48], named("0"), 0.0), recovered, atol=1e-2)
+
+
+def test_the_rounds_of_stylebank(house):
+    """T steps of styles in turn, each touching its own bank and the shared net, and one of reconstruction."""
+    method = make("stylebank", house, training=True)
+    variables = train.trainable(method)
+    content = tf.constant(np.stack([photo(32, 32, 1), photo(32, 32, 2)]), tf.float32)
+    for step in range(6):
+        optimizer = Adam(variables, 1e-3)  # a new one each time: without momentum
+        optimizer.iterations.assign(step)
+        before = {v.name: v.numpy() for v in variables}
+        parts = method.train_step(content, optimizer, variables)
+        moved = {v.name.removesuffix(":0") for v in variables if (v.numpy() != before[v.name]).any()}
+        assert ("losses/reconstruction_loss" in parts) == (step % 3 == 2)
+        banks = [name for name in ("style", "0") if f"stylebank/banks/{name}/weights" in moved]
+        assert banks == ([["style"], ["0"], []] * 2)[step]
+        assert {"stylebank/conv1/weights", "stylebank/deconv1/weights"} <= moved
+
+
+def test_the_reconstructions_gradient_is_as_long_as_the_stylisings(house):
+    """Times lambda: seen in a plain gradient step."""
+    method = make("stylebank", house, training=True, reconstruction_weight=0.5)
+    variables = train.trainable(method)
+    plain = SimpleNamespace(iterations=tf.constant(0, tf.int64), found=None)
+
+    def keep(pairs):
+        plain.found = [g for g, _ in pairs]
+
+    plain.apply_gradients = keep
+    content = tf.constant(np.stack([photo(32, 32, 1), photo(32, 32, 2)]), tf.float32)
+    norms = []
+    for step in (0, 2):
+        plain.iterations = tf.constant(step, tf.int64)
+        with_eager(method, lambda: method.train_step(content, plain, variables))
+        norms.append(float(method._shared_norm(plain.found, variables)))
+    assert norms[1] == pytest.approx(0.5 * norms[0], rel=1e-3)
+
+
+def with_eager(method, run):
+    """Runs `run` without graphs, so that a gradient can be taken out of a step."""
+    tf.config.run_functions_eagerly(True)
+    try:
+        return run()
+    finally:
+        tf.config.run_functions_eagerly(False)
+
+
+@pytest.fixture
+def desk(house):
+    """The house with a trained model of each method: models/<method>/fast-style-model.ckpt-done."""
+    for name in MANY_STYLES:
+        conf = many_styles_conf(house, name, naming=name, steps=3)
+        result = inside(train, "-c", conf, cwd=house)
+        assert result.returncode == 0, result.stderr
+        os.symlink(house / "models" / name / "fast-style-model.ckpt-done", house / f"{name}.ckpt-done")
+        os.symlink(house / "models" / name / "fast-style-model.yml", house / f"{name}.yml")
+    return house
+
+
+def evaluate(desk, name, *arguments):
+    result = script("eval.py", "--model_file", f"{name}.ckpt-done", "--output_file", "o.png", *arguments, cwd=desk)
+    assert "Traceback" not in result.stderr
+    return result
+
+
+def test_the_flags_of_eval(desk):
+    Image.fromarray(np.uint8(np.eye(50) * 255)).save(desk / "mask.png")
+    for name in MANY_STYLES:
+        for flags in (
+            ("--style", "0"),
+            ("--style", "style:0.3", "--style", "0:0.7"),
+            ("--style", "0=mask.png", "--style", "style"),
+        ):
+            result = evaluate(desk, name, "photos/0.jpg", *flags)
+            assert result.returncode == 0, result.stderr
+            assert Image.open(desk / "o.png").size == (70, 50)
+            assert ("A mask of 50x50 is resized to the picture's 70x50" in result.stdout) == ("0=mask.png" in flags)
+        listed = script("eval.py", "--model_file", f"{name}.ckpt-done", "--list_styles", cwd=desk)
+        assert listed.stdout.split() == ["style", "0"]
+    assert evaluate(desk, "stylebank", "photos/0.jpg").returncode == 0
+    assert evaluate(desk, "msgnet", "photos/0.jpg", "--style_file", "style.png", "--style_size", 24).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "words"),
+    [
+        ("msgnet", (), "--style is missing: msgnet.ckpt-done has style, 0"),
+        ("stylebank", ("--style", "wave"), "--style: no style 'wave'; the model has style, 0"),
+        ("stylebank", ("--style", "0:x"), "--style: got '0:x', a weight of 0 or more is needed, as in 0:0.5"),
+        ("stylebank", ("--style", "0:0", "--style", "style:0"), "--style: all weights are 0"),
+        ("stylebank", ("--style_file", "style.png"), "--style_file: stylebank.ckpt-done has styles of its own"),
+        ("msgnet", ("--style", "0", "--style_file", "style.png"), "--style_file: does not go with --style"),
+        ("msgnet", ("--style", "0", "--preserve_colors=coral"), "--preserve_colors=coral: recolours --style_file"),
+        ("stylebank", ("--texture", "20"), "--texture: needs a model of any style"),
+    ],
+)
+def test_a_mistake_is_one_line(name, arguments, words, house):
+    method = make(name, house)
+    checkpoints.save(str(house / f"{name}.ckpt-done"), [*method.trainable_variables, *method.kept])
+    checkpoints.write_recipe(str(house / f"{name}.ckpt-done"), method.conf)
+    pictures = () if "--texture" in arguments else ("photos/0.jpg",)
+    result = evaluate(house, name, *pictures, *arguments)
+    assert result.returncode == 2
+    assert words in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert not (house / "o.png").exists()
+
+
+def test_a_mask_that_is_none(house):
+    with pytest.raises(UserError, match="no such image"):
+        styles.named(["a=none.png"], ["a"])
+    with pytest.raises(UsageError, match="no style 'b'"):
+        styles.named(["b"], ["a"])
+    with pytest.raises(UserError, match="two are called a"):
+        styles.names(["x/a.jpg", "y/a.png"])
+
+
+def test_a_style_is_added_to_a_trained_bank(desk):
+    """Nothing else changes, to the byte, in a run that is interrupted and resumed too."""
+    first = desk / "stylebank.ckpt-done"
+    Image.fromarray(photo(60, 60, 5)).save(desk / "new.png")
+    paths = [*yaml.safe_load((desk / "stylebank.yml").read_text())["style_images"], str(desk / "new.png")]
+    (desk / "style.png").unlink()  # pictures of the styles that are there already are not needed
+    for steps in (2, 4):
+        conf = many_styles_conf(desk, "stylebank", naming="more", style_images=paths, frozen_model=str(first), steps=steps)
+        result = inside(train, "-c", conf, cwd=desk)
+        assert result.returncode == 0, result.stderr
+    done = desk / "models" / "more" / "fast-style-model.ckpt-done"
+    old, new = (tf.train.load_checkpoint(str(path)) for path in (first, done))
+    for name in old.get_variable_to_shape_map():
+        if name != "global_step":
+            np.testing.assert_array_equal(old.get_tensor(name), new.get_tensor(name))
+    added = set(new.get_variable_to_shape_map()) - set(old.get_variable_to_shape_map())
+    assert added == {"stylebank/banks/new/weights", "stylebank/banks/new/biases"}
+    start = stylebank.initial_bank(methods.load_model(str(done)).conf, 2, "new", True)[0]
+    assert np.abs(new.get_tensor("stylebank/banks/new/weights") - start).max() > 1e-4
+    assert evaluate(desk, "models/more/fast-style-model", "photos/0.jpg", "--style", "new").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"style_images": ["style.png"]}, "style_images: 0 missing; list the styles that stylebank.ckpt-done has"),
+        ({}, "style_images: stylebank.ckpt-done has all of them already; add one"),
+        ({"frozen_model": "msgnet.ckpt-done"}, "frozen_model: msgnet.ckpt-done is a model of msgnet"),
+        ({"frozen_model": "none.ckpt-done"}, "none.ckpt-done"),
+    ],
+)
+def test_a_model_that_cannot_be_added_to(changes, words, house):
+    for name in MANY_STYLES:
+        method = make(name, house)
+        checkpoints.save(str(house / f"{name}.ckpt-done"), [*method.trainable_variables, *method.kept])
+        checkpoints.write_recipe(str(house / f"{name}.ckpt-done"), method.conf)
+    conf = many_styles_conf(house, "stylebank", naming="more", **{"frozen_model": "stylebank.ckpt-done"} | changes)
+    result = inside(train, "-c", conf, cwd=house)
+    assert result.returncode == 1
+    assert words in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_a_style_is_named_for_its_key(house):
+    """A conf's mistakes name the key."""
+    for key, value, words in (
+        ("width", 0, "above 0"),
+        ("style_sizes", [4], "at least 16"),
+        ("stylizing_steps", 0, "above 0"),
+    ):
+        name = "msgnet" if key == "style_sizes" else "stylebank"
+        with pytest.raises(UserError, match=f"{key}: got .* {words}"):
+            config.load_conf(str(many_styles_conf(house, name, **{key: value})))
+    with pytest.raises(UserError, match="style_images: missing"):
+        config.load_conf(str(write_conf(house, method="msgnet", style_image=None)))
