@@ -56,6 +56,7 @@ class PerceptualConf(LossNetworkConf):
     content_weight: float = 1.0
     style_weight: float = 250.0
     tv_weight: float = 0.0
+    style_normaliser: str = "size"  # of squared differences of Gram matrices: the features' size, or channels (their square)
     style_size: int = 0  # short side of a style image, whole; 0: like the training images (image_size, cropped)
     relative_losses: bool = False  # each layer's error as a share of its target's energy, mean over the layers
     turned_losses: bool = False  # the loss network sees each batch mirrored and turned at random, 8 ways
@@ -154,6 +155,7 @@ class MsgNetConf(ManyStylesConf):
 
     method: str = "msgnet"
     style_weight: float = 5.0
+    style_normaliser: str = "channels"
     width: int = 128  # channels inside a bottleneck; four times as many between them
     blocks: int = 6  # bottlenecks at the smallest size
     style_sizes: tuple[int, ...] = (256, 384, 512)  # long sides of each style image: of the brush
@@ -221,6 +223,7 @@ class DistillConf(RunConf):
 
 CHOICES = {
     "content_form": ("mean", "sum", "half_sum", "quarter_mean", "relative"),
+    "style_normaliser": ("size", "channels"),
     "style_form": ("size", "half_sum", "quarter_mean", "image", "relative"),
     "tv_form": ("mean", "power"),
     "optimizer": ("adam", "lbfgs"),

@@ -72,7 +72,7 @@ class PerceptualLoss(tf.Module):
     def __call__(self, generated, content_targets, style_targets, style_weight, view=0):
         """The scalar losses of [N,H,W,3] RGB 0..255 by their TensorBoard tags; targets of the same view."""
         conf, features = self.conf, self._features(generated, view)
-        forms = ("relative", "relative") if conf.relative_losses else ("mean", "size")
+        forms = ("relative", "relative") if conf.relative_losses else ("mean", conf.style_normaliser)
         of_content = content_losses(features, content_targets, forms[0])
         of_style = style_losses(features, {layer: views[view] for layer, views in style_targets.items()}, forms[1])
         scale = (len(of_content), len(of_style)) if conf.relative_losses else (1, 1)
@@ -154,6 +154,7 @@ def style_error(features, target, form, pixels=None):
     "size": |G-A|^2 over the batch, divided by the features' size N*h*w*C. That is the normaliser of
       hzy46/fast-neural-style-tensorflow, kept so that the weights in its confs keep their meaning; the Lua reference
       divides by C^2 instead.
+    "channels": |G-A|^2 / C^2, mean over the batch, as the Lua reference and MSG-Net.
     "relative": |G-A|^2 / |A|^2, mean over the batch.
     Of undivided matrices, F F^T: "half_sum" of the squared differences, or "quarter_mean", their sum divided by
       4 C^2 (h w)^2 (Gatys et al. 2016); "image" divides by 4 3^2 pixels^2 instead, with the image's H*W, as Keras' example.
@@ -162,6 +163,8 @@ def style_error(features, target, form, pixels=None):
     size = tf.cast(tf.size(features[0]), errors.dtype)
     if form == "relative":
         return tf.reduce_mean(errors) / tf.reduce_sum(tf.square(target))
+    if form == "channels":
+        return tf.reduce_mean(errors) / target.shape[-1] ** 2
     if form == "half_sum":
         return 0.5 * tf.reduce_sum(errors) * size**2
     if form == "quarter_mean":

@@ -53,6 +53,8 @@ def test_every_conf_and_recipe_loads(path):
         assert config.load_conf(path, config.DistillConf).widths[0] > 0
     elif isinstance(conf := config.load_conf(path), config.EncoderConf):
         assert conf.loss_model_file == "pretrained/vgg_16_lite.npz"
+    elif isinstance(conf, config.ManyStylesConf):
+        assert all(image.startswith("images/") for image in conf.style_images)
     else:
         assert conf.style_image.startswith("images/")
 

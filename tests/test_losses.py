@@ -45,6 +45,13 @@ def test_relative_losses_are_shares_of_the_targets_energy():
     assert float(content["a"]) == pytest.approx(((F - G) ** 2).sum() / (G**2).sum(), rel=1e-5)
 
 
+def test_the_other_normaliser_is_the_channels_square():
+    target = losses.gram(tf.constant(G))[0].numpy()
+    grams = np.einsum("nhwc,nhwd->ncd", F, F) / 60
+    loss = losses.style_losses({"a": tf.constant(F)}, {"a": target}, "channels")
+    assert float(loss["a"]) == pytest.approx(((grams - target) ** 2).mean(), rel=1e-5)
+
+
 def test_total_variation():
     down, across = F[:, 1:] - F[:, :-1], F[:, :, 1:] - F[:, :, :-1]
     expected = (down**2).sum() / 2 / down.size + (across**2).sum() / 2 / across.size
