@@ -1,6 +1,7 @@
 """Measures speed and memory: python benchmark.py stylize|train|optimize|memory
 
-With --method adain or wct, stylising takes a style instead: a new one each time, or one whose statistics are known.
+With --method adain or wct, stylising takes a style instead: a new one each time, or one whose statistics are known; with
+--method msgnet or stylebank, of the size in conf/<method>_cpu.yml, it is compared with Johnson's net.
 What is compared takes turns within one run, so that a noisy machine is as noisy for each; medians of several rounds are
 printed. Johnson's net is compared with the original's form of it.
   stylize  seconds for one picture of --size x --size (default 512)
@@ -89,6 +90,16 @@ def stylizing(size):
             method = METHODS["johnson"](config.Conf(style_image="none", naming="none"))
             runs[form] = in_form(form, lambda method=method: method.stylize(picture).numpy())
         return runs
+    if issubclass(config.METHOD_CONFS[FLAGS.method], config.ManyStylesConf):
+        method = METHODS[FLAGS.method](config.load_conf(os.path.join(ROOT, "conf", f"{FLAGS.method}_cpu.yml")))
+        style, johnson = (
+            [styles.Style(name=method.style_names[0])],
+            METHODS["johnson"](config.Conf(style_image="", naming="")),
+        )
+        return {
+            FLAGS.method: lambda: method.stylize(picture, style).numpy(),
+            "johnson": lambda: johnson.stylize(picture).numpy(),
+        }
     needed = {"style_data": ()} if FLAGS.method == "adain" else {}
     method = METHODS[FLAGS.method](config.METHOD_CONFS[FLAGS.method](naming="none", **needed))
     image, known = random_pictures(1, 512)[0], styles.Style(random_pictures(1, 512)[0])
@@ -162,7 +173,8 @@ def memory():
         runs[FLAGS.form]()
         print(f"{FLAGS.form:14s} {peak():.2f} GB at {size}x{size}")
         return None
-    for form in (*FORMS, *NETWORKS) if FLAGS.method == "johnson" else ["a new style"]:
+    forms = {"johnson": [*FORMS, *NETWORKS], "adain": ["a new style"], "wct": ["a new style"]}
+    for form in forms.get(FLAGS.method, [FLAGS.method]):
         flags_ = [f"--form={form}", f"--size={size}", f"--method={FLAGS.method}"]
         subprocess.run([sys.executable, __file__, "memory", *flags_], check=True)
     return None

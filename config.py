@@ -56,7 +56,9 @@ class PerceptualConf(LossNetworkConf):
     content_weight: float = 1.0
     style_weight: float = 250.0
     tv_weight: float = 0.0
-    style_normaliser: str = "size"  # of squared differences of Gram matrices: the features' size, or channels (their square)
+    style_normaliser: str = (
+        "size"  # of squared differences of Gram matrices: the features' size, or channels (their square)
+    )
     style_size: int = 0  # short side of a style image, whole; 0: like the training images (image_size, cropped)
     relative_losses: bool = False  # each layer's error as a share of its target's energy, mean over the layers
     turned_losses: bool = False  # the loss network sees each batch mirrored and turned at random, 8 ways

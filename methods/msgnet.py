@@ -13,6 +13,7 @@ import styles
 from vgg_preprocessing import mean_image_addition, mean_image_subtraction
 
 DEPTH = 3  # of the encoder as autoencoder.padded counts: both sides are halved twice
+REFRESHING = 8  # of so many visits of a style, one computes its Gram matrix anew: it is larger than the batch
 
 
 class MsgNet(tf.Module):
@@ -44,27 +45,30 @@ class MsgNet(tf.Module):
             self.perceptual_loss = losses.PerceptualLoss(conf)
             found = [self.perceptual_loss.style_targets(np.float32(image)[None]) for image in images]
             self._targets = {layer: tf.stack([each[layer] for each in found]) for layer in conf.style_layers}
-            self._images = tf.ragged.stack([tf.constant(image) for image in images])
+            self._images = [tf.constant(image) for image in images]
 
     @property
     def kept(self):
         """What a model file holds beside the trainable variables."""
         return [self.grams]
 
-    @tf.function
     def train_step(self, content, optimizer, variables):
         """One step on a batch [N,S,S,3] of RGB 0..255, with the next style at the next size; returns its losses by tag."""
-        index = tf.cast(optimizer.iterations % self._images.nrows(), tf.int32)
-        style = tf.cast(tf.gather(self._images, index).to_tensor(), tf.float32)[None]
-        gram = self._gram(tf.ensure_shape(style, [1, None, None, 3]))
-        sizes = self.grams.shape[1]
-        self.grams.scatter_nd_update([[index // sizes, index % sizes]], gram)  # the last one of each is what the file holds
+        visit, index = divmod(int(optimizer.iterations), len(self._images))
+        if visit % REFRESHING == 0:
+            place = [divmod(index, len(self.conf.style_sizes))]
+            self.grams.scatter_nd_update(place, self._gram(tf.cast(self._images[index], tf.float32)[None]))
+        return self._train_step(content, optimizer, variables, tf.constant(index))
+
+    @tf.function
+    def _train_step(self, content, optimizer, variables, index):
+        gram = tf.reshape(self.grams, [-1, *self.grams.shape[2:]])[index]
         view = self.perceptual_loss.view(optimizer.iterations)
         content_targets = self.perceptual_loss.content_targets(content, view)
         style_targets = {layer: targets[index] for layer, targets in self._targets.items()}
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(variables)
-            generated = self._decoded(comatch(self._encoded(content), self.match, gram[0]))
+            generated = self._decoded(comatch(self._encoded(content), self.match, gram))
             parts = self.perceptual_loss(generated, content_targets, style_targets, self.conf.style_weight, view)
         optimizer.apply_gradients(zip(tape.gradient(parts["total_loss"], variables), variables, strict=True))
         return parts
