@@ -24,9 +24,8 @@ def complain(text):
 
 
 def conf_flag():
-    """Defines --conf, -c for short: once, though a test may import several scripts that have it."""
-    if "conf" not in flags.FLAGS:
-        flags.DEFINE_string("conf", None, "The conf file, such as conf/starry.yml.", short_name="c")
+    """Defines --conf, -c for short."""
+    flags.DEFINE_string("conf", None, "The conf file, such as conf/starry.yml.", short_name="c")
 
 
 def conf_path():

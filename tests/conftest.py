@@ -1,6 +1,7 @@
 """What several tests share: a small loss network, a small photo folder, a way to run the scripts as a person does."""
 
 import contextlib
+import importlib
 import io
 import os
 import subprocess
@@ -13,6 +14,7 @@ import quiet_tensorflow  # noqa: F401, I001
 import numpy as np
 import pytest
 import yaml
+from absl import flags
 from absl.testing import flagsaver
 from PIL import Image
 
@@ -102,11 +104,34 @@ def script(name, *arguments, cwd=ROOT, **options):
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300, check=False, **options)
 
 
+ABSL_FLAGS = set(flags.FLAGS)
+FLAGS_OF = {}  # script: its flags by name
+
+
+def load(name):
+    """The script `name` as a module: not by import, as two scripts may have flags of one name."""
+    if name not in FLAGS_OF:
+        put_flags({})
+        importlib.import_module(name)
+        own = set(flags.FLAGS) - ABSL_FLAGS
+        FLAGS_OF[name] = {flag: flags.FLAGS[flag] for flag in own if flags.FLAGS[flag].name == flag}  # not short names
+    return importlib.import_module(name)
+
+
+def put_flags(wanted):
+    """Makes the flags `wanted`, by name, and absl's own the only ones."""
+    for flag in set(flags.FLAGS) - ABSL_FLAGS:
+        delattr(flags.FLAGS, flag)
+    for flag, value in wanted.items():
+        flags.FLAGS[flag] = value
+
+
 def inside(verb, *arguments, cwd):
     """What script() does, in this process: the import of TensorFlow, seconds each time, is saved.
 
-    `verb` is the imported script. Only what a process has of its own, signals and its very start, needs script().
+    `verb` is the script as load() gives it. Only what a process has of its own, signals and its very start, needs script().
     """
+    put_flags(FLAGS_OF[verb.__name__])
     out, err, before = io.StringIO(), io.StringIO(), os.getcwd()
     try:
         os.chdir(cwd)

@@ -4,12 +4,13 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import VGG_16_CONVS, inside, vgg_weights
+from conftest import VGG_16_CONVS, inside, load, vgg_weights
 
-import benchmark
 import config
 import pixels
 import vgg
+
+benchmark = load("benchmark")
 
 
 @pytest.mark.parametrize("pooling", ["max", "avg"])

@@ -16,8 +16,9 @@ import time
 import pytest
 from absl import flags
 from absl.testing import flagsaver
+from conftest import FLAGS_OF, load, put_flags
 
-import download
+download = load("download")
 
 ROOT = pathlib.Path(download.__file__).resolve().parent
 STYLES = ROOT.parent / "shared" / "styles"
@@ -108,6 +109,7 @@ def run(tmp_path, capsys):
     """Runs main on a group, with images/ and pretrained/ in tmp_path. Returns (exit code, stdout, stderr)."""
 
     def call(group, **flag_values):
+        put_flags(FLAGS_OF["download"])
         flags.FLAGS.mark_as_parsed()
         folders = {f"{name}_dir": str(tmp_path / name) for name in ("images", "pretrained")}
         with flagsaver.flagsaver(**folders | {"mirror": None} | flag_values):

@@ -5,18 +5,30 @@ import csv
 import numpy as np
 import pytest
 from absl.testing import flagsaver
-from conftest import UNIVERSAL, VGG_16_CONVS, inside, photo, universal_conf, vgg_weights, write_conf
+from conftest import (
+    FLAGS_OF,
+    UNIVERSAL,
+    VGG_16_CONVS,
+    inside,
+    load,
+    photo,
+    put_flags,
+    universal_conf,
+    vgg_weights,
+    write_conf,
+)
 from PIL import Image
 from test_distill import school, write  # noqa: F401
 
 import checkpoints
 import config
-import distill
-import figures
 import sheets
-import train
 import vgg
 from methods import METHODS, load_model
+
+distill = load("distill")
+figures = load("figures")
+train = load("train")
 
 
 def products(student, teacher):
@@ -54,6 +66,7 @@ def test_inversion_recovers_the_picture_from_a_shallow_layer():
     picture = photo(24, 24).astype(np.float32)
     weights = vgg_weights(["conv1_1"], {"conv1": 12})
     network = vgg.Vgg("vgg_16", weights, ["vgg_16/conv1/conv1_1"])
+    put_flags(FLAGS_OF["figures"])
     with flagsaver.flagsaver():
         figures.FLAGS.mark_as_parsed()
         figures.FLAGS.evaluations = 60

@@ -6,12 +6,13 @@ import re
 import numpy as np
 import pytest
 import yaml
-from conftest import VGG_16_CONVS, inside, photo, vgg_weights
+from conftest import VGG_16_CONVS, inside, load, photo, vgg_weights
 from PIL import Image
 
 import colors
 import memory
-import optimize
+
+optimize = load("optimize")
 
 
 @pytest.fixture
