@@ -1,6 +1,7 @@
-"""Pictures back from a loss network's features: decoders that mirror the network (Huang and Belongie 2017, Li et al. 2017).
+"""What methods share that encode and decode pictures, and the decoders that mirror a loss network.
 
-Encoders end at relu{k}_1; `depth` is k. Decoders have the encoder's widths, whatever they are.
+Those decoders (Huang and Belongie 2017, Li et al. 2017) have the network's widths, whatever they are. Encoders end at
+relu{k}_1; `depth` is k.
 """
 
 import re
@@ -10,6 +11,7 @@ import tensorflow as tf
 import model
 import vgg
 import vgg_preprocessing
+from cli import UserError
 
 UNIT = 64.0  # a decoder's output is in it: about the standard deviation of a photo's pixels
 
@@ -22,6 +24,50 @@ def end_layers(scope, depths):
 def multiple(depth):
     """What both sides of a picture must be multiples of, so that a decoder gives its size back."""
     return max(2, 2 ** (depth - 1))  # 2: see model.conv2d_to_image
+
+
+def check_size(conf, depth):
+    """Raises UserError when training images of the conf's size would not come back in that size."""
+    if conf.image_size % multiple(depth):
+        raise UserError(f"image_size: got {conf.image_size}, a multiple of {multiple(depth)} is needed for {conf.method}")
+
+
+def layer_variables(name, shapes, seed, trainable=True):
+    """New {scope: (kernel, biases)} at He's scale, named <name>/<scope>/..., for {scope: (size, channels in, out)}."""
+    layers = {}
+    for i, (scope, (size, channels_in, channels_out)) in enumerate(shapes.items()):
+        stddev = (2 / (size * size * channels_in)) ** 0.5
+        kernel = tf.random.stateless_truncated_normal([size, size, channels_in, channels_out], [seed, i], stddev=stddev)
+        layers[scope] = (
+            tf.Variable(kernel, trainable=trainable, name=f"{name}/{scope}/weights"),
+            tf.Variable(tf.zeros(channels_out), trainable=trainable, name=f"{name}/{scope}/biases"),
+        )
+    return layers
+
+
+def conv(x, layer, strides=1):
+    """model.conv2d with biases: a layer is (kernel, biases)."""
+    return model.conv2d(x, layer[0], strides) + layer[1]
+
+
+def upsample_conv(x, layer):
+    """model.upsample_conv2d with biases."""
+    return model.upsample_conv2d(x, layer[0]) + layer[1]
+
+
+def image_conv(x, layer):
+    """model.conv2d_to_image with biases; H and W even."""
+    return model.conv2d_to_image(x, layer[0]) + layer[1]
+
+
+def in_units(images):
+    """RGB 0..255 less the means, in UNIT: [N,H,W,3] of about deviation 1."""
+    return vgg_preprocessing.mean_image_subtraction(images) / UNIT
+
+
+def in_pixels(maps):
+    """in_units undone: RGB in about 0..255, not clipped."""
+    return vgg_preprocessing.mean_image_addition(UNIT * maps)
 
 
 def padded(images, depth):
@@ -47,22 +93,17 @@ def decoder_variables(name, encoder, depth, seed):
 
     For VGG-16 and depth 4 the published one: 512-256, up, 256-256, 256-256, 256-128, up, 128-128, 128-64, up, 64-64, 64-3.
     """
-    found, shapes = {}, encoder.kernel_shapes()
-    convs = [conv for conv in vgg.topology(encoder.scope) if int(conv[4]) < depth] + [f"conv{depth}_1"]
-    for i, conv in enumerate(reversed(convs)):
-        *size, channels_out, channels_in = shapes[conv]
-        stddev = (2 / (size[0] * size[1] * channels_in)) ** 0.5
-        kernel = tf.random.stateless_truncated_normal([*size, channels_in, channels_out], [seed, i], stddev=stddev)
-        found[conv] = (
-            tf.Variable(kernel, name=f"{name}/{conv}/weights"),
-            tf.Variable(tf.zeros(channels_out), name=f"{name}/{conv}/biases"),
-        )
-    return found
+    convs = [name for name in vgg.topology(encoder.scope) if int(name[4]) < depth] + [f"conv{depth}_1"]
+    shapes = {}
+    for found in reversed(convs):
+        size, _, channels_out, channels_in = encoder.kernel_shapes()[found]
+        shapes[found] = (size, channels_in, channels_out)
+    return layer_variables(name, shapes, seed)
 
 
 def decode(features, decoder):
     """Features [N,h,w,C] -> images [N,H,W,3], RGB in about 0..255, not clipped; H and W are as multiple() says."""
-    return vgg_preprocessing.mean_image_addition(UNIT * decoded_maps(features, decoder))
+    return in_pixels(decoded_maps(features, decoder))
 
 
 def decoded_maps(x, decoder):
@@ -71,10 +112,10 @@ def decoded_maps(x, decoder):
     Each convolution of the encoder, backwards, with reflected edges; where the encoder pools, nearest upsampling.
     """
     above = None
-    for conv, (kernel, biases) in decoder.items():
-        if conv == "conv1_1":
-            return model.conv2d_to_image(x, kernel) + biases
+    for name, layer in decoder.items():
+        if name == "conv1_1":
+            return image_conv(x, layer)
         upsamples = above is not None and re.fullmatch(r"conv\d_1", above)
-        x = tf.nn.relu((model.upsample_conv2d(x, kernel) if upsamples else model.conv2d(x, kernel, 1)) + biases)
-        above = conv
+        x = tf.nn.relu(upsample_conv(x, layer) if upsamples else conv(x, layer))
+        above = name
     raise ValueError("a decoder ends with conv1_1")

@@ -23,6 +23,7 @@ class NetworkConf:
     loss_model_file: str = ""  # .ckpt, .h5, .mat, .npz, or the word imagenet; "": pretrained/<loss_model>.npz or .ckpt
     checkpoint_exclude_scopes: str = "vgg_16/fc"  # comma-separated: not read from the loss network's file
     pooling: str = "max"  # the loss network's: max or avg
+    repeated_edges: bool = False  # the loss network repeats the edge's values instead of padding zeros
 
     def __post_init__(self):
         """Fills in the loss network's file."""
@@ -59,7 +60,6 @@ class PerceptualConf(LossNetworkConf):
     style_normaliser: str = (
         "size"  # of squared differences of Gram matrices: the features' size, or channels (their square)
     )
-    style_size: int = 0  # short side of a style image, whole; 0: like the training images (image_size, cropped)
     relative_losses: bool = False  # each layer's error as a share of its target's energy, mean over the layers
     turned_losses: bool = False  # the loss network sees each batch mirrored and turned at random, 8 ways
     second_loss_model: str = ""  # scope of a second loss network, for the layers that begin with it
@@ -76,6 +76,7 @@ class RunConf:
     image_size: int = 256  # training images are resized to cover, then cropped to, this square
     random_crops: bool = False  # random scale, place and mirror image instead of the central crop
     crop_scale: float = 1.25  # random crops are cut from photos of 1 to so many times image_size
+    random_light: bool = False  # other contrast, brightness and colour cast: black and white flats come up often enough
     batch_size: int = 4
     epoch: int = 2
     steps: int = 0  # 0: epoch says how long
@@ -104,8 +105,10 @@ class Conf(MethodConf, PerceptualConf):
 
     style_image: str  # the painting
     method: str = "johnson"
+    style_size: int = 0  # short side of a style image, whole; 0: like the training images (image_size, cropped)
 
     # Help for runs of few steps.
+    least_slope: float = 0.0  # of the final tanh in the backward pass, where it leads out of saturation
     initializer: str = "normal"  # normal: stddev 0.1 everywhere. identity: He's scale, each residual block starts as x
     reconstruction_steps: int = 0  # first so many steps learn to give the photo back
     style_warmup_steps: int = 0  # after them the style weight is raised from 0 over so many steps
@@ -153,7 +156,7 @@ class ManyStylesConf(MethodConf, PerceptualConf):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MsgNetConf(ManyStylesConf):
-    """What the training of MSG-Net may be told. Defaults are the paper's, but for the sizes."""
+    """What the training of MSG-Net may be told. The net's size is the paper's; conf/msgnet.yml has the rest of it."""
 
     method: str = "msgnet"
     style_weight: float = 5.0
@@ -165,9 +168,10 @@ class MsgNetConf(ManyStylesConf):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StyleBankConf(ManyStylesConf):
-    """What the training of StyleBank may be told. Defaults are the paper's."""
+    """What the training of StyleBank may be told. The net's size is the paper's; conf/stylebank.yml has the rest of it."""
 
     method: str = "stylebank"
+    style_size: int = 0  # short side of a style image, whole; 0: like the training images (image_size, cropped)
     width: int = 256  # channels of the encoder's features, and of each filter bank
     stylizing_steps: int = 2  # between two of reconstruction
     reconstruction_weight: float = 1.0  # of the latter's gradient, beside those of the former

@@ -43,6 +43,8 @@ def main(argv):
     conf = config.load_conf(cli.conf_path(), config.DistillConf)
     if conf.gram_weight and conf.batch_size < 3:
         raise cli.UserError(f"batch_size: got {conf.batch_size}; Gram distances are compared within a batch, 3 are needed")
+    if not conf.steps:
+        raise cli.UserError("steps: missing; the student settles in the last fifth of them, so a number above 0 is needed")
     if 2 * conf.optimised_images >= conf.batch_size:
         raise cli.UserError(f"optimised_images: got {conf.optimised_images}, less than half of batch_size is needed")
     paths, _ = reader.hold_out(reader.list_images(conf.train_data), conf.hold_out)
@@ -71,6 +73,9 @@ class Lesson(tf.Module):
         self.conf = conf
         self._teachers = losses.teachers(conf)
         self._style_nets = [load_model(path) for path in conf.style_models]
+        for path, net in zip(conf.style_models, self._style_nets, strict=True):
+            if net.style_kinds:
+                raise cli.UserError(f"style_models: {path} takes a style; models of one style are needed")
         self._scales, channels = measured(
             self._teachers, paths[:: max(1, len(paths) // COUNTED)][:COUNTED], conf.image_size
         )
@@ -91,7 +96,7 @@ class Lesson(tf.Module):
         The loss is the sum over layers of log(the share of the teacher's variance that the head leaves unexplained), and of
         how differently student and teacher order the batch's images by their Gram matrices.
         """
-        settled = 0 < SETTLING * self.conf.steps <= int(optimizer.iterations)
+        settled = int(optimizer.iterations) >= SETTLING * self.conf.steps
         return self._train_step(content, optimizer, variables, not settled)
 
     @tf.function
@@ -136,6 +141,7 @@ class Lesson(tf.Module):
         for conv in dict.fromkeys(name.split("/")[0] for name in student):
             # ReLU lets a positive factor through, so the next layer can take back what this one is given.
             size = sizes.get(conv, np.ones(student[f"{conv}/biases"].shape, np.float32))
+            size = np.where(size > 1e-6, size, 1)  # of a channel that is 0 everywhere nothing was learned
             weights[f"{conv}/weights"] = student[f"{conv}/weights"] * before * size
             weights[f"{conv}/biases"] = student[f"{conv}/biases"] * size
             before = (1 / size)[:, None]

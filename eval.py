@@ -35,7 +35,12 @@ flags.DEFINE_multi_string("style", [], "NAME[:WEIGHT][=MASK], a style that the m
 flags.DEFINE_bool("list_styles", False, "Print the names of the styles that the model holds, and no more.")
 flags.DEFINE_list("style_weights", [], "Weights of several styles (default: the same for all).")
 flags.DEFINE_multi_string("mask", [], "Where each style applies: white here, black not; in the order of the styles.")
-flags.DEFINE_integer("style_size", 512, "Resize a style's long side to at most so many pixels: its brush.", lower_bound=1)
+flags.DEFINE_integer(
+    "style_size",
+    None,
+    "A --style_file's long side is resized to at most so many pixels (512); msgnet: the brush of --style (largest).",
+    lower_bound=1,
+)
 flags.DEFINE_integer("texture", None, "No picture: a texture of the styles, so many pixels wide and high.", lower_bound=1)
 
 
@@ -118,11 +123,12 @@ def read_style(method):
     if not method.style_kinds:
         return None
     if FLAGS.style_file:
-        return styles.read(FLAGS.style_file, cli.numbers("style_weights"), FLAGS.mask, FLAGS.style_size)
+        return styles.read(FLAGS.style_file, cli.numbers("style_weights"), FLAGS.mask, FLAGS.style_size or 512)
     if "name" not in method.style_kinds:
         raise cli.UsageError(f"--style_file is missing: {FLAGS.model_file} takes any style, such as images/starry.jpg")
     if not FLAGS.style and "image" in method.style_kinds:  # one of names alone gives the picture back without any
-        raise cli.UsageError(f"--style is missing: {FLAGS.model_file} has {', '.join(method.style_names)}")
+        names = ", ".join(method.style_names)
+        raise cli.UsageError(f"--style is missing: {FLAGS.model_file} has {names}; or give a --style_file")
     return styles.named(FLAGS.style, method.style_names, FLAGS.style_size)
 
 
@@ -132,6 +138,8 @@ def check_style_flags(method):
     for flag, kind in (("style", "name"), *((flag, "image") for flag in of_file)):
         if FLAGS[flag].value and kind not in method.style_kinds:
             raise cli.UsageError(f"--{flag}: {FLAGS.model_file} {WRONG_KIND[method.style_kinds]}")
+    if FLAGS.style_size and "image" not in method.style_kinds:
+        raise cli.UsageError(f"--style_size: {FLAGS.model_file} has brushes of one size; leave the flag out")
     if FLAGS.style and of_file:
         raise cli.UsageError(f"--{of_file[0]}: does not go with --style, which takes NAME:WEIGHT=MASK")
     if FLAGS.preserve_colors == "coral" and not FLAGS.style_file:
@@ -140,7 +148,7 @@ def check_style_flags(method):
 
 def list_styles():
     """Prints the names of the model's styles, a line each. Raises UsageError when it has no names for them."""
-    method = load_model(FLAGS.model_file)
+    method = load_model(FLAGS.model_file)  # not the recipe alone: what is listed shall open
     if "name" not in method.style_kinds:
         raise cli.UsageError(f"--list_styles: {FLAGS.model_file} {WRONG_KIND[method.style_kinds]}")
     print(*method.style_names, sep="\n")

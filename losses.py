@@ -8,6 +8,7 @@ import dataclasses
 import tensorflow as tf
 
 import vgg
+from cli import UserError
 
 VIEWS = 8  # ways to mirror and turn a picture by quarters
 
@@ -19,7 +20,7 @@ def loss_network(conf, layers):
     """
     weights = vgg.read_weights(conf.loss_model, conf.loss_model_file, conf.checkpoint_exclude_scopes)
     with tf.device("/GPU:0" if tf.config.list_physical_devices("GPU") else "/CPU:0"):
-        return vgg.Vgg(conf.loss_model, weights, layers, conf.pooling)
+        return vgg.Vgg(conf.loss_model, weights, layers, conf.pooling, conf.repeated_edges)
 
 
 def teachers(conf):
@@ -40,17 +41,18 @@ class PerceptualLoss(tf.Module):
     With conf.turned_losses the loss networks see a batch in one of VIEWS views, drawn for each step. A grid of a few pixels
     that one network mistakes for brush strokes is another pattern to it when turned, so that none pays in the long run.
 
-    Raises UserError as loss_network does.
+    Raises UserError as loss_network does, or when no layer is the second network's.
     """
 
     def __init__(self, conf):
         super().__init__()
         self.conf, layers = conf, {*conf.content_layers, *conf.style_layers}
         second = {layer for layer in layers if conf.second_loss_model and layer.startswith(f"{conf.second_loss_model}/")}
-        self._networks = [loss_network(conf, layers - second)]
-        if second:
-            keys = {"loss_model": conf.second_loss_model, "loss_model_file": conf.second_loss_model_file}
-            self._networks.append(loss_network(dataclasses.replace(conf, **keys), second))
+        if conf.second_loss_model and not second:
+            raise UserError(f"second_loss_model: no layer begins with {conf.second_loss_model}/; name one in style_layers")
+        keys = {"loss_model": conf.second_loss_model, "loss_model_file": conf.second_loss_model_file}
+        wanted = ((conf, layers - second), (dataclasses.replace(conf, **keys), second))
+        self._networks = [loss_network(each, theirs) for each, theirs in wanted if theirs]
 
     def style_targets(self, image):
         """{layer: Gram matrices [VIEWS or 1,C,C], one for each view} of a style image [1,h,w,3] RGB 0..255."""

@@ -116,10 +116,31 @@ def reflected(x, axis, first, last):
     return tf.gather(x, tf.minimum(index, period - index), axis=axis)
 
 
-def image_transform_net(images, w):
+def tanh(x, least_slope):
+    """tanh whose gradient is at least `least_slope` where it leads back from saturation. Any shape -> the same.
+
+    Where |tanh| is near 1 its own gradient vanishes: a dark area whose green and blue were once driven to 0 stays red.
+    Away from saturation, and with least_slope 0, the gradient is tanh's own.
+    """
+
+    @tf.custom_gradient
+    def function(x):
+        y = tf.nn.tanh(x)
+
+        def gradient(upstream):
+            slope = 1 - tf.square(y)
+            return upstream * tf.where(upstream * y > 0, tf.maximum(slope, least_slope), slope)  # descent goes against it
+
+        return y, gradient
+
+    return function(x)
+
+
+def image_transform_net(images, w, least_slope=0.0):
     """The net itself. [N,H,W,3] RGB 0..255, and kernels by scope -> [N,H,W,3] RGB 0..255.
 
     The original's output is H and W rounded up to a multiple of 4; here the surplus is cut at the bottom and the right.
+    `least_slope` is tanh()'s, for training.
     """
     x = reflect_border(mean_image_subtraction(images), BORDER)
     x = tf.nn.relu(instance_norm(conv2d(x, w["conv1/conv"], 1)))
@@ -129,7 +150,7 @@ def image_transform_net(images, w):
         x = residual(x, w[f"res{i}/residual/conv"], w[f"res{i}/residual/conv_1"])
     x = tf.nn.relu(instance_norm(resize_conv2d(x, w["deconv1/conv_transpose/conv"])))
     x = tf.nn.relu(instance_norm(resize_conv2d(x, w["deconv2/conv_transpose/conv"])))
-    x = tf.nn.tanh(instance_norm(conv2d_to_image(x, w["deconv3/conv"])))
+    x = tanh(instance_norm(conv2d_to_image(x, w["deconv3/conv"])), least_slope)
     height, width = tf.shape(images)[1], tf.shape(images)[2]
     return (x[:, BORDER : BORDER + height, BORDER : BORDER + width] + 1) * 127.5
 

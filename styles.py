@@ -67,7 +67,7 @@ def named(texts, known, size=None):
     """
     found = []
     for text in texts:
-        name, _, mask = text.partition("=")
+        name, equals, mask = text.partition("=")
         name, _, weight = name.partition(":")
         if name not in known:
             raise UsageError(f"--style: no style '{name}'; the model has {', '.join(known)}")
@@ -77,6 +77,8 @@ def named(texts, known, size=None):
             number = -1.0
         if not 0 <= number < float("inf"):
             raise UsageError(f"--style: got '{text}', a weight of 0 or more is needed, as in {name}:0.5")
+        if equals and not mask:
+            raise UsageError(f"--style: got '{text}', a mask's file is needed after the =")
         found.append(Style(None, number, read_mask(mask) if mask else None, name, size))
     total = sum(style.weight for style in found)
     if found and not total:

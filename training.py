@@ -85,7 +85,7 @@ def fit(conf, trainee, optimizer, variables, batches, steps, received, look, aft
       UserError: a loss or a variable is NaN or infinite; the last good checkpoint stays.
       tf.errors.OpError: no picture can be read, or the memory does not suffice.
     """
-    folder, recent = os.path.join(conf.model_path, conf.naming), collections.deque(maxlen=100)
+    folder, recent, latest = os.path.join(conf.model_path, conf.naming), collections.deque(maxlen=100), {}
     writer = tf.summary.create_file_writer(folder)
     pace = 1 if sys.stderr.isatty() else 30
     with tqdm(total=steps, initial=int(optimizer.iterations), unit="step", mininterval=pace) as progress:
@@ -99,11 +99,12 @@ def fit(conf, trainee, optimizer, variables, batches, steps, received, look, aft
                     "Lower learning_rate, or a weight of the losses, and run the same command"
                 )
             recent.append(losses)
+            latest |= losses  # the steps of a method may differ in what they report
             progress.update()
             if step % LOG_EVERY == 0:
-                progress.set_postfix(short_names(losses), refresh=False)
+                progress.set_postfix(short_names(latest), refresh=False)
             if step % SUMMARY_EVERY == 0:
-                write_summaries(writer, step, losses, look(content))
+                write_summaries(writer, step, latest, look(content))
             if step % conf.checkpoint_every == 0 or step == steps or received:
                 saved = [*variables, *trainee.kept]
                 checkpoints.save_training(folder, saved, optimizer, conf.keep_checkpoints)
@@ -115,8 +116,8 @@ def fit(conf, trainee, optimizer, variables, batches, steps, received, look, aft
 
 
 def mean_losses(recent):
-    """The mean of each loss that the last step had, over the steps that had it. Empty for no steps."""
-    tags = recent[-1] if recent else ()
+    """The mean of each loss over the steps that had it: those of a method's other branches too. Empty for no steps."""
+    tags = dict.fromkeys(tag for losses in recent for tag in losses)
     return {tag: float(np.mean([losses[tag] for losses in recent if tag in losses])) for tag in tags}
 
 

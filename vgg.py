@@ -27,12 +27,13 @@ class Vgg(tf.Module):
         {k}_1 to the full-width network's features.
       layers: the end points wanted, such as ("vgg_16/conv1/conv1_2", "vgg_16/conv3/conv3_3").
       pooling: "max" or "avg".
+      repeated_edges: convolutions repeat the edge's values; padded zeros look like a gray frame.
       trainable: whether the weights are; a loss network's are not.
     """
 
-    def __init__(self, scope, weights, layers, pooling="max", trainable=False):
+    def __init__(self, scope, weights, layers, pooling="max", repeated_edges=False, trainable=False):
         super().__init__()
-        self.scope, self.layers, self.pooling = scope, tuple(layers), pooling
+        self.scope, self.layers, self.pooling, self.repeated_edges = scope, tuple(layers), pooling, repeated_edges
         names = layer_names(scope, weights)
         for layer in layers:
             if layer not in names:
@@ -80,8 +81,11 @@ class Vgg(tf.Module):
     def _conv(self, x, conv):
         kernel = self._weights[f"{conv}/weights"]
         padding = "SAME"
-        if "conv0" in self._convs and kernel.shape[0] == 3:
-            x, padding = tf.pad(x, [[0, 0], [1, 1], [1, 1], [0, 0]], "REFLECT"), "VALID"
+        reflects = "conv0" in self._convs
+        if kernel.shape[0] == 3 and (reflects or self.repeated_edges):
+            # One pixel of SYMMETRIC is the edge repeated; unlike REFLECT it can do with features of a single pixel.
+            x = tf.pad(x, [[0, 0], [1, 1], [1, 1], [0, 0]], "REFLECT" if reflects else "SYMMETRIC")
+            padding = "VALID"
         return tf.nn.conv2d(x, kernel, 1, padding) + self._weights[f"{conv}/biases"]
 
     def _full_name(self, conv):

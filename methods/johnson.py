@@ -38,7 +38,7 @@ class Johnson(tf.Module):
     def _train_step(self, content, optimizer, variables, reconstructs):
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(variables)
-            generated = model.image_transform_net(content, self.kernels)
+            generated = model.image_transform_net(content, self.kernels, self.conf.least_slope)
             if reconstructs:
                 # Towards the photo as the last norm could give it at best: its own means and contrast are out of reach.
                 target = (tf.tanh(model.instance_norm(content)) + 1) * 127.5

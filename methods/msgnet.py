@@ -10,10 +10,10 @@ import losses
 import model
 import reader
 import styles
-from vgg_preprocessing import mean_image_addition, mean_image_subtraction
+from cli import UserError
 
 DEPTH = 3  # of the encoder as autoencoder.padded counts: both sides are halved twice
-REFRESHING = 8  # of so many visits of a style, one computes its Gram matrix anew: it is larger than the batch
+REFRESHING = 8  # visits; the first ones, while features change fast, all do. A style image is larger than the batch
 
 
 class MsgNet(tf.Module):
@@ -21,10 +21,11 @@ class MsgNet(tf.Module):
 
     Departures from the paper and its code: pixels are in units of autoencoder.UNIT around the means; norms have no scale
     and offset; CoMatch's matrix begins at the identity plus the published noise, so that its result is not the same map in
-    every channel; no gradient goes through the style's features. The named styles' Gram matrices are kept in the model, one
+    every channel; no gradient goes through the style's features, and their Gram matrix is computed anew once in REFRESHING
+    visits of a style. The named styles' Gram matrices are kept in the model, one
     for each of conf.style_sizes, so that it needs no picture of them.
 
-    Raises UserError as losses.PerceptualLoss and, when training, reader.read_image do.
+    Raises UserError as losses.PerceptualLoss and, when training, autoencoder.check_size and reader.read_image do.
     """
 
     style_kinds = ("name", "image")
@@ -41,6 +42,9 @@ class MsgNet(tf.Module):
         self.grams = tf.Variable(kept, trainable=False, name="msgnet/grams")
         self._of_image = functools.lru_cache(maxsize=16)(lambda style: self._gram(np.float32(style.image)[None]))
         if training:
+            autoencoder.check_size(conf, DEPTH)
+            if 0 < conf.steps < len(conf.style_images) * len(sizes):
+                raise UserError(f"steps: got {conf.steps}, less than there are styles times style_sizes; raise it")
             images = [reader.read_image(path, size).rgb for path in conf.style_images for size in sizes]
             self.perceptual_loss = losses.PerceptualLoss(conf)
             found = [self.perceptual_loss.style_targets(np.float32(image)[None]) for image in images]
@@ -55,7 +59,7 @@ class MsgNet(tf.Module):
     def train_step(self, content, optimizer, variables):
         """One step on a batch [N,S,S,3] of RGB 0..255, with the next style at the next size; returns its losses by tag."""
         visit, index = divmod(int(optimizer.iterations), len(self._images))
-        if visit % REFRESHING == 0:
+        if visit < REFRESHING or visit % REFRESHING == 0:
             place = [divmod(index, len(self.conf.style_sizes))]
             self.grams.scatter_nd_update(place, self._gram(tf.cast(self._images[index], tf.float32)[None]))
         return self._train_step(content, optimizer, variables, tf.constant(index))
@@ -76,10 +80,13 @@ class MsgNet(tf.Module):
     def stylize(self, content, style, strength=1.0):
         """[N,H,W,3] float32 RGB 0..255 -> the same size in the styles, a list of styles.Style by name or image.
 
-        A named style's `size` is that of its brush. Strength 0 is the content, 1 the net's output.
+        A named style's `size` is that of its brush; None is the largest it has. Strength 0 is the content, 1 the net's
+        output. Where the styles' masks leave a part of the content to nobody, it stays as it is.
         """
         shares = styles.shares(style, *content.shape[1:3])
         grams = tf.concat([self._of_image(each) if each.image is not None else self._of_name(each) for each in style], 0)
+        if all(each.mask is None for each in style):  # CoMatch is linear in the Gram matrix: one then does for all of them
+            grams, shares = tf.tensordot(shares[:, 0, 0], grams, 1)[None], tf.ones([1, 1, 1])
         return self._stylize(content, grams, shares, strength)
 
     def _of_name(self, style):
@@ -92,7 +99,7 @@ class MsgNet(tf.Module):
 
     @tf.function(input_signature=[tf.TensorSpec([1, None, None, 3])])
     def _gram(self, image):
-        return losses.gram(self._encoded(image))
+        return losses.gram(self._encoded(autoencoder.padded(image, DEPTH)))
 
     @tf.function(
         input_signature=[
@@ -107,21 +114,23 @@ class MsgNet(tf.Module):
 
         def stylized(image):
             features = self._encoded(autoencoder.padded(image[None], DEPTH))
-            regions = autoencoder.regions(shares, image[None], DEPTH, features)
-            matched = tf.map_fn(
-                lambda each: each[0] * comatch(features, self.match, each[1])[0],
+            # Nobody's part gets the first style, so that the norms see no hole; it does not show.
+            filled = tf.concat([shares[:1] + 1 - tf.reduce_sum(shares, 0), shares[1:]], 0)
+            regions = autoencoder.regions(filled, image[None], DEPTH, features)
+            matched = tf.foldl(
+                lambda sum_, each: sum_ + each[0] * comatch(features, self.match, each[1]),
                 (regions, grams),
-                fn_output_signature=tf.float32,
+                initializer=tf.zeros_like(features),
             )
-            return self._decoded(tf.reduce_sum(matched, 0, keepdims=True))[0, : size[0], : size[1]]
+            return self._decoded(matched)[0, : size[0], : size[1]]
 
         images = tf.clip_by_value(tf.map_fn(stylized, content), 0.0, 255.0)
-        return content + strength * (images - content)
+        return content + strength * tf.reduce_sum(shares, 0)[..., None] * (images - content)
 
     def _encoded(self, images):
         """[N,H,W,3] RGB 0..255 -> [N,H/4,W/4,4*width]."""
-        x = mean_image_subtraction(images) / autoencoder.UNIT
-        x = tf.nn.relu(model.instance_norm(conv(x, self.layers["conv1"])))
+        x = autoencoder.in_units(images)
+        x = tf.nn.relu(model.instance_norm(autoencoder.conv(x, self.layers["conv1"])))
         x = bottleneck(x, self.layers, "down1", 2)
         return bottleneck(x, self.layers, "down2", 2)
 
@@ -131,9 +140,8 @@ class MsgNet(tf.Module):
             x = bottleneck(x, self.layers, f"res{i + 1}")
         x = up_bottleneck(x, self.layers, "up1")
         x = up_bottleneck(x, self.layers, "up2")
-        kernel, biases = self.layers["conv2"]
-        x = model.conv2d_to_image(tf.nn.relu(model.instance_norm(x)), kernel) + biases
-        return mean_image_addition(autoencoder.UNIT * x)
+        x = autoencoder.image_conv(tf.nn.relu(model.instance_norm(x)), self.layers["conv2"])
+        return autoencoder.in_pixels(x)
 
 
 def comatch(x, match, gram):
@@ -141,27 +149,21 @@ def comatch(x, match, gram):
     return tf.tensordot(x, tf.ensure_shape(tf.matmul(match, gram), match.shape), 1)
 
 
-def conv(x, layer, strides=1):
-    """model.conv2d with biases: a layer is (kernel, biases)."""
-    return model.conv2d(x, layer[0], strides) + layer[1]
-
-
 def bottleneck(x, layers, scope, strides=1):
     """x + 1x1, 3x3 and 1x1 convolutions, each after norm and ReLU; x goes through a 1x1 where sizes change."""
-    y = conv(tf.nn.relu(model.instance_norm(x)), layers[f"{scope}/1"])
-    y = conv(tf.nn.relu(model.instance_norm(y)), layers[f"{scope}/2"], strides)
-    y = conv(tf.nn.relu(model.instance_norm(y)), layers[f"{scope}/3"])
+    y = autoencoder.conv(tf.nn.relu(model.instance_norm(x)), layers[f"{scope}/1"])
+    y = autoencoder.conv(tf.nn.relu(model.instance_norm(y)), layers[f"{scope}/2"], strides)
+    y = autoencoder.conv(tf.nn.relu(model.instance_norm(y)), layers[f"{scope}/3"])
     shortcut = layers.get(f"{scope}/shortcut")
-    return y + (conv(x, shortcut, strides) if shortcut else x)
+    return y + (autoencoder.conv(x, shortcut, strides) if shortcut else x)
 
 
 def up_bottleneck(x, layers, scope):
     """bottleneck with twice the size: nearest upsampling before the 3x3, and behind the shortcut's 1x1 for less work."""
-    y = conv(tf.nn.relu(model.instance_norm(x)), layers[f"{scope}/1"])
-    kernel, biases = layers[f"{scope}/2"]
-    y = model.upsample_conv2d(tf.nn.relu(model.instance_norm(y)), kernel) + biases
-    y = conv(tf.nn.relu(model.instance_norm(y)), layers[f"{scope}/3"])
-    shortcut = conv(x, layers[f"{scope}/shortcut"])
+    y = autoencoder.conv(tf.nn.relu(model.instance_norm(x)), layers[f"{scope}/1"])
+    y = autoencoder.upsample_conv(tf.nn.relu(model.instance_norm(y)), layers[f"{scope}/2"])
+    y = autoencoder.conv(tf.nn.relu(model.instance_norm(y)), layers[f"{scope}/3"])
+    shortcut = autoencoder.conv(x, layers[f"{scope}/shortcut"])
     return y + tf.repeat(tf.repeat(shortcut, 2, 1), 2, 2)
 
 
@@ -178,12 +180,7 @@ def initial_layers(conf):
     for i in range(conf.blocks):
         shapes |= block(f"res{i + 1}", 4 * width, width, 4 * width)
     shapes |= block("up1", 4 * width, 32, 128) | block("up2", 128, 16, 64) | {"conv2": (7, 64, 3)}
-    layers = {}
-    for i, (scope, (size, channels_in, channels_out)) in enumerate(shapes.items()):
-        stddev = 0.0 if scope.startswith("res") and scope.endswith("/3") else (2 / (size * size * channels_in)) ** 0.5
-        kernel = stddev * tf.random.stateless_truncated_normal([size, size, channels_in, channels_out], [conf.seed, i])
-        layers[scope] = (
-            tf.Variable(kernel, name=f"msgnet/{scope}/weights"),
-            tf.Variable(tf.zeros(channels_out), name=f"msgnet/{scope}/biases"),
-        )
+    layers = autoencoder.layer_variables("msgnet", shapes, conf.seed)
+    for i in range(conf.blocks):
+        layers[f"res{i + 1}/3"][0].assign(tf.zeros_like(layers[f"res{i + 1}/3"][0]))
     return layers

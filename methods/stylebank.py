@@ -1,5 +1,7 @@
 """Chen et al. 2017 (arXiv 1703.09210), StyleBank: one autoencoder, and a bank of filters for each style."""
 
+import os
+
 import tensorflow as tf
 
 import autoencoder
@@ -9,7 +11,6 @@ import model
 import reader
 import styles
 from cli import UserError
-from vgg_preprocessing import mean_image_addition, mean_image_subtraction
 
 DEPTH = 3  # of the encoder as autoencoder.padded counts: both sides are halved twice
 NORM_MEMORY = 0.9  # share of the stylising steps' mean gradient norm that each of them keeps
@@ -24,7 +25,7 @@ class StyleBank(tf.Module):
     With conf.frozen_model the encoder, the decoder and the banks of a finished model stay as they are, and only banks that
     it lacks are trained.
 
-    Raises UserError as losses.PerceptualLoss, checkpoints.restore and, when training, reader.read_style do.
+    Raises UserError, when training, as frozen_names, losses.PerceptualLoss, autoencoder.check_size, reader.read_style do.
     """
 
     style_kinds = ("name",)
@@ -40,11 +41,12 @@ class StyleBank(tf.Module):
         if frozen:
             checkpoints.restore(conf.frozen_model, self.kept)
         if training:
+            autoencoder.check_size(conf, DEPTH)
             self.perceptual_loss = losses.PerceptualLoss(conf)
             self._trained = [name for name in self.style_names if name not in frozen]
-            paths = [path for path, name in zip(conf.style_images, self.style_names, strict=True) if name in self._trained]
-            found = [self.perceptual_loss.style_targets(reader.read_style(path, conf)) for path in paths]
-            self._targets = {layer: tf.stack([each[layer] for each in found]) for layer in conf.style_layers}
+            paths = dict(zip(self.style_names, conf.style_images, strict=True))
+            images = {name: reader.read_style(paths[name], conf) for name in self._trained}
+            self._targets = {name: self.perceptual_loss.style_targets(image) for name, image in images.items()}
 
     @property
     def kept(self):
@@ -59,22 +61,23 @@ class StyleBank(tf.Module):
         """
         turn, place = divmod(int(optimizer.iterations), self.conf.stylizing_steps + 1)
         if len(self._trained) < len(self.banks):  # with encoder and decoder frozen there is nothing to give back
-            return self._stylizing_step(content, optimizer, variables, tf.cast(optimizer.iterations, tf.int32))
-        if place == self.conf.stylizing_steps:
+            count = int(optimizer.iterations)
+        elif place == self.conf.stylizing_steps:
             return self._reconstruction_step(content, optimizer, variables)
-        return self._stylizing_step(content, optimizer, variables, tf.constant(turn * self.conf.stylizing_steps + place))
+        else:
+            count = turn * self.conf.stylizing_steps + place
+        # A graph for each style: a bank whose turn it is not gets no gradient then, where a zero would have Adam move it.
+        return self._stylizing_step(content, optimizer, variables, self._trained[count % len(self._trained)])
 
     @tf.function
-    def _stylizing_step(self, content, optimizer, variables, count):
-        view, index = self.perceptual_loss.view(optimizer.iterations), count % len(self._trained)
+    def _stylizing_step(self, content, optimizer, variables, name):
+        view = self.perceptual_loss.view(optimizer.iterations)
         content_targets = self.perceptual_loss.content_targets(content, view)
-        style_targets = {layer: targets[index] for layer, targets in self._targets.items()}
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(variables)
-            kernel, biases = (tf.stack(each)[index] for each in zip(*(self.banks[n] for n in self._trained), strict=True))
-            filtered = tf.nn.relu(model.conv2d(model.instance_norm(self._encoded(content)), kernel, 1) + biases)
+            filtered = tf.nn.relu(autoencoder.conv(model.instance_norm(self._encoded(content)), self.banks[name]))
             generated = self._decoded(filtered)
-            parts = self.perceptual_loss(generated, content_targets, style_targets, self.conf.style_weight, view)
+            parts = self.perceptual_loss(generated, content_targets, self._targets[name], self.conf.style_weight, view)
         gradients = tape.gradient(parts["total_loss"], variables)
         if self.layers["conv1"][0].trainable:
             kept = tf.where(self._stylizing_norm > 0, NORM_MEMORY, 0.0)
@@ -102,7 +105,8 @@ class StyleBank(tf.Module):
     def stylize(self, content, style, strength=1.0):
         """[N,H,W,3] float32 RGB 0..255 -> the same size in the styles, a list of styles.Style by name.
 
-        Without styles, or with strength 0, the content comes back as encoder and decoder recover it.
+        Without styles, with strength 0, or where the styles' masks leave a part to nobody, the content comes back as
+        encoder and decoder recover it.
         """
         if not style:
             style, strength = [styles.Style(name=self.style_names[0])], 0.0
@@ -113,7 +117,15 @@ class StyleBank(tf.Module):
             shares = tf.ones([1, 1, 1])
         return self._stylize(content, kernels, biases, shares, strength)
 
-    @tf.function
+    @tf.function(
+        input_signature=[
+            tf.TensorSpec([None] * 3 + [3]),
+            tf.TensorSpec([None, 3, 3, None, None]),
+            tf.TensorSpec([None, None]),
+            tf.TensorSpec([None] * 3),
+            tf.TensorSpec([]),
+        ]
+    )
     def _stylize(self, content, kernels, biases, shares, strength):
         size = tf.shape(content)[1:3]
 
@@ -121,46 +133,51 @@ class StyleBank(tf.Module):
             features = self._encoded(autoencoder.padded(image[None], DEPTH))
             normal, regions = model.instance_norm(features), autoencoder.regions(shares, image[None], DEPTH, features)
             # Each bank sees its own region alone, as the paper has it.
-            filtered = tf.map_fn(
-                lambda each: model.conv2d(each[0][None] * normal, each[1], 1)[0] + each[0] * each[2],
+            filtered = tf.foldl(
+                lambda sum_, each: sum_ + model.conv2d(each[0] * normal, each[1], 1) + each[0] * each[2],
                 (regions, kernels, biases),
-                fn_output_signature=tf.float32,
+                initializer=tf.zeros_like(features),
             )
-            filtered = tf.nn.relu(tf.reduce_sum(filtered, 0, keepdims=True))
+            filtered = tf.nn.relu(filtered) + (1 - tf.reduce_sum(regions, 0)) * features
             return self._decoded(features + strength * (filtered - features))[0, : size[0], : size[1]]
 
         return tf.clip_by_value(tf.map_fn(stylized, content), 0.0, 255.0)
 
     def _encoded(self, images):
         """[N,H,W,3] RGB 0..255 -> [N,H/4,W/4,width]."""
-        x = mean_image_subtraction(images) / autoencoder.UNIT
-        for scope, strides in (("conv1", 1), ("conv2", 2), ("conv3", 2), ("conv4", 1)):
-            kernel, biases = self.layers[scope]
-            x = tf.nn.relu(model.conv2d(x, kernel, strides) + biases)
-        return x
+        x = tf.nn.relu(autoencoder.conv(autoencoder.in_units(images), self.layers["conv1"]))
+        x = tf.nn.relu(autoencoder.conv(x, self.layers["conv2"], 2))
+        x = tf.nn.relu(autoencoder.conv(x, self.layers["conv3"], 2))
+        return tf.nn.relu(autoencoder.conv(x, self.layers["conv4"]))
 
     def _decoded(self, x):
         """[N,h,w,width] -> [N,4*h,4*w,3] RGB in about 0..255."""
-        kernel, biases = self.layers["deconv4"]
-        x = tf.nn.relu(model.conv2d(x, kernel, 1) + biases)
-        for scope in ("deconv3", "deconv2"):
-            kernel, biases = self.layers[scope]
-            x = tf.nn.relu(model.upsample_conv2d(x, kernel) + biases)
-        kernel, biases = self.layers["deconv1"]
-        return mean_image_addition(autoencoder.UNIT * (model.conv2d_to_image(x, kernel) + biases))
+        x = tf.nn.relu(autoencoder.conv(x, self.layers["deconv4"]))
+        x = tf.nn.relu(autoencoder.upsample_conv(x, self.layers["deconv3"]))
+        x = tf.nn.relu(autoencoder.upsample_conv(x, self.layers["deconv2"]))
+        return autoencoder.in_pixels(autoencoder.image_conv(x, self.layers["deconv1"]))
 
 
 def frozen_names(conf):
     """The names of the styles that conf.frozen_model has; none without one.
 
     Raises:
-      UserError: the model is none of this method, or the conf does not list all its styles and at least one more.
+      UserError: there is no such model, it is none of this method and width, or the conf does not list all its styles and
+        at least one more, or has an initial_model too.
     """
     if not conf.frozen_model:
         return ()
+    if not os.path.exists(checkpoints.recipe_path(conf.frozen_model)):
+        raise UserError(
+            f"frozen_model: {conf.frozen_model}: no such model with its recipe; conf/stylebank_cpu.yml trains one"
+        )
+    if conf.initial_model:
+        raise UserError("initial_model: does not go with frozen_model, from which the run begins; leave one of them out")
     recipe = checkpoints.load_recipe(conf.frozen_model)
     if recipe.method != conf.method:
         raise UserError(f"frozen_model: {conf.frozen_model} is a model of {recipe.method}, one of {conf.method} is needed")
+    if recipe.width != conf.width:
+        raise UserError(f"width: got {conf.width}, but {conf.frozen_model} has {recipe.width}")
     names, ours = styles.names(recipe.style_images), styles.names(conf.style_images)
     if missing := [name for name in names if name not in ours]:
         raise UserError(
@@ -172,18 +189,10 @@ def frozen_names(conf):
 
 
 def initial_layers(conf, trainable):
-    """New {scope: (kernel, biases)} of encoder and decoder at He's scale."""
+    """New {scope: (kernel, biases)} of encoder and decoder."""
     shapes = {"conv1": (9, 3, 32), "conv2": (3, 32, 64), "conv3": (3, 64, 128), "conv4": (3, 128, conf.width)}
     shapes |= {"deconv4": (3, conf.width, 128), "deconv3": (3, 128, 64), "deconv2": (3, 64, 32), "deconv1": (9, 32, 3)}
-    layers = {}
-    for i, (scope, (size, channels_in, channels_out)) in enumerate(shapes.items()):
-        stddev = (2 / (size * size * channels_in)) ** 0.5
-        kernel = stddev * tf.random.stateless_truncated_normal([size, size, channels_in, channels_out], [conf.seed, i])
-        layers[scope] = (
-            tf.Variable(kernel, trainable=trainable, name=f"stylebank/{scope}/weights"),
-            tf.Variable(tf.zeros(channels_out), trainable=trainable, name=f"stylebank/{scope}/biases"),
-        )
-    return layers
+    return autoencoder.layer_variables("stylebank", shapes, conf.seed, trainable)
 
 
 def initial_bank(conf, number, name, trainable):

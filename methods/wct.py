@@ -19,7 +19,7 @@ class Wct(tf.Module):
     result at the next. Departures from the paper: the encoder is the conf's, by default the project's own small network;
     it pads zeros.
 
-    Raises UserError as losses.loss_network does.
+    Raises UserError as losses.loss_network and, when training, autoencoder.check_size do.
     """
 
     style_kinds = ("image",)
@@ -28,6 +28,8 @@ class Wct(tf.Module):
 
     def __init__(self, conf, training=False):
         super().__init__()
+        if training:
+            autoencoder.check_size(conf, max(conf.levels))
         self.conf = conf
         self.layers = dict(zip(conf.levels, autoencoder.end_layers(conf.loss_model, conf.levels), strict=True))
         self.encoder = losses.loss_network(conf, self.layers.values())

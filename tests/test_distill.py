@@ -4,15 +4,16 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import yaml
-from conftest import inside, photo, script, vgg_weights
+from conftest import inside, load, photo, script, vgg_weights
 
 import checkpoints
 import config
-import distill
 import reader
 import vgg
 from methods import METHODS
 from optimizer import Adam
+
+distill = load("distill")
 
 VGG_19_CONVS = vgg.topology("vgg_19")
 
@@ -104,12 +105,17 @@ def test_the_written_weights_give_the_students_features(school):
     for variable in taught.student.moments():
         variable.assign(tf.random.stateless_uniform(variable.shape, [3, 4], 0.5, 2.0))
     images = tf.constant(photo(32, 48)[None], tf.float32)
+    for layer, features in taught.student(distill.shrunk(images)).items():
+        if layer in taught.heads:
+            taught.heads[layer].fitted(
+                features, tf.random.stateless_normal([1, *features.shape[1:3], taught.heads[layer].map().shape[1]], [5, 6])
+            )
     inside = taught.student(distill.shrunk(images))
     outside = vgg.Vgg("vgg_16_lite", taught.weights(), inside)(images)
     for layer, features in inside.items():
         if layer not in taught.heads:
             continue
-        lengths = np.linalg.norm(taught.heads[layer].numpy()[0, 0], axis=1)
+        lengths = np.linalg.norm(taught.heads[layer].map(), axis=1)
         np.testing.assert_allclose(outside[layer], features * lengths, rtol=1e-3, atol=1e-4)
 
 

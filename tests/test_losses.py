@@ -1,5 +1,7 @@
 """The losses against formulas written out in NumPy."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -7,6 +9,7 @@ from conftest import photo, write_conf
 
 import config
 import losses
+from cli import UserError
 
 RNG = np.random.default_rng(0)
 F, G = (RNG.standard_normal((2, 5, 4, 3)).astype(np.float32) for _ in range(2))
@@ -90,4 +93,8 @@ def test_a_second_loss_network_takes_the_layers_that_begin_with_it(house):
     loss = losses.PerceptualLoss(conf)
     image = tf.constant(photo(32, 32)[None], tf.float32)
     parts = loss(image, loss.content_targets(image), loss.style_targets(image), conf.style_weight)
+    with pytest.raises(UserError, match="second_loss_model: no layer begins with vgg_19/"):
+        losses.PerceptualLoss(dataclasses.replace(conf, second_loss_model="vgg_19"))
+    alone = dataclasses.replace(conf, content_layers=layers[1:], style_layers=layers[1:])
+    assert losses.PerceptualLoss(alone).style_targets(image).keys() == {layers[1]}
     assert {tag for tag in parts if tag.startswith("style_losses/")} == {f"style_losses/{layer}" for layer in layers}

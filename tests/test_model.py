@@ -105,3 +105,14 @@ def test_normal_start_has_the_originals_spread():
     values = model.initial_kernels("normal", 0)["res3/residual/conv_1"].numpy()
     assert abs(values).max() <= 0.2  # truncated at two standard deviations
     assert values.std() == pytest.approx(0.1 * 0.88, rel=0.02)  # 0.88: what truncation leaves
+
+
+def test_tanhs_gradient_has_a_least_slope_only_on_the_way_back_from_saturation():
+    x = tf.constant([-8.0, 8.0, -8.0, 8.0, 0.3])
+    upstream = tf.constant([-1.0, 1.0, 1.0, -1.0, 1.0])  # descent: the first two come back, the next two go further
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        y = model.tanh(x, 0.1)
+    slopes = tape.gradient(y, x, upstream) * upstream
+    np.testing.assert_array_equal(y, tf.tanh(x))
+    np.testing.assert_allclose(slopes, [0.1, 0.1, 0, 0, 1 - np.tanh(0.3) ** 2], rtol=1e-5, atol=1e-6)

@@ -152,16 +152,18 @@ def test_preprocessing_covers_and_crops(height, width):
     np.testing.assert_allclose(vgg_preprocessing.mean_image_addition(subtracted), image, atol=1e-3)
 
 
-@pytest.mark.parametrize("random_crops", [False, True])
-def test_the_stream_depends_on_seed_and_step_alone(random_crops, house):
+@pytest.mark.parametrize("keys", [{}, {"random_crops": True}, {"random_light": True}], ids=str)
+def test_the_stream_depends_on_seed_and_step_alone(keys, house):
     paths = reader.list_images(str(house / "photos"))
     assert len(paths) == 6
-    whole = [b.numpy() for b in reader.training_batches(paths, conf(random_crops=random_crops), 0, 8, set())]
+    whole = [b.numpy() for b in reader.training_batches(paths, conf(**keys), 0, 8, set())]
     assert {b.shape for b in whole} == {(2, 16, 16, 3)}
-    later = [b.numpy() for b in reader.training_batches(paths, conf(random_crops=random_crops), 5, 8, set())]
+    later = [b.numpy() for b in reader.training_batches(paths, conf(**keys), 5, 8, set())]
     np.testing.assert_array_equal(whole[5:], later)
-    other = next(iter(reader.training_batches(paths, conf(seed=1, random_crops=random_crops), 0, 8, set())))
+    other = next(iter(reader.training_batches(paths, conf(seed=1, **keys), 0, 8, set())))
     assert not np.array_equal(other, whole[0])
+    plain = next(iter(reader.training_batches(paths, conf(), 0, 8, set())))
+    assert np.array_equal(plain, whole[0]) == (not keys)
 
 
 def test_an_epoch_shows_every_picture_once(house):

@@ -11,14 +11,15 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import yaml
-from conftest import MANY_STYLES, ROOT, UNIVERSAL, inside, many_styles_conf, photo, script, universal_conf, write_conf
+from conftest import MANY_STYLES, ROOT, UNIVERSAL, inside, load, many_styles_conf, photo, script, universal_conf, write_conf
 from PIL import Image
 
 import config
 import styles
-import train
 from methods import METHODS
 from optimizer import Adam
+
+train = load("train")
 
 
 def tensors(path):

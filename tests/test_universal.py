@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import UNIVERSAL, inside, photo, script, universal_conf
+from conftest import UNIVERSAL, inside, load, photo, script, universal_conf
 from PIL import Image
 
 import autoencoder
@@ -14,9 +14,10 @@ import checkpoints
 import config
 import methods
 import styles
-import train
 from cli import UserError
 from methods import METHODS, adain, wct
+
+train = load("train")
 
 RNG = np.random.default_rng(0)
 MIX = RNG.standard_normal((6, 6))

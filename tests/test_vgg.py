@@ -126,6 +126,16 @@ def test_average_pooling_differs_and_depth_is_as_asked():
     assert not np.allclose(network(images)[layer], average(images)[layer])
 
 
+def test_repeated_edges_make_a_flat_picture_flat_to_its_edge():
+    layers = [f"vgg_16/{conv[:5]}/{conv}" for conv in VGG_16_CONVS]
+    weights = vgg_weights(VGG_16_CONVS)
+    flat = tf.fill([1, 16, 16, 3], 200.0)  # a single pixel in the fifth block
+    for features in vgg.Vgg("vgg_16", weights, layers, repeated_edges=True)(flat).values():
+        np.testing.assert_allclose(features, np.broadcast_to(features[:, :1, :1], features.shape), rtol=1e-4, atol=1e-4)
+    framed = vgg.Vgg("vgg_16", weights, layers[:1])(flat)[layers[0]]
+    assert not np.allclose(framed[0, 0, 0], framed[0, 8, 8])
+
+
 def test_conv0_network_normalises_and_reflects_by_itself():
     weights = vgg_weights(["conv1_1"]) | {
         "conv0/weights": np.eye(3, dtype=np.float32)[None, None] * 255,
