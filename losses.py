@@ -10,6 +10,7 @@ import tensorflow as tf
 import vgg
 from cli import UserError
 
+COLORS = "colors"  # the pixels' own colours as one more style layer
 VIEWS = 8  # ways to mirror and turn a picture by quarters
 
 
@@ -41,6 +42,9 @@ class PerceptualLoss(tf.Module):
     With conf.turned_losses the loss networks see a batch in one of VIEWS views, drawn for each step. A grid of a few pixels
     that one network mistakes for brush strokes is another pattern to it when turned, so that none pays in the long run.
 
+    With conf.color_weight the pixels are one more style layer: colours near the loss network's means hardly show in its
+    Gram matrices, so that a net may choose any gray, lilac instead of ochre.
+
     Raises UserError as loss_network does, or when no layer is the second network's.
     """
 
@@ -53,11 +57,12 @@ class PerceptualLoss(tf.Module):
         keys = {"loss_model": conf.second_loss_model, "loss_model_file": conf.second_loss_model_file}
         wanted = ((conf, layers - second), (dataclasses.replace(conf, **keys), second))
         self._networks = [loss_network(each, theirs) for each, theirs in wanted if theirs]
+        self._style_layers = (*conf.style_layers, *([COLORS] if conf.color_weight else []))
 
     def style_targets(self, image):
         """{layer: Gram matrices [VIEWS or 1,C,C], one for each view} of a style image [1,h,w,3] RGB 0..255."""
         views = [self._features(image, view) for view in range(VIEWS if self.conf.turned_losses else 1)]
-        return {layer: tf.concat([gram(view[layer]) for view in views], 0) for layer in self.conf.style_layers}
+        return {layer: tf.concat([gram(view[layer]) for view in views], 0) for layer in self._style_layers}
 
     def content_targets(self, content, view=0):
         """{layer: features [N,h,w,C]} of photos [N,H,W,3]; no gradient goes through them."""
@@ -77,6 +82,8 @@ class PerceptualLoss(tf.Module):
         forms = ("relative", "relative") if conf.relative_losses else ("mean", conf.style_normaliser)
         of_content = content_losses(features, content_targets, forms[0])
         of_style = style_losses(features, {layer: views[view] for layer, views in style_targets.items()}, forms[1])
+        if conf.color_weight:
+            of_style[COLORS] *= conf.color_weight
         scale = (len(of_content), len(of_style)) if conf.relative_losses else (1, 1)
         parts = {
             "content_loss": (tf.add_n(list(of_content.values())) / scale[0], conf.content_weight),
@@ -87,7 +94,12 @@ class PerceptualLoss(tf.Module):
 
     def _features(self, images, view):
         images = turned(images, view) if self.conf.turned_losses else images
-        return {layer: found for network in self._networks for layer, found in network(images).items()}
+        return {COLORS: colors(images)} | {layer: f for network in self._networks for layer, f in network(images).items()}
+
+
+def colors(images):
+    """[N,H,W,3] RGB 0..255 -> [N,H,W,4]: -1..1 and 1, so that their Gram matrix holds means and second moments."""
+    return tf.concat([images / 127.5 - 1, tf.ones_like(images[..., :1])], 3)
 
 
 def turned(images, view):

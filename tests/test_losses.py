@@ -86,6 +86,23 @@ def test_turned_losses_compare_with_targets_of_the_same_view(house):
     assert drawn == [int(loss.view(step)) for step in range(40)]
 
 
+def test_the_pixels_colours_are_a_style_layer_of_their_own_weight(house):
+    keys = {"relative_losses": True, "loss_model_file": str(house / "vgg.npz"), "loss_model": "vgg_16"}
+    image, other = photo(24, 32)[None].astype(np.float32), photo(24, 32, 5)[None].astype(np.float32)
+    parts = {}
+    for weight in (0.0, 1.0, 3.0):
+        loss = losses.PerceptualLoss(config.Conf(style_image="x", naming="x", color_weight=weight, **keys))
+        parts[weight] = loss(other, loss.content_targets(image), loss.style_targets(image), 10.0)
+    rows = [np.concatenate([x.reshape(-1, 3) / 127.5 - 1, np.ones((24 * 32, 1))], 1) for x in (image, other)]
+    target, found = (x.T @ x for x in rows)
+    expected = np.square(found - target).sum() / np.square(target).sum()
+    assert "style_losses/colors" not in parts[0.0]
+    for weight in (1.0, 3.0):
+        np.testing.assert_allclose(parts[weight]["style_losses/colors"], weight * expected, rtol=1e-4)
+    four = 4 * parts[0.0]["losses/style_loss"]  # a mean over four layers, then over five
+    np.testing.assert_allclose(parts[3.0]["losses/style_loss"], (four + 3 * expected) / 5, rtol=1e-4)
+
+
 def test_a_second_loss_network_takes_the_layers_that_begin_with_it(house):
     layers = ["vgg_16/conv1/conv1_2", "vgg_16_deep/conv4/conv4_3"]
     second = {"second_loss_model": "vgg_16_deep", "second_loss_model_file": str(house / "vgg.npz")}
