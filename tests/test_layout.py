@@ -1,13 +1,16 @@
 """The house rules: imports go one way, nouns below verbs."""
 
 import ast
+import dataclasses
 import glob
 import os
+import re
 
 import pytest
 from conftest import ROOT
 
 import checkpoints
+import config
 
 # From the highest to the lowest: each may import only what comes later.
 NOUNS = [
@@ -80,3 +83,17 @@ def test_nothing_runs_what_it_reads():
             with open(path, encoding="utf-8") as file:
                 text = file.read()
             assert not [word for word in forbidden if word in text], path
+
+
+def test_the_reference_names_every_conf_key_and_flag():
+    with open(os.path.join(ROOT, "docs", "reference.md"), encoding="utf-8") as file:
+        named = set(re.findall(r"`-{0,2}(\w+)`", file.read()))
+    confs = [*config.METHOD_CONFS.values(), config.PixelsConf, config.DistillConf]
+    keys = {field.name for conf in confs for field in dataclasses.fields(conf)}
+    defined = set()
+    for verb in VERBS:
+        with open(os.path.join(ROOT, f"{verb}.py"), encoding="utf-8") as file:
+            defined |= set(re.findall(r'^flags\.DEFINE_\w+\(\s*"(\w+)"', file.read(), re.MULTILINE))
+    assert len(keys) > 60
+    assert len(defined) > 40
+    assert sorted((keys | defined) - named) == []
