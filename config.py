@@ -62,6 +62,7 @@ class PerceptualConf(LossNetworkConf):
     )
     relative_losses: bool = False  # each layer's error as a share of its target's energy, mean over the layers
     color_weight: float = 0.0  # of the pixels' own colours as one more style layer
+    luminance_weight: float = 0.0  # of light and dark, blurred, as one more content layer
     turned_losses: bool = False  # the loss network sees each batch mirrored and turned at random, 8 ways
     second_loss_model: str = ""  # scope of a second loss network, for the layers that begin with it
     second_loss_model_file: str = ""

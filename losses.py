@@ -10,7 +10,8 @@ import tensorflow as tf
 import vgg
 from cli import UserError
 
-COLORS = "colors"  # the pixels' own colours as one more style layer
+COLORS, LUMINANCE = "colors", "luminance"  # of the pixels themselves: one more style layer, one more content layer
+SQUARE = 8  # pixels on a side, over which LUMINANCE is averaged
 VIEWS = 8  # ways to mirror and turn a picture by quarters
 
 
@@ -43,7 +44,8 @@ class PerceptualLoss(tf.Module):
     that one network mistakes for brush strokes is another pattern to it when turned, so that none pays in the long run.
 
     With conf.color_weight the pixels are one more style layer: colours near the loss network's means hardly show in its
-    Gram matrices, so that a net may choose any gray, lilac instead of ochre.
+    Gram matrices, so that a net may choose any gray, lilac instead of ochre. With conf.luminance_weight light and dark are
+    one more content layer: deep layers hardly tell flats apart, so that a black one may turn into the brightest hue.
 
     Raises UserError as loss_network does, or when no layer is the second network's.
     """
@@ -57,6 +59,7 @@ class PerceptualLoss(tf.Module):
         keys = {"loss_model": conf.second_loss_model, "loss_model_file": conf.second_loss_model_file}
         wanted = ((conf, layers - second), (dataclasses.replace(conf, **keys), second))
         self._networks = [loss_network(each, theirs) for each, theirs in wanted if theirs]
+        self._content_layers = (*conf.content_layers, *([LUMINANCE] if conf.luminance_weight else []))
         self._style_layers = (*conf.style_layers, *([COLORS] if conf.color_weight else []))
 
     def style_targets(self, image):
@@ -67,7 +70,7 @@ class PerceptualLoss(tf.Module):
     def content_targets(self, content, view=0):
         """{layer: features [N,h,w,C]} of photos [N,H,W,3]; no gradient goes through them."""
         features = self._features(content, view)
-        return {layer: tf.stop_gradient(features[layer]) for layer in self.conf.content_layers}
+        return {layer: tf.stop_gradient(features[layer]) for layer in self._content_layers}
 
     def view(self, step):
         """The view of a training step: 0, or drawn from the conf's seed and the step alone."""
@@ -84,6 +87,8 @@ class PerceptualLoss(tf.Module):
         of_style = style_losses(features, {layer: views[view] for layer, views in style_targets.items()}, forms[1])
         if conf.color_weight:
             of_style[COLORS] *= conf.color_weight
+        if conf.luminance_weight:
+            of_content[LUMINANCE] *= conf.luminance_weight
         scale = (len(of_content), len(of_style)) if conf.relative_losses else (1, 1)
         parts = {
             "content_loss": (tf.add_n(list(of_content.values())) / scale[0], conf.content_weight),
@@ -94,7 +99,8 @@ class PerceptualLoss(tf.Module):
 
     def _features(self, images, view):
         images = turned(images, view) if self.conf.turned_losses else images
-        return {COLORS: colors(images)} | {layer: f for network in self._networks for layer, f in network(images).items()}
+        of_pixels = {COLORS: colors(images), LUMINANCE: luminance(images)}
+        return of_pixels | {layer: found for network in self._networks for layer, found in network(images).items()}
 
 
 def colors(images):
@@ -107,6 +113,13 @@ def turned(images, view):
     images = tf.where(view % 2 == 1, tf.reverse(images, [1]), images)
     images = tf.where(view // 2 % 2 == 1, tf.reverse(images, [2]), images)
     return tf.cond(view // 4 == 1, lambda: tf.transpose(images, [0, 2, 1, 3]), lambda: images)
+
+
+def luminance(images):
+    """[N,H,W,3] RGB 0..255 -> [N,ceil(H/8),ceil(W/8),1]: of squares (Rec. 601), each image's with mean 0, variance 1."""
+    squares = tf.nn.avg_pool2d(tf.tensordot(images, [[0.299], [0.587], [0.114]], 1), SQUARE, SQUARE, "SAME")
+    mean, variance = tf.nn.moments(squares, [1, 2], keepdims=True)
+    return (squares - mean) * tf.math.rsqrt(variance + 1.0)
 
 
 @tf.custom_gradient

@@ -202,8 +202,8 @@ def training_batches(paths, conf, first_step, last_step, unreadable):
     numbers = tf.data.Dataset.range(first_step * conf.batch_size, last_step * conf.batch_size)
     batches = numbers.map(prepare, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     batches = batches.batch(conf.batch_size, drop_remainder=True)
-    if conf.random_light:  # twice as much as elsewhere: flats of pure black and white shall be no surprise
-        relit = functools.partial(vgg_preprocessing.relit, seed=conf.seed, amount=2.0)
+    if conf.random_light:  # much more than elsewhere, so that large flats of pure black and white are no surprise
+        relit = functools.partial(vgg_preprocessing.relit, seed=conf.seed, contrast=0.4, brightness=100.0)
         batches = batches.enumerate(first_step).map(lambda step, images: relit(images, step=step))
     return batches.prefetch(4)
 

@@ -49,14 +49,14 @@ def random_crop(image, size, seeds):
     return tf.image.stateless_random_flip_left_right(image, seeds[1])
 
 
-def relit(images, seed, step, amount=1.0):
-    """[N,H,W,3] in other light: each image's contrast and colour cast by up to 1/5, brightness by up to 25, times `amount`.
+def relit(images, seed, step, contrast=0.2, brightness=25.0):
+    """[N,H,W,3] in other light: each image's contrast and colour cast changed by up to so much, its brightness likewise.
 
     The draws depend on the seed and the step alone.
     """
     count = images.shape[0]
-    gain = 1 + amount * draw(seed, step, 8, [count, 1, 1, 3], -0.2, 0.2)
-    lift = amount * draw(seed, step, 9, [count, 1, 1, 1], -25.0, 25.0)
+    gain = draw(seed, step, 8, [count, 1, 1, 3], 1 - contrast, 1 + contrast)
+    lift = draw(seed, step, 9, [count, 1, 1, 1], -brightness, brightness)
     return tf.clip_by_value((images - 127.5) * gain + 127.5 + lift, 0.0, 255.0)
 
 

@@ -103,6 +103,23 @@ def test_the_pixels_colours_are_a_style_layer_of_their_own_weight(house):
     np.testing.assert_allclose(parts[3.0]["losses/style_loss"], (four + 3 * expected) / 5, rtol=1e-4)
 
 
+def test_luminance_is_a_content_layer_that_only_light_and_dark_change(house):
+    keys = {"relative_losses": True, "loss_model_file": str(house / "vgg.npz"), "loss_model": "vgg_16"}
+    loss = losses.PerceptualLoss(config.Conf(style_image="x", naming="x", luminance_weight=2.0, **keys))
+    plain = losses.PerceptualLoss(config.Conf(style_image="x", naming="x", **keys))
+    image = photo(64, 64)[None].astype(np.float32)
+    style = loss.style_targets(image)
+
+    def of_luminance(generated):
+        parts = [net(generated, net.content_targets(image), style, 1.0) for net in (plain, loss)]
+        one, two = (float(each["losses/content_loss"]) for each in parts)
+        return 2 * two - one  # a mean over two layers, and over one
+
+    assert of_luminance(image) == pytest.approx(0, abs=1e-5)
+    assert of_luminance(40 + image / 2) == pytest.approx(0, abs=1e-2)  # as dark against light as before
+    assert of_luminance(255 - image) == pytest.approx(2 * 4, rel=1e-2)  # 2 times |x - -x|^2 / |x|^2
+
+
 def test_a_second_loss_network_takes_the_layers_that_begin_with_it(house):
     layers = ["vgg_16/conv1/conv1_2", "vgg_16_deep/conv4/conv4_3"]
     second = {"second_loss_model": "vgg_16_deep", "second_loss_model_file": str(house / "vgg.npz")}
