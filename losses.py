@@ -110,6 +110,7 @@ def colors(images):
 
 def turned(images, view):
     """Images [N,H,W,C] in one of VIEWS views: mirrored up-down (1), left-right (2), and with their axes swapped (4)."""
+    view = tf.convert_to_tensor(view)  # a number too: in a graph tf.cond takes no Python bool
     images = tf.where(view % 2 == 1, tf.reverse(images, [1]), images)
     images = tf.where(view // 2 % 2 == 1, tf.reverse(images, [2]), images)
     return tf.cond(view // 4 == 1, lambda: tf.transpose(images, [0, 2, 1, 3]), lambda: images)
