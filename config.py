@@ -185,13 +185,13 @@ METHOD_CONFS = {"johnson": Conf, "adain": AdaInConf, "wct": WctConf, "msgnet": M
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PixelsConf(LossNetworkConf):
-    """What optimize.py may be told. Defaults are those of conf/gatys.yml."""
+    """What optimize.py may be told. Defaults are those of conf/gatys.yml, but for layers and edges."""
 
     content_form: str = "relative"  # see losses.content_error
     style_form: str = "relative"  # see losses.style_error
     tv_form: str = "mean"  # see losses.total_variation_loss
     content_weight: float = 1.0
-    style_weight: float = 20.0
+    style_weight: float = 100.0
     tv_weight: float = 0.005
     style_scale: float = 1.0  # the style image's long side in units of the result's: larger gives larger strokes
     style_stretched: bool = False  # resize the style image to exactly the content's size instead
