@@ -191,7 +191,7 @@ class PixelsConf(LossNetworkConf):
     style_form: str = "relative"  # see losses.style_error
     tv_form: str = "mean"  # see losses.total_variation_loss
     content_weight: float = 1.0
-    style_weight: float = 100.0
+    style_weight: float = 60.0
     tv_weight: float = 0.005
     style_scale: float = 1.0  # the style image's long side in units of the result's: larger gives larger strokes
     style_stretched: bool = False  # resize the style image to exactly the content's size instead

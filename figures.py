@@ -398,10 +398,10 @@ def mean_curves(method, paths, size):
 def least_so_far(objective, image):
     """[evaluations]: the least objective after each evaluation of L-BFGS from [S,S,3], its start's being the first.
 
-    Its pixels are not bounded to 0..255 as a model's are, which is to its advantage.
+    Pixels stay within 0..255, as a model's do: the paper clips them at each iteration to the same end.
     """
     totals, count = [], evaluations(500)
-    pixels.lbfgs(objective, image, count, lambda done, image, parts: totals.append(float(parts["total"])))
+    pixels.lbfgs(objective, image, count, lambda done, image, parts: totals.append(float(parts["total"])), bounded=True)
     totals += totals[-1:] * (count - len(totals))  # where it ended early, as the loss fell no more
     return np.minimum.accumulate(totals[:count])
 

@@ -147,13 +147,12 @@ def within(mask, features):
     return features * mask / tf.sqrt(tf.reduce_mean(tf.square(mask)) + 1e-6)
 
 
-def lbfgs(objective, image, evaluations, callback=lambda *_: None):
-    """SciPy's L-BFGS on the pixels of [h,w,3]; returns [h,w,3] float32.
+def lbfgs(objective, image, evaluations, callback=lambda *_: None, bounded=False):
+    """SciPy's L-BFGS on the pixels of [h,w,3], if asked within 0..255; returns [h,w,3] float32.
 
-    It ends after the line search that passes so many evaluations, or where the loss falls no more. Pixels are not bounded:
-    SciPy's bounds are handled pixel by pixel in Python, seconds for a picture.
+    It ends after the line search that passes so many evaluations, or where the loss falls no more.
     """
-    done = 0
+    done, bounds = 0, [(0.0, 255.0)] * image.size if bounded else None
 
     def evaluate(flat):
         nonlocal done
@@ -163,7 +162,7 @@ def lbfgs(objective, image, evaluations, callback=lambda *_: None):
         return float(parts["total"]), gradient
 
     # pgtol is the one default to change: it measures gradients in the loss's unit, and those of relative losses are small.
-    flat, _, _ = fmin_l_bfgs_b(evaluate, np.ravel(image).astype(np.float64), maxfun=evaluations, pgtol=0)
+    flat, _, _ = fmin_l_bfgs_b(evaluate, np.ravel(image).astype(np.float64), bounds=bounds, maxfun=evaluations, pgtol=0)
     return flat.reshape(image.shape).astype(np.float32)
 
 

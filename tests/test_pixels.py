@@ -121,6 +121,19 @@ def test_optimising_lowers_the_loss_and_tells_of_it(optimizer, network):
     assert set(seen[0][2]) == {"content", "style", "tv", "total"}
 
 
+class Distance(pixels.Differentiable):
+    """From a picture of -100 and 300."""
+
+    def losses(self, image):
+        return {"total": tf.reduce_sum(tf.square(image - tf.constant([-100.0, 300.0])[:, None]))}
+
+
+def test_bounds_keep_lbfgs_within_what_a_picture_can_hold():
+    for bounded, expected in ((False, [-100, 300]), (True, [0, 255])):
+        found = pixels.lbfgs(Distance(), np.full([4, 2, 3], 128.0), 20, bounded=bounded)
+        np.testing.assert_allclose(found, np.broadcast_to(np.float32(expected)[:, None], found.shape), atol=1e-3)
+
+
 def test_scales_ascend_by_about_the_root_of_two():
     assert pixels.scales(conf(image_size=512, start_size=128)) == [128, 181, 256, 362, 512]
     assert pixels.scales(conf(image_size=100, start_size=128)) == [100]
