@@ -3,6 +3,7 @@
 python figures.py loss_network -c conf/vgg_16_lite.yml   how well the distilled loss network stands in for its teachers
 python figures.py universal   AdaIN, WCT and a teacher side by side
 python figures.py objective --model_file models/x.ckpt-done --photos FOLDER   where a model stands against L-BFGS
+python figures.py many_styles   MSG-Net and StyleBank: every style, one-style nets beside them, regions, fusions
 python figures.py recipes   the recipes of optimize.py on one pair
 """
 
@@ -63,9 +64,10 @@ flags.DEFINE_string("photos", "images", "objective: a folder of photos that the 
 flags.DEFINE_integer("count", 10, "objective: so many of them, evenly spread.", lower_bound=1)
 flags.DEFINE_list("sizes", ["256", "512"], "objective: sides of the square pictures.")
 flags.DEFINE_bool("into_recipe", False, "objective: write into the model's recipe how many evaluations it is worth.")
-flags.DEFINE_integer("long_side", 512, "recipes, universal: the results' long side in pixels.", lower_bound=config.SMALLEST)
+flags.DEFINE_integer("long_side", 512, "The results' long side in pixels.", lower_bound=config.SMALLEST)
 flags.DEFINE_string("network", None, "recipes: SCOPE or SCOPE=FILE, a loss network for all instead of each one's own.")
-flags.DEFINE_list("models", ["models/adain.ckpt-done", "models/wct.ckpt-done"], "universal: the models, a column each.")
+flags.DEFINE_list("models", None, "universal, many_styles: the models (default: those of that kind that ship).")
+flags.DEFINE_string("mask", None, "many_styles: a picture, white where the first style of two goes.")
 flags.DEFINE_string("teacher_dir", None, "universal: encoder1.npz to decoder5.npz of Collaborative Distillation.")
 FLAGS = flags.FLAGS
 
@@ -73,6 +75,8 @@ SIZE, PAIRED_SIZE, INVERTED_SIZE = 256, 128, 192  # pixels: squares measured, co
 PLAIN = 20  # photos, and as many stylised ones, beside the paintings
 AIMS = {"conv1_2": 0.93, "conv2_2": 0.75, "conv3_3": 0.75, "conv4_1": 0.75, "conv5_1": 0.5}
 VGG_SIZE, SIZES = 300.0, {config.EMBEDDED: 1.3}  # root mean squares of networks' features at conv2_2, on photos
+UNIVERSAL = ("models/adain.ckpt-done", "models/wct.ckpt-done")
+MANY_STYLES = ("models/msgnet.ckpt-done", "models/stylebank.ckpt-done")
 STARTS = ("noise", "photo")  # where L-BFGS sets out from
 SMOOTHNESS = 1e-4  # weight of the total variation in feature inversion, as little as removes the noise
 
@@ -81,6 +85,7 @@ def main(argv):
     """Draws the figure named on the command line."""
     kinds = {
         "loss_network": loss_network_report,
+        "many_styles": many_styles_sheets,
         "objective": objective_report,
         "recipes": recipes_sheet,
         "universal": universal_sheet,
@@ -255,7 +260,7 @@ def plot(path, shares, grams):
 
 def universal_sheet():
     """Writes universal.jpg: each pair of a content and a style, what the models make of it, and the teacher's WCT."""
-    methods = [load_model(path) for path in FLAGS.models]
+    methods = [load_model(path) for path in FLAGS.models or UNIVERSAL]
     columns = [(m.conf.method, lambda content, style, m=m: m.stylize(content, [style])[0]) for m in methods]
     if FLAGS.teacher_dir:
         columns.append(("teacher's WCT", teachers_wct(FLAGS.teacher_dir)))
@@ -269,6 +274,38 @@ def universal_sheet():
     reader.write_image(path, sheets.contact_sheet(rows))
     print(f"Wrote {path}")
     return 0
+
+
+def many_styles_sheets():
+    """Writes styles.jpg: a photo in every style of every model; and mixed.jpg: two styles fused by weights, and by mask."""
+    paths = FLAGS.models or MANY_STYLES
+    methods = {checkpoints.load_recipe(path).method: load_model(path) for path in paths}
+    photo = reader.read_image(single("content_image"), FLAGS.long_side).rgb.astype(np.float32)
+    mask = styles.read_mask(FLAGS.mask) if FLAGS.mask else None
+    all_styles, mixtures = [], []
+    for kind, method in methods.items():
+        first, second = (styles.Style(name=name) for name in method.style_names[:2])
+        all_styles.append([(in_style(method, photo, f"{name}:1"), f"{kind}, {name}") for name in method.style_names])
+        texts = [(f"{first.name}:{1 - share:g}", f"{second.name}:{share:g}") for share in (0, 0.25, 0.5, 0.75, 1)]
+        mixtures.append([(in_style(method, photo, *each), f"{kind}\n{' '.join(each)}") for each in texts])
+        if mask is not None:
+            both = [dataclasses.replace(first, mask=mask), dataclasses.replace(second, mask=1 - mask)]
+            picture = method.stylize(photo[None], both)[0]
+            mixtures[-1].append((picture, f"{kind}\n{first.name} where the mask is white, else {second.name}"))
+    alone = [os.path.join(os.path.dirname(paths[0]), f"{name}.ckpt-done") for name in method.style_names]
+    nets = {path: load_model(path) for path in alone if os.path.exists(path)}
+    own = {path: (net.stylize(photo[None])[0], "a net of its own") for path, net in nets.items()}
+    all_styles.append([own.get(path, (np.full_like(photo, 255), "")) for path in alone])
+    folder = FLAGS.output_dir or "docs/many_styles"
+    for name, rows in (("styles", all_styles), ("mixed", mixtures)):
+        reader.write_image(os.path.join(folder, f"{name}.jpg"), sheets.contact_sheet(rows))
+    print(f"Wrote {folder}/styles.jpg and mixed.jpg")
+    return 0
+
+
+def in_style(method, photo, *texts):
+    """A photo [H,W,3] in styles by name and weight: [H,W,3]."""
+    return method.stylize(photo[None], styles.named(texts, method.style_names))[0]
 
 
 def teachers_wct(folder):

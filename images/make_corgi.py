@@ -5,6 +5,7 @@ and then covered with many thousands of short painted hairs which follow the coa
 blade from far to near and blurred like a camera with a shallow focus. The result is the same on every run.
 
     python images/make_corgi.py [output]          # default: Corgi.jpg next to this script
+    python images/make_corgi.py --mask output     # white where the dog is
 """
 
 import os
@@ -644,15 +645,21 @@ def background(rng, sunlight):
 # ---------------------------------------------------------------------------------------------- the dog
 
 
-def render_dog(zoom):
-    """March the dog on a grid zoom times the picture: flat pixel index, points, normals, material, radiance."""
+def cast(zoom):
+    """Where rays through a grid zoom times the picture meet the dog: flat pixel index, rays, depth of these pixels."""
     rows, columns = HEIGHT * zoom, WIDTH * zoom
     y, x = np.mgrid[0:rows, 0:columns].astype(np.float32)
     rays = np.stack([((x + 0.5) / zoom - CENTRE_X) / FOCAL, (HORIZON - (y + 0.5) / zoom) / FOCAL, np.ones_like(x)])
     rays = rays.reshape(3, -1)
     depth = in_chunks(march, rays)
     hit = np.flatnonzero(np.isfinite(depth))
-    points = rays[:, hit] * depth[hit] + np.array([[0], [EYE_LEVEL], [0]], np.float32)
+    return hit, rays[:, hit], depth[hit]
+
+
+def render_dog(zoom):
+    """March the dog on a grid zoom times the picture: flat pixel index, points, normals, material, radiance."""
+    hit, rays, depth = cast(zoom)
+    points = rays * depth + np.array([[0], [EYE_LEVEL], [0]], np.float32)
     normals = in_chunks(surface_normal, points)
     material = in_chunks(parts, points).argmin(0)
     return hit, points, normals, material, in_chunks(light_dog, points, normals, material)
@@ -781,14 +788,29 @@ def grade(picture, rng):
     return np.clip(value * 255 + 2.0 * grain, 0, 255)
 
 
-def main(output):
-    """Paint the photo and put it in place in one step."""
-    rng = np.random.default_rng(20240601)
-    picture = to_canvas(grade(paint(rng), rng))
+def silhouette():
+    """Where the dog and its hair are: (h, w) in 0..255, the edge soft over a hair's length."""
+    inside = np.zeros(HEIGHT * WIDTH, np.float32)
+    inside[cast(1)[0]] = 255
+    return gaussian_filter(maximum_filter(inside.reshape(HEIGHT, WIDTH), round(6 * SCALE)), 2 * SCALE)
+
+
+def save(picture, output):
+    """Put a picture in place in one step."""
     temporary = output.with_name(output.name + ".tmp")
     picture.save(temporary, "PNG" if output.suffix == ".png" else "JPEG", quality=92)
     temporary.replace(output)
 
 
+def main(arguments):
+    """Paint the photo, or the mask alone."""
+    if arguments[:1] == ["--mask"]:
+        save(Image.fromarray(silhouette().astype(np.uint8)), Path(arguments[1]))
+        return
+    rng = np.random.default_rng(20240601)
+    picture = to_canvas(grade(paint(rng), rng))
+    save(picture, Path(arguments[0]) if arguments else Path(__file__).with_name("Corgi.jpg"))
+
+
 if __name__ == "__main__":
-    main(Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).with_name("Corgi.jpg"))
+    main(sys.argv[1:])

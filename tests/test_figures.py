@@ -7,10 +7,12 @@ import pytest
 from absl.testing import flagsaver
 from conftest import (
     FLAGS_OF,
+    MANY_STYLES,
     UNIVERSAL,
     VGG_16_CONVS,
     inside,
     load,
+    many_styles_conf,
     photo,
     put_flags,
     universal_conf,
@@ -100,13 +102,27 @@ def test_the_report(school, monkeypatch):  # noqa: F811
         assert Image.open(school / "report" / name).width > 300
 
 
+def untrained(house, name, conf):
+    """Path of an untrained model of a method, with its recipe."""
+    method = METHODS[name](config.load_conf(str(conf)))
+    path = str(house / f"{name}.ckpt-done")
+    checkpoints.save(path, [*method.trainable_variables, *method.kept])
+    checkpoints.write_recipe(path, method.conf)
+    return path
+
+
+def test_the_sheets_of_many_styles(house):
+    models = [untrained(house, name, many_styles_conf(house, name)) for name in MANY_STYLES]
+    flags = ("--content_image", "photos/0.jpg", "--models", ",".join(models), "--output_dir", "sheet", "--long_side", 32)
+    result = inside(figures, "many_styles", *flags, "--mask", "photos/4.png", cwd=house)
+    assert result.returncode == 0, result.stderr
+    all_styles, mixed = (Image.open(house / "sheet" / f"{name}.jpg") for name in ("styles", "mixed"))
+    assert all_styles.height > 3 * 20  # a row for each method, and one of nets of their own
+    assert mixed.width > 6 * 32
+
+
 def test_the_universal_sheet(house):
-    models = []
-    for name in UNIVERSAL:
-        method = METHODS[name](config.load_conf(str(universal_conf(house, name))))
-        models.append(str(house / f"{name}.ckpt-done"))
-        checkpoints.save(models[-1], method.trainable_variables)
-        checkpoints.write_recipe(models[-1], method.conf)
+    models = [untrained(house, name, universal_conf(house, name)) for name in UNIVERSAL]
     convs = vgg.topology("vgg_19")
     for depth in range(1, 6):
         weights = vgg_weights(convs[: convs.index(f"conv{depth}_1") + 1], seed=depth)
