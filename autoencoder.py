@@ -8,6 +8,7 @@ import re
 
 import tensorflow as tf
 
+import losses
 import model
 import vgg
 import vgg_preprocessing
@@ -104,6 +105,16 @@ def decoder_variables(name, encoder, depth, seed):
 def decode(features, decoder):
     """Features [N,h,w,C] -> images [N,H,W,3], RGB in about 0..255, not clipped; H and W are as multiple() says."""
     return in_pixels(decoded_maps(features, decoder))
+
+
+def inversion_losses(encoder, layer, decoder, features, images):
+    """(pixels', features') error of what a decoder makes of images' [N,H,W,3] features [N,h,w,C] at a layer.
+
+    The first is the mean squared error as a share of a photo's usual variance, the second a share of the features' energy.
+    """
+    found = decode(features, decoder)
+    of_features = losses.content_error(encoder(found, [layer])[layer], features, "relative")
+    return tf.reduce_mean(tf.square((found - images) / UNIT)), of_features
 
 
 def decoded_maps(x, decoder):

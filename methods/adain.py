@@ -37,7 +37,12 @@ class AdaIn(tf.Module):
             self._style_batches = None
 
     def train_step(self, content, optimizer, variables):
-        """One step on a batch [N,S,S,3] of RGB 0..255; returns its scalar losses by their TensorBoard tags."""
+        """One step on a batch [N,S,S,3] of RGB 0..255; returns its scalar losses by their TensorBoard tags.
+
+        The first conf.reconstruction_steps teach the decoder what WCT's are taught: to give photos back.
+        """
+        if int(optimizer.iterations) < self.conf.reconstruction_steps:
+            return self._reconstruction_step(content, optimizer, variables)
         if self._style_batches is None:
             self._style_batches = styles.training_batches(self._style_paths, self.conf, int(optimizer.iterations))
         return self._train_step(content, next(self._style_batches), optimizer, variables)
@@ -72,6 +77,17 @@ class AdaIn(tf.Module):
             return autoencoder.decode(features, self.decoder)[0, : size[0], : size[1]]
 
         return tf.clip_by_value(tf.map_fn(stylized, content), 0.0, 255.0)
+
+    @tf.function
+    def _reconstruction_step(self, content, optimizer, variables):
+        layer = self.layers[-1]
+        features = self.encoder(content, [layer])[layer]
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(variables)
+            pixel, feature = autoencoder.inversion_losses(self.encoder, layer, self.decoder, features, content)
+            total = pixel + feature
+        optimizer.apply_gradients(zip(tape.gradient(total, variables), variables, strict=True))
+        return {"losses/pixel_loss": pixel, "losses/feature_loss": feature, "total_loss": total}
 
     @tf.function
     def _train_step(self, content, style, optimizer, variables):

@@ -94,10 +94,8 @@ class Wct(tf.Module):
             tape.watch(variables)
             parts = {}
             for depth, layer in self.layers.items():
-                image = autoencoder.decode(targets[layer], self.decoders[depth])
-                features = self.encoder(image, [layer])[layer]
-                parts[f"losses/pixel_loss_{depth}"] = tf.reduce_mean(tf.square((image - content) / autoencoder.UNIT))
-                parts[f"losses/feature_loss_{depth}"] = losses.content_error(features, targets[layer], "relative")
+                found = autoencoder.inversion_losses(self.encoder, layer, self.decoders[depth], targets[layer], content)
+                parts[f"losses/pixel_loss_{depth}"], parts[f"losses/feature_loss_{depth}"] = found
             weights = {"pixel": self.conf.pixel_weight, "feature": self.conf.feature_weight}
             sums = {kind: tf.add_n([loss for tag, loss in parts.items() if f"/{kind}" in tag]) for kind in weights}
             weighted = {f"weighted_losses/weighted_{kind}_loss": weights[kind] * loss for kind, loss in sums.items()}

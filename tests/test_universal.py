@@ -16,6 +16,7 @@ import methods
 import styles
 from cli import UserError
 from methods import METHODS, adain, wct
+from optimizer import Adam
 
 train = load("train")
 
@@ -187,6 +188,38 @@ def test_style_batches_depend_on_the_step_alone(house):
     recast = [styles.recast(batches[0], conf, tf.constant(step, tf.int64)) for step in (1, 1, 2)]
     np.testing.assert_array_equal(recast[0], recast[1])
     assert np.abs(recast[0] - recast[2]).max() > 10
+
+
+def training(name, house, **changes):
+    """A method that can train, and what makes a step of it on a batch of photos."""
+    method = METHODS[name](config.load_conf(str(universal_conf(house, name, **changes))), training=True)
+    optimizer = Adam(method.trainable_variables, 1e-3)
+    batch = photo(32, 64, 3).reshape(2, 32, 32, 3).astype(np.float32)
+    return method, batch, lambda: method.train_step(tf.constant(batch), optimizer, method.trainable_variables)
+
+
+def test_adain_reconstructs_first_as_wct_does(house):
+    adain_method, batch, step = training("adain", house, reconstruction_steps=1, image_size=32)
+    layer = adain_method.layers[-1]
+    features = adain_method.encoder(batch)[layer].numpy()
+    image = autoencoder.decode(features, adain_method.decoder).numpy()
+    pixel = ((image - batch) ** 2).mean() / autoencoder.UNIT**2
+    again = adain_method.encoder(image)[layer].numpy()
+    feature = ((again - features) ** 2).sum() / np.square(features).sum()
+    first, second = step(), step()
+    assert float(first["total_loss"]) == pytest.approx(pixel + feature, rel=1e-3)
+    assert "losses/style_loss" in second
+
+
+def test_wct_weighs_pixels_and_features(house):
+    def losses_of(**weights):
+        return {tag: float(loss) for tag, loss in training("wct", house, levels=[2], **weights)[2]().items()}
+
+    both = losses_of(pixel_weight=2.0, feature_weight=3.0)
+    expected = 2 * both["losses/pixel_loss_2"] + 3 * both["losses/feature_loss_2"]
+    assert both["total_loss"] == pytest.approx(expected, rel=1e-5)
+    assert both["losses/pixel_loss_2"] > 0
+    assert both["losses/feature_loss_2"] > 0
 
 
 def test_a_model_finds_its_encoder_and_knows_it(house, monkeypatch):
