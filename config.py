@@ -84,6 +84,7 @@ class RunConf:
     steps: int = 0  # 0: epoch says how long
     learning_rate: float = 1e-3
     learning_rate_schedule: str = "constant"  # constant, cosine (to 0 at the last step), inverse
+    warmup_steps: int = 0  # over which the learning rate is raised from 0: fewer ReLUs die while everything still moves
     seed: int = 0
     checkpoint_every: int = 1000  # steps
     keep_checkpoints: int = 5

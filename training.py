@@ -123,11 +123,12 @@ def mean_losses(recent):
 
 def scheduled_rate(conf, step, steps):
     """The learning rate of the step that follows `step` done ones."""
-    if conf.learning_rate_schedule == "constant":
-        return conf.learning_rate
-    if conf.learning_rate_schedule == "inverse":  # Huang and Belongie's
-        return conf.learning_rate / (1 + 5e-5 * step)
-    return conf.learning_rate * 0.5 * (1 + math.cos(math.pi * step / steps))
+    factor = {
+        "constant": 1.0,
+        "cosine": 0.5 * (1 + math.cos(math.pi * step / steps)),
+        "inverse": 1 / (1 + 5e-5 * step),  # Huang and Belongie's
+    }[conf.learning_rate_schedule]
+    return conf.learning_rate * factor * min(1.0, (step + 1) / max(1, conf.warmup_steps))
 
 
 def short_names(losses):

@@ -16,10 +16,26 @@ from PIL import Image
 
 import config
 import styles
+import training
 from methods import METHODS
 from optimizer import Adam
 
 train = load("train")
+
+
+@pytest.mark.parametrize(
+    ("keys", "rates"),
+    [
+        ({}, [2, 2, 2]),
+        ({"learning_rate_schedule": "cosine"}, [2, 1, 2 * 0.5 * (1 + np.cos(np.pi * 0.9))]),
+        ({"learning_rate_schedule": "inverse"}, [2, 2 / 1.00025, 2 / 1.00045]),
+        ({"warmup_steps": 10}, [0.2, 1.2, 2]),
+        ({"warmup_steps": 10, "learning_rate_schedule": "cosine"}, [0.2, 0.6, 1 + np.cos(np.pi * 0.9)]),
+    ],
+)
+def test_the_learning_rate(keys, rates):
+    conf = config.Conf(style_image="x", naming="x", learning_rate=2.0, **keys)
+    assert [training.scheduled_rate(conf, step, 10) for step in (0, 5, 9)] == pytest.approx(rates)
 
 
 def tensors(path):
