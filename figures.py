@@ -67,6 +67,7 @@ flags.DEFINE_bool("into_recipe", False, "objective: write into the model's recip
 flags.DEFINE_integer("long_side", 512, "The results' long side in pixels.", lower_bound=config.SMALLEST)
 flags.DEFINE_string("network", None, "recipes: SCOPE or SCOPE=FILE, a loss network for all instead of each one's own.")
 flags.DEFINE_list("models", None, "universal, many_styles: the models (default: those of that kind that ship).")
+flags.DEFINE_bool("show_styles", True, "universal: show the style pictures too; not all of them may be passed on.")
 flags.DEFINE_string("mask", None, "many_styles: a picture, white where the first style of two goes.")
 flags.DEFINE_string("teacher_dir", None, "universal: encoder1.npz to decoder5.npz of Collaborative Distillation.")
 FLAGS = flags.FLAGS
@@ -269,7 +270,8 @@ def universal_sheet():
         content = reader.read_image(FLAGS.content_image[i % len(FLAGS.content_image)], FLAGS.long_side).rgb
         [style] = styles.read([FLAGS.style_image[i % len(FLAGS.style_image)]], long_side=FLAGS.long_side)
         found = [(np.asarray(make(content[None].astype(np.float32), style)), name) for name, make in columns]
-        rows.append([(content, "content"), (style.image, "style"), *found])
+        name = os.path.basename(FLAGS.style_image[i % len(FLAGS.style_image)])
+        rows.append([(content, f"content, for {name}"), *([(style.image, name)] if FLAGS.show_styles else []), *found])
     path = os.path.join(FLAGS.output_dir or "docs/universal", "universal.jpg")
     reader.write_image(path, sheets.contact_sheet(rows))
     print(f"Wrote {path}")

@@ -136,6 +136,9 @@ def test_the_universal_sheet(house):
     result = inside(figures, "universal", *flags, "--teacher_dir", ".", cwd=house)
     assert result.returncode == 0, result.stderr
     assert Image.open(house / "sheet" / "universal.jpg").height > 2 * 20
+    width = Image.open(house / "sheet" / "universal.jpg").width
+    assert inside(figures, "universal", *flags, "--teacher_dir", ".", "--noshow_styles", cwd=house).returncode == 0
+    assert Image.open(house / "sheet" / "universal.jpg").width < width - 32
     missing = inside(figures, "universal", *flags, "--teacher_dir", "none", cwd=house)
     assert missing.returncode == 1
     assert len(missing.stderr.strip().splitlines()) == 1
