@@ -136,6 +136,7 @@ class AdaInConf(EncoderConf):
     style_crop_scale: float = 2.0  # styles are cut from pictures of 1 to so many times image_size
     style_hue: float = 0.5  # radians by which the styles' hues are turned at most, to either side
     reconstruction_steps: int = 0  # first so many steps learn to give the photo back
+    style_warmup_steps: int = 0  # after them the style weight is raised from 0 over so many steps
     content_weight: float = 1.0
     style_weight: float = 10.0
     learning_rate_schedule: str = "inverse"

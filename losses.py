@@ -138,6 +138,14 @@ def gram(features):
     return tf.matmul(rows, rows, transpose_a=True) / size, gradient
 
 
+def style_weight(conf, step):
+    """conf.style_weight at a step; raised from 0 after the steps of reconstruction when the conf says so."""
+    if not conf.style_warmup_steps:
+        return conf.style_weight
+    done = tf.cast(step - conf.reconstruction_steps + 1, tf.float32) / conf.style_warmup_steps
+    return conf.style_weight * tf.minimum(done, 1.0)
+
+
 def weighted_sum(parts, of_style):
     """What a training step reports, by TensorBoard tag: each loss, each times its weight, the style's by layer, the total.
 

@@ -97,17 +97,18 @@ class AdaIn(tf.Module):
         target = adain(of_content, moments(of_content), of_style[self.layers[-1]])
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(variables)
-            parts = self._losses(self.encoder(autoencoder.decode(target, self.decoder)), target, of_style)
+            weight = losses.style_weight(self.conf, optimizer.iterations)
+            parts = self._losses(self.encoder(autoencoder.decode(target, self.decoder)), target, of_style, weight)
         optimizer.apply_gradients(zip(tape.gradient(parts["total_loss"], variables), variables, strict=True))
         return parts
 
-    def _losses(self, features, target, of_style):
+    def _losses(self, features, target, of_style, style_weight):
         """Equations 11 to 13: features {layer: [N,h,w,C]} against the target at the last, at all against the style."""
         content_loss = losses.content_error(features[self.layers[-1]], target, "mean")
         style_losses = {layer: moments_error(moments(features[layer]), wanted) for layer, wanted in of_style.items()}
         parts = {
             "content_loss": (content_loss, self.conf.content_weight),
-            "style_loss": (tf.add_n(list(style_losses.values())), self.conf.style_weight),
+            "style_loss": (tf.add_n(list(style_losses.values())), style_weight),
         }
         return losses.weighted_sum(parts, style_losses)
 

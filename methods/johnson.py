@@ -46,17 +46,10 @@ class Johnson(tf.Module):
             else:
                 view = self.perceptual_loss.view(optimizer.iterations)
                 targets = self.perceptual_loss.content_targets(content, view)
-                weight = self._style_weight(optimizer.iterations)
+                weight = losses.style_weight(self.conf, optimizer.iterations)
                 parts = self.perceptual_loss(generated, targets, self.style_targets, weight, view)
         optimizer.apply_gradients(zip(tape.gradient(parts["total_loss"], variables), variables, strict=True))
         return parts
-
-    def _style_weight(self, step):
-        """conf.style_weight, raised from 0 after the steps of reconstruction when the conf says so."""
-        if not self.conf.style_warmup_steps:
-            return self.conf.style_weight
-        done = tf.cast(step - self.conf.reconstruction_steps + 1, tf.float32) / self.conf.style_warmup_steps
-        return self.conf.style_weight * tf.minimum(done, 1.0)
 
     @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3]), tf.TensorSpec([])])
     def _stylize(self, content, strength):
