@@ -153,13 +153,16 @@ def lbfgs(objective, image, evaluations, callback=lambda *_: None, bounded=False
     It ends after the line search that passes so many evaluations, or where the loss falls no more.
     """
     done, bounds = 0, [(0.0, 255.0)] * image.size if bounded else None
+    # SciPy's first step is of length 1, but the gradient itself when there are bounds: millionths of a pixel's value, by
+    # which no loss falls, and that would be the end. Of a loss as much larger as there are pixels it is a step that counts.
+    scale = float(image.size) if bounded else 1.0
 
     def evaluate(flat):
         nonlocal done
         current, parts, gradient = evaluated(objective, flat, image.shape)
         done += 1
         callback(done, current, parts)
-        return float(parts["total"]), gradient
+        return scale * float(parts["total"]), scale * gradient
 
     # pgtol is the one default to change: it measures gradients in the loss's unit, and those of relative losses are small.
     flat, _, _ = fmin_l_bfgs_b(evaluate, np.ravel(image).astype(np.float64), bounds=bounds, maxfun=evaluations, pgtol=0)
