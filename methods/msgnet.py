@@ -48,7 +48,7 @@ class MsgNet(tf.Module):
             images = [reader.read_image(path, size).rgb for path in conf.style_images for size in sizes]
             self.perceptual_loss = losses.PerceptualLoss(conf)
             found = [self.perceptual_loss.style_targets(np.float32(image)[None]) for image in images]
-            self._targets = {layer: tf.stack([each[layer] for each in found]) for layer in conf.style_layers}
+            self._targets = {layer: tf.stack([each[layer] for each in found]) for layer in found[0]}
             self._images = [tf.constant(image) for image in images]
 
     @property

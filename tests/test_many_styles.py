@@ -52,6 +52,15 @@ def test_comatch_against_numpy():
     np.testing.assert_allclose(ours, np.einsum("nhwa,ab,bc->nhwc", x, match, gram), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", MANY_STYLES)
+def test_colours_and_luminance_count_too(name, house):
+    keys = {"color_weight": 2.0, "luminance_weight": 1.0, "turned_losses": True, "repeated_edges": True}
+    method = make(name, house, training=True, **keys)
+    content = tf.constant(photo(64, 64, 3)[None].astype(np.float32))
+    parts = method.train_step(content, Adam(method.trainable_variables, 1e-3), method.trainable_variables)
+    assert float(parts["style_losses/colors"]) > 0
+
+
 def test_a_bottleneck_halves_and_doubles():
     layers = msgnet.initial_layers(config.MsgNetConf(naming="x", style_images=("a",), width=4, blocks=1))
     x = tf.random.stateless_normal([1, 8, 6, 64], [0, 1])
