@@ -281,11 +281,15 @@ def universal_sheet():
 def many_styles_sheets():
     """Writes styles.jpg: a photo in every style of every model; and mixed.jpg: two styles fused by weights, and by mask."""
     paths = FLAGS.models or MANY_STYLES
-    methods = {checkpoints.load_recipe(path).method: load_model(path) for path in paths}
+    methods = [load_model(path) for path in paths]
+    for path, method in zip(paths, methods, strict=True):
+        if "name" not in method.style_kinds or len(method.style_names) < 2:
+            raise cli.UserError(f"{path}: holds fewer than two styles; name models of msgnet and stylebank with --models")
     photo = reader.read_image(single("content_image"), FLAGS.long_side).rgb.astype(np.float32)
     mask = styles.read_mask(FLAGS.mask) if FLAGS.mask else None
     all_styles, mixtures = [], []
-    for kind, method in methods.items():
+    for method in methods:
+        kind = method.conf.method
         first, second = (styles.Style(name=name) for name in method.style_names[:2])
         all_styles.append([(in_style(method, photo, f"{name}:1"), f"{kind}, {name}") for name in method.style_names])
         texts = [(f"{first.name}:{1 - share:g}", f"{second.name}:{share:g}") for share in (0, 0.25, 0.5, 0.75, 1)]

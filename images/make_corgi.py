@@ -805,6 +805,8 @@ def save(picture, output):
 def main(arguments):
     """Paint the photo, or the mask alone."""
     if arguments[:1] == ["--mask"]:
+        if len(arguments) != 2:
+            sys.exit("make_corgi.py: --mask: name the file to write, such as mask.png")
         save(Image.fromarray(silhouette().astype(np.uint8)), Path(arguments[1]))
         return
     rng = np.random.default_rng(20240601)

@@ -119,6 +119,10 @@ def test_the_sheets_of_many_styles(house):
     all_styles, mixed = (Image.open(house / "sheet" / f"{name}.jpg") for name in ("styles", "mixed"))
     assert all_styles.height > 3 * 20  # a row for each method, and one of nets of their own
     assert mixed.width > 6 * 32
+    one = untrained(house, "johnson", write_conf(house))
+    refused = inside(figures, "many_styles", "--models", one, cwd=house)
+    assert (refused.returncode, len(refused.stderr.strip().splitlines())) == (1, 1)
+    assert "holds fewer than two styles" in refused.stderr
 
 
 def test_the_universal_sheet(house):
