@@ -33,17 +33,21 @@ def check_size(conf, depth):
         raise UserError(f"image_size: got {conf.image_size}, a multiple of {multiple(depth)} is needed for {conf.method}")
 
 
-def layer_variables(name, shapes, seed, trainable=True):
+def layer_variables(name, shapes, seed):
     """New {scope: (kernel, biases)} at He's scale, named <name>/<scope>/..., for {scope: (size, channels in, out)}."""
-    layers = {}
+    kernels = kernel_variables(name, shapes, seed)
+    biases = {scope: tf.Variable(tf.zeros(shape[2]), name=f"{name}/{scope}/biases") for scope, shape in shapes.items()}
+    return {scope: (kernels[scope], biases[scope]) for scope in shapes}
+
+
+def kernel_variables(name, shapes, seed, trainable=True):
+    """New {scope: kernel} at He's scale, named <name>/<scope>/weights, for {scope: (size, channels in, out)}."""
+    kernels = {}
     for i, (scope, (size, channels_in, channels_out)) in enumerate(shapes.items()):
         stddev = (2 / (size * size * channels_in)) ** 0.5
         kernel = tf.random.stateless_truncated_normal([size, size, channels_in, channels_out], [seed, i], stddev=stddev)
-        layers[scope] = (
-            tf.Variable(kernel, trainable=trainable, name=f"{name}/{scope}/weights"),
-            tf.Variable(tf.zeros(channels_out), trainable=trainable, name=f"{name}/{scope}/biases"),
-        )
-    return layers
+        kernels[scope] = tf.Variable(kernel, trainable=trainable, name=f"{name}/{scope}/weights")
+    return kernels
 
 
 def conv(x, layer, strides=1):
@@ -80,13 +84,17 @@ def padded(images, depth):
     return images
 
 
-def regions(shares, images, depth, features):
-    """Shares of the styles [S,h,w] as far as a picture's features go: [S,h',w',1] for features [N,h',w',C].
+def regions(shares, images, depth):
+    """Shares of the styles [S,h,w] as a mask for the pixels that padded() gives: [S,H',W',1] for images [N,H,W,3].
 
-    `images` [N,H,W,3] are those that were padded and encoded; shares without size, [S,1,1], stand for the whole picture.
+    Shares without size, [S,1,1], stand for the whole picture.
     """
-    shares = tf.image.resize(shares[..., None], tf.shape(images)[1:3], "area")
-    return tf.image.resize(padded(shares, depth), tf.shape(features)[1:3], "area")
+    return padded(tf.image.resize(shares[..., None], tf.shape(images)[1:3], "area"), depth)
+
+
+def scaled(regions, features):
+    """Regions [S,H,W,1] as far as features [N,h,w,C] go: [S,h,w,1]."""
+    return tf.image.resize(regions, tf.shape(features)[1:3], "area")
 
 
 def decoder_variables(name, encoder, depth, seed):

@@ -10,10 +10,15 @@ BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
 
 
 class Adam(tf.Module):
-    """Adam (Kingma and Ba 2015) over `variables`; `iterations` counts the steps done, `learning_rate` may be assigned."""
+    """Adam (Kingma and Ba 2015) over `variables`; `iterations` counts the steps done, `learning_rate` may be assigned.
 
-    def __init__(self, variables, learning_rate):
+    With `clip_norm` a step's gradients are shortened to that norm, all together: one photo's gradient 90 times as long as
+    the others', as MSG-Net has them, would keep the steps small for the next thousand.
+    """
+
+    def __init__(self, variables, learning_rate, clip_norm=0.0):
         super().__init__()
+        self.clip_norm = clip_norm
         self.iterations = tf.Variable(0, trainable=False, dtype=tf.int64, name="global_step")
         self.learning_rate = tf.Variable(learning_rate, trainable=False, dtype=tf.float32, name="learning_rate")
         self._slots = {
@@ -24,9 +29,11 @@ class Adam(tf.Module):
     def apply_gradients(self, gradients_and_variables):
         """One step on the (gradient, variable) pairs; a pair without gradient is left out."""
         t = tf.cast(self.iterations + 1, tf.float32)
-        for gradient, variable in gradients_and_variables:
-            if gradient is None:
-                continue
+        pairs = [(gradient, variable) for gradient, variable in gradients_and_variables if gradient is not None]
+        if self.clip_norm:
+            clipped, _ = tf.clip_by_global_norm([gradient for gradient, _ in pairs], self.clip_norm)
+            pairs = [(gradient, variable) for gradient, (_, variable) in zip(clipped, pairs, strict=True)]
+        for gradient, variable in pairs:
             m, v = self._slots[scope(variable)]
             tf.raw_ops.ResourceApplyAdam(
                 var=variable.handle,

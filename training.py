@@ -43,7 +43,7 @@ def run(conf, trainee, variables, paths, used_files, look, after_step=lambda ste
     steps = conf.steps or max(1, conf.epoch * len(paths) // conf.batch_size)
     folder = os.path.join(conf.model_path, conf.naming)
     done_file, run_file = (os.path.join(folder, f"{checkpoints.NAME}-{end}") for end in ("done", "0"))
-    optimizer = Adam(variables, conf.learning_rate)
+    optimizer = Adam(variables, conf.learning_rate, conf.clip_norm)
     notes = {"images": len(paths)}
     saved = [*variables, *trainee.kept]
     if checkpoints.restore_training(folder, saved, optimizer):

@@ -13,17 +13,18 @@ import styles
 from cli import UserError
 
 DEPTH = 3  # of the encoder as autoencoder.padded counts: both sides are halved twice
-REFRESHING = 8  # visits; the first ones, while features change fast, all do. A style image is larger than the batch
+REFRESHING = 8  # visits of a style after which its kept Gram matrix is computed anew: its image is larger than the batch
 
 
 class MsgNet(tf.Module):
     """One encoder for contents and styles, a layer that matches their Gram matrices (CoMatch), and a decoder.
 
     Departures from the paper and its code: pixels are in units of autoencoder.UNIT around the means; norms have no scale
-    and offset; CoMatch's matrix begins at the identity plus the published noise, so that its result is not the same map in
-    every channel; no gradient goes through the style's features, and their Gram matrix is computed anew once in REFRESHING
-    visits of a style. The named styles' Gram matrices are kept in the model, one
-    for each of conf.style_sizes, so that it needs no picture of them.
+    and offset, and the two at the ends are left out, as the first hides from the Gram matrix which colours a style has, and
+    the last from the pixels what CoMatch made of them; Gram matrices have the norm 1; CoMatch's matrix begins at the
+    identity plus the published noise, so that its result is not the same map in every channel; a step takes the Gram matrix
+    of a crop of the style image. Those of whole images are kept in the model, one for each named style and each of
+    conf.style_sizes, so that it needs no picture of them.
 
     Raises UserError as losses.PerceptualLoss and, when training, autoencoder.check_size and reader.read_image do.
     """
@@ -59,20 +60,22 @@ class MsgNet(tf.Module):
     def train_step(self, content, optimizer, variables):
         """One step on a batch [N,S,S,3] of RGB 0..255, with the next style at the next size; returns its losses by tag."""
         visit, index = divmod(int(optimizer.iterations), len(self._images))
-        if visit < REFRESHING or visit % REFRESHING == 0:
+        image = self._images[index]
+        if visit % REFRESHING == 0:
             place = [divmod(index, len(self.conf.style_sizes))]
-            self.grams.scatter_nd_update(place, self._gram(tf.cast(self._images[index], tf.float32)[None]))
-        return self._train_step(content, optimizer, variables, tf.constant(index))
+            self.grams.scatter_nd_update(place, self._gram(tf.cast(image, tf.float32)[None]))
+        size = [min(self.conf.image_size, side) // 4 * 4 for side in image.shape[:2]]
+        crop = tf.image.stateless_random_crop(image, [*size, 3], [self.conf.seed, int(optimizer.iterations)])
+        return self._train_step(content, optimizer, variables, tf.constant(index), tf.cast(crop, tf.float32)[None])
 
-    @tf.function
-    def _train_step(self, content, optimizer, variables, index):
-        gram = tf.reshape(self.grams, [-1, *self.grams.shape[2:]])[index]
+    @tf.function(reduce_retracing=True)
+    def _train_step(self, content, optimizer, variables, index, style):
         view = self.perceptual_loss.view(optimizer.iterations)
         content_targets = self.perceptual_loss.content_targets(content, view)
         style_targets = {layer: targets[index] for layer, targets in self._targets.items()}
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(variables)
-            generated = self._decoded(comatch(self._encoded(content), self.match, gram))
+            generated = self._decoded(comatch(self._encoded(content), self.match, self._gram_of(style)[0]))
             parts = self.perceptual_loss(generated, content_targets, style_targets, self.conf.style_weight, view)
         optimizer.apply_gradients(zip(tape.gradient(parts["total_loss"], variables), variables, strict=True))
         return parts
@@ -99,7 +102,12 @@ class MsgNet(tf.Module):
 
     @tf.function(input_signature=[tf.TensorSpec([1, None, None, 3])])
     def _gram(self, image):
-        return losses.gram(self._encoded(autoencoder.padded(image, DEPTH)))
+        return self._gram_of(autoencoder.padded(image, DEPTH))
+
+    def _gram_of(self, image):
+        """Gram matrix [1,C,C] of norm 1."""
+        gram = losses.gram(self._encoded(image))
+        return gram / (tf.norm(gram) + 1e-12)
 
     @tf.function(
         input_signature=[
@@ -116,7 +124,7 @@ class MsgNet(tf.Module):
             features = self._encoded(autoencoder.padded(image[None], DEPTH))
             # Nobody's part gets the first style, so that the norms see no hole; it does not show.
             filled = tf.concat([shares[:1] + 1 - tf.reduce_sum(shares, 0), shares[1:]], 0)
-            regions = autoencoder.regions(filled, image[None], DEPTH, features)
+            regions = autoencoder.scaled(autoencoder.regions(filled, image[None], DEPTH), features)
             matched = tf.foldl(
                 lambda sum_, each: sum_ + each[0] * comatch(features, self.match, each[1]),
                 (regions, grams),
@@ -130,7 +138,7 @@ class MsgNet(tf.Module):
     def _encoded(self, images):
         """[N,H,W,3] RGB 0..255 -> [N,H/4,W/4,4*width]."""
         x = autoencoder.in_units(images)
-        x = tf.nn.relu(model.instance_norm(autoencoder.conv(x, self.layers["conv1"])))
+        x = tf.nn.relu(autoencoder.conv(x, self.layers["conv1"]))
         x = bottleneck(x, self.layers, "down1", 2)
         return bottleneck(x, self.layers, "down2", 2)
 
@@ -140,7 +148,7 @@ class MsgNet(tf.Module):
             x = bottleneck(x, self.layers, f"res{i + 1}")
         x = up_bottleneck(x, self.layers, "up1")
         x = up_bottleneck(x, self.layers, "up2")
-        x = autoencoder.image_conv(tf.nn.relu(model.instance_norm(x)), self.layers["conv2"])
+        x = autoencoder.image_conv(tf.nn.relu(x), self.layers["conv2"])
         return autoencoder.in_pixels(x)
 
 

@@ -155,6 +155,17 @@ def test_adam_is_tf1s():
     np.testing.assert_allclose(variable, expected, rtol=1e-5)
 
 
+def test_adam_shortens_long_gradients():
+    """All of them together to the norm; a shorter one and one that is None stay. Seen in the first moments."""
+    variables = [tf.Variable([0.0], name=name) for name in "abc"]
+    for gradients, expected in (([3.0, 4.0], [0.6, 0.8]), ([0.3, 0.4], [0.3, 0.4])):
+        optimizer = Adam(variables, 0.1, clip_norm=1.0)
+        pairs = zip([*(tf.constant([gradient]) for gradient in gradients), None], variables, strict=True)
+        optimizer.apply_gradients(pairs)
+        moments = [float(v[0]) for v in optimizer.state() if v.name.endswith("/Adam:0")]
+        assert moments == pytest.approx([*(0.1 * value for value in expected), 0], abs=1e-6)
+
+
 @pytest.fixture
 def saved(tmp_path):
     """Writes a Johnson checkpoint with changes by name (None removes) and returns its path and fresh variables."""
