@@ -287,26 +287,39 @@ def many_styles_sheets():
             raise cli.UserError(f"{path}: holds fewer than two styles; name models of msgnet and stylebank with --models")
     photo = reader.read_image(single("content_image"), FLAGS.long_side).rgb.astype(np.float32)
     mask = styles.read_mask(FLAGS.mask) if FLAGS.mask else None
-    all_styles, mixtures = [], []
-    for method in methods:
-        kind = method.conf.method
-        first, second = (styles.Style(name=name) for name in method.style_names[:2])
-        all_styles.append([(in_style(method, photo, f"{name}:1"), f"{kind}, {name}") for name in method.style_names])
-        texts = [(f"{first.name}:{1 - share:g}", f"{second.name}:{share:g}") for share in (0, 0.25, 0.5, 0.75, 1)]
-        mixtures.append([(in_style(method, photo, *each), f"{kind}\n{' '.join(each)}") for each in texts])
-        if mask is not None:
-            both = [dataclasses.replace(first, mask=mask), dataclasses.replace(second, mask=1 - mask)]
-            picture = method.stylize(photo[None], both)[0]
-            mixtures[-1].append((picture, f"{kind}\n{first.name} where the mask is white, else {second.name}"))
-    alone = [os.path.join(os.path.dirname(paths[0]), f"{name}.ckpt-done") for name in method.style_names]
-    nets = {path: load_model(path) for path in alone if os.path.exists(path)}
-    own = {path: (net.stylize(photo[None])[0], "a net of its own") for path, net in nets.items()}
-    all_styles.append([own.get(path, (np.full_like(photo, 255), "")) for path in alone])
-    folder = FLAGS.output_dir or "docs/many_styles"
-    for name, rows in (("styles", all_styles), ("mixed", mixtures)):
+    names, folder = methods[-1].style_names, FLAGS.output_dir or "docs/many_styles"
+    all_styles = [
+        [(in_style(each, photo, name), f"{each.conf.method}, {name}") for name in each.style_names] for each in methods
+    ]
+    all_styles.append(
+        in_nets_of_one(photo, [os.path.join(os.path.dirname(paths[-1]), f"{name}.ckpt-done") for name in names])
+    )
+    for name, rows in (("styles", all_styles), ("mixed", [mixtures(each, photo, mask) for each in methods])):
         reader.write_image(os.path.join(folder, f"{name}.jpg"), sheets.contact_sheet(rows))
     print(f"Wrote {folder}/styles.jpg and mixed.jpg")
     return 0
+
+
+def in_nets_of_one(photo, paths):
+    """Tiles of a photo [H,W,3] in models of one style; a blank where there is no such model."""
+    blank = (np.full_like(photo, 255), "")
+    return [
+        (load_model(path).stylize(photo[None])[0], "a net of its own") if os.path.exists(path) else blank for path in paths
+    ]
+
+
+def mixtures(method, photo, mask):
+    """Tiles of a photo [H,W,3] between the first two styles of a model, by weight, and by mask where one is given."""
+    first, second = method.style_names[:2]
+    tiles = []
+    for share in (0, 0.25, 0.5, 0.75, 1):
+        texts = (f"{first}:{1 - share:g}", f"{second}:{share:g}")
+        tiles.append((in_style(method, photo, *texts), f"{method.conf.method}\n{' '.join(texts)}"))
+    if mask is not None:
+        both = [styles.Style(name=first, mask=mask), styles.Style(name=second, mask=1 - mask)]
+        label = f"{method.conf.method}\n{first} where the mask is white, else {second}"
+        tiles.append((method.stylize(photo[None], both)[0], label))
+    return tiles
 
 
 def in_style(method, photo, *texts):
