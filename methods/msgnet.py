@@ -124,7 +124,7 @@ class MsgNet(tf.Module):
             features = self._encoded(autoencoder.padded(image[None], DEPTH))
             # Nobody's part gets the first style, so that the norms see no hole; it does not show.
             filled = tf.concat([shares[:1] + 1 - tf.reduce_sum(shares, 0), shares[1:]], 0)
-            regions = autoencoder.scaled(autoencoder.regions(filled, image[None], DEPTH), features)
+            regions = autoencoder.regions(filled, image[None], DEPTH, features)
             matched = tf.foldl(
                 lambda sum_, each: sum_ + each[0] * comatch(features, self.match, each[1]),
                 (regions, grams),

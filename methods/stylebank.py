@@ -131,7 +131,7 @@ class StyleBank(tf.Module):
 
         def stylized(photo):
             padded = autoencoder.padded(photo[None], DEPTH)
-            regions = autoencoder.regions(shares, photo[None], DEPTH)
+            regions = autoencoder.masks(shares, photo[None], DEPTH)
             unstyled = 1 - strength * tf.reduce_sum(regions, 0, keepdims=True)
             x = self._encoded(padded)
             styled = in_regions(banked, x, autoencoder.scaled(regions, x), banks)
