@@ -12,8 +12,8 @@ BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
 class Adam(tf.Module):
     """Adam (Kingma and Ba 2015) over `variables`; `iterations` counts the steps done, `learning_rate` may be assigned.
 
-    With `clip_norm` a step's gradients are shortened to that norm, all together: one photo's gradient 90 times as long as
-    the others', as MSG-Net has them, would keep the steps small for the next thousand.
+    With `clip_norm` a step's gradients are shortened to that norm, all together: one that is far longer than the others
+    would keep the steps small for the next thousand.
     """
 
     def __init__(self, variables, learning_rate, clip_norm=0.0):

@@ -64,7 +64,7 @@ class MsgNet(tf.Module):
         if visit % REFRESHING == 0:
             place = [divmod(index, len(self.conf.style_sizes))]
             self.grams.scatter_nd_update(place, self._gram(tf.cast(image, tf.float32)[None]))
-        size = [min(self.conf.image_size, side) // 4 * 4 for side in image.shape[:2]]
+        size = [min(self.conf.image_size, side) for side in image.shape[:2]]
         crop = tf.image.stateless_random_crop(image, [*size, 3], [self.conf.seed, int(optimizer.iterations)])
         return self._train_step(content, optimizer, variables, tf.constant(index), tf.cast(crop, tf.float32)[None])
 
@@ -102,11 +102,11 @@ class MsgNet(tf.Module):
 
     @tf.function(input_signature=[tf.TensorSpec([1, None, None, 3])])
     def _gram(self, image):
-        return self._gram_of(autoencoder.padded(image, DEPTH))
+        return self._gram_of(image)
 
     def _gram_of(self, image):
-        """Gram matrix [1,C,C] of norm 1."""
-        gram = losses.gram(self._encoded(image))
+        """The Gram matrix [1,C,C], of norm 1, of an image [1,h,w,3] of any size."""
+        gram = losses.gram(self._encoded(autoencoder.padded(image, DEPTH)))
         return gram / (tf.norm(gram) + 1e-12)
 
     @tf.function(
