@@ -98,6 +98,15 @@ def test_a_gram_matrix_tells_the_colours(house):
     assert np.linalg.norm(red) == pytest.approx(1, abs=1e-3)
 
 
+def test_the_norm_before_msgnets_last_convolution_keeps_channels_apart():
+    """Each image for itself; of a channel that is brighter than another as much shows behind it as before."""
+    means = np.float64([[0, 1, 5, -9], [100, 100, 100, 140]])
+    x = RNG.normal(means[:, None, None], 2, (2, 6, 5, 4))
+    found = np.float64(msgnet.joint_norm(np.float32(x)))
+    np.testing.assert_allclose(found[1], (x[1] - x[1].mean()) / x[1].std(), atol=1e-4)
+    np.testing.assert_allclose(found[0].mean((0, 1)) * x[0].std() + x[0].mean(), x[0].mean((0, 1)), atol=1e-4)
+
+
 def test_styles_change_the_picture(method):
     pictures = [np.asarray(method.stylize(IMAGE, named(text))) for text in ("style", "0")]
     assert all(picture.shape == IMAGE.shape for picture in pictures)
