@@ -69,11 +69,24 @@ def test_a_bottleneck_halves_and_doubles():
     double = msgnet.up_bottleneck(half, layers, "up2")
     assert double.shape == (1, 8, 6, 64)
     # Against the plain form: nearest upsampling of what goes into the 3x3 and into the shortcut.
-    y = autoencoder.conv(tf.nn.relu(model.instance_norm(half)), layers["up2/1"])
-    y = tf.repeat(tf.repeat(tf.nn.relu(model.instance_norm(y)), 2, 1), 2, 2)
-    y = autoencoder.conv(tf.nn.relu(model.instance_norm(autoencoder.conv(y, layers["up2/2"]))), layers["up2/3"])
+    y = autoencoder.conv(tf.nn.relu6(model.instance_norm(half)), layers["up2/1"])
+    y = tf.repeat(tf.repeat(tf.nn.relu6(model.instance_norm(y)), 2, 1), 2, 2)
+    y = autoencoder.conv(tf.nn.relu6(model.instance_norm(autoencoder.conv(y, layers["up2/2"]))), layers["up2/3"])
     shortcut = autoencoder.conv(tf.repeat(tf.repeat(half, 2, 1), 2, 2), layers["up2/shortcut"])
     np.testing.assert_allclose(double, y + shortcut, rtol=1e-3, atol=1e-3)
+
+
+def test_a_spot_in_a_larger_picture_stays_within_bounds():
+    """Norms make it the larger the rarer it is: four times in four times the height and width, without a bound."""
+    layers = msgnet.initial_layers(config.MsgNetConf(naming="x", style_images=("a",), width=4, blocks=1))
+
+    def added(size):
+        spot = RNG.normal(0, 1, (1, size, size, 64)).astype(np.float32)
+        spot[:, 10, 10] = 1000
+        shortcut = autoencoder.conv(spot, layers["down1/shortcut"], 2)
+        return np.abs(msgnet.bottleneck(spot, layers, "down1", 2) - shortcut).max()
+
+    assert added(80) < 2 * added(20)
 
 
 def test_comatchs_matrix_learns_and_the_grams_are_kept(house):
