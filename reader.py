@@ -153,12 +153,19 @@ def read_squares(paths, size):
         raise UserError(f"{paths[0]} and the others, {len(paths)} in all: none can be read")
 
 
+def read_painting(path, long_side=None):
+    """read_image() of a conf's style image; when it is missing, UserError tells what fetches those that can be fetched."""
+    if not os.path.exists(path):
+        raise UserError(f"{path}: no such image; python download.py styles fetches the confs' paintings")
+    return read_image(path, long_side)
+
+
 def read_style(path, conf):
     """A style image as the loss network shall see it: [1,h,w,3] float32 RGB 0..255.
 
     The original's treatment is that of the training images; with conf.style_size the whole picture, its short side so long.
     """
-    image = tf.cast(read_image(path).rgb, tf.float32)
+    image = tf.cast(read_painting(path).rgb, tf.float32)
     if conf.style_size:
         return vgg_preprocessing.aspect_preserving_resize(image, conf.style_size, antialias=True)[None]
     return vgg_preprocessing.preprocess_image(image, conf.image_size)[None]

@@ -27,7 +27,7 @@ class MsgNet(tf.Module):
     every channel; a step takes the Gram matrix of a crop of the style image. Those of whole images are kept in the model,
     one for each named style and each of conf.style_sizes, so that it needs no picture of them.
 
-    Raises UserError as losses.PerceptualLoss and, when training, autoencoder.check_size and reader.read_image do.
+    Raises UserError as losses.PerceptualLoss and, when training, autoencoder.check_size and reader.read_painting do.
     """
 
     style_kinds = ("name", "image")
@@ -47,7 +47,7 @@ class MsgNet(tf.Module):
             autoencoder.check_size(conf, DEPTH)
             if 0 < conf.steps < len(conf.style_images) * len(sizes):
                 raise UserError(f"steps: got {conf.steps}, less than there are styles times style_sizes; raise it")
-            images = [reader.read_image(path, size).rgb for path in conf.style_images for size in sizes]
+            images = [reader.read_painting(path, size).rgb for path in conf.style_images for size in sizes]
             self.perceptual_loss = losses.PerceptualLoss(conf)
             found = [self.perceptual_loss.style_targets(np.float32(image)[None]) for image in images]
             self._targets = {layer: tf.stack([each[layer] for each in found]) for layer in found[0]}
