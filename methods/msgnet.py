@@ -162,6 +162,7 @@ def joint_norm(x):
 
     Instance norm, which the paper has in its place, takes from every channel the mean that tells one style's colours from
     another's; without any norm 97 of 100 of the ReLU's inputs were negative, and up to a third of a picture the mean gray.
+    N must be known when the graph is built.
     """
     x -= tf.reduce_mean(x, [1, 2, 3], keepdims=True)
     # Unlike tf.nn.moments, l2_loss keeps no squares, 256 bytes for each pixel.
