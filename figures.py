@@ -9,6 +9,7 @@ python figures.py recipes   the recipes of optimize.py on one pair
 
 import csv
 import dataclasses
+import itertools
 import os
 import time
 
@@ -408,7 +409,7 @@ def objective_report():
     paths = reader.list_images(FLAGS.photos)
     paths = paths[:: max(1, len(paths) // FLAGS.count)][: FLAGS.count]
     method = load_model(FLAGS.model_file, training=True)
-    if not isinstance(method.conf, config.Conf):
+    if not isinstance(method.conf, config.PerceptualConf):
         raise cli.UserError(f"{recipe}: method {method.conf.method} has no objective that pixels could be given")
     curves = {size: mean_curves(method, paths, size) for size in sizes}
     stem = os.path.basename(FLAGS.model_file).removesuffix(".ckpt-done")
@@ -425,28 +426,33 @@ def objective_report():
 
 
 class ModelsObjective(pixels.Differentiable):
-    """All that a model was trained to minimise, for one photo [1,S,S,3] RGB 0..255."""
+    """All that a model was trained to minimise, for one photo [1,S,S,3] RGB 0..255 and one of its styles."""
 
-    def __init__(self, method, photo):
+    def __init__(self, method, photo, style=""):
         super().__init__()
         self.method, self.targets = method, method.perceptual_loss.content_targets(photo)
+        self.style_targets = method.style_targets[style]
 
     def losses(self, image):
         """{"total": ...} of [1,S,S,3] RGB."""
         method = self.method
-        parts = method.perceptual_loss(image, self.targets, method.style_targets, method.conf.style_weight)
+        parts = method.perceptual_loss(image, self.targets, self.style_targets, method.conf.style_weight)
         return {"total": parts["total_loss"]}
 
 
 def mean_curves(method, paths, size):
-    """Means over the photos' middle squares: {"noise", "photo": [evaluations] from each start; "model", "unchanged"}."""
+    """Means over the photos' middle squares, in each of the model's styles.
+
+    {"noise", "photo": [evaluations] from each start; "model", "unchanged": scalar}.
+    """
     rows = []
-    for path in tqdm(paths, f"{size}x{size}", unit="photo"):
+    for path, name in tqdm(list(itertools.product(paths, method.style_targets)), f"{size}x{size}", unit="picture"):
         photo = reader.read_square(path, size)[None]
-        objective = ModelsObjective(method, photo)
+        objective = ModelsObjective(method, photo, name)
         noise = np.random.default_rng(0).uniform(0, 255, photo.shape[1:])
         row = {"noise": least_so_far(objective, noise), "photo": least_so_far(objective, photo[0].numpy())}
-        row["model"] = float(objective.losses_and_gradient(method.stylize(photo))[0]["total"])
+        stylized = method.stylize(photo, styles.named([name], method.style_names) if name else None)
+        row["model"] = float(objective.losses_and_gradient(stylized)[0]["total"])
         rows.append(row | {"unchanged": row["photo"][0]})
     return {name: np.mean([row[name] for row in rows], 0) for name in rows[0]}
 

@@ -23,7 +23,7 @@ class Johnson(tf.Module):
         self.kernels = model.initial_kernels(conf.initializer, conf.seed)
         if training:
             self.perceptual_loss = losses.PerceptualLoss(conf)
-            self.style_targets = self.perceptual_loss.style_targets(reader.read_style(conf.style_image, conf))
+            self.style_targets = {"": self.perceptual_loss.style_targets(reader.read_style(conf.style_image, conf))}
 
     def train_step(self, content, optimizer, variables):
         """One step on a batch [N,S,S,3] of RGB 0..255; returns its scalar losses by their TensorBoard tags."""
@@ -47,7 +47,7 @@ class Johnson(tf.Module):
                 view = self.perceptual_loss.view(optimizer.iterations)
                 targets = self.perceptual_loss.content_targets(content, view)
                 weight = losses.style_weight(self.conf, optimizer.iterations)
-                parts = self.perceptual_loss(generated, targets, self.style_targets, weight, view)
+                parts = self.perceptual_loss(generated, targets, self.style_targets[""], weight, view)
         optimizer.apply_gradients(zip(tape.gradient(parts["total_loss"], variables), variables, strict=True))
         return parts
 

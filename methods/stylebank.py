@@ -47,7 +47,7 @@ class StyleBank(tf.Module):
             self._trained = [name for name in self.style_names if name not in frozen]
             paths = dict(zip(self.style_names, conf.style_images, strict=True))
             images = {name: reader.read_style(paths[name], conf) for name in self._trained}
-            self._targets = {name: self.perceptual_loss.style_targets(image) for name, image in images.items()}
+            self.style_targets = {name: self.perceptual_loss.style_targets(image) for name, image in images.items()}
 
     @property
     def kept(self):
@@ -78,7 +78,8 @@ class StyleBank(tf.Module):
             tape.watch(variables)
             filtered = model.conv2d(self._encoded(content), self.banks[name], 1)
             generated = self._decoded(tf.nn.relu(model.instance_norm(filtered)))
-            parts = self.perceptual_loss(generated, content_targets, self._targets[name], self.conf.style_weight, view)
+            targets = self.style_targets[name]
+            parts = self.perceptual_loss(generated, content_targets, targets, self.conf.style_weight, view)
         gradients = tape.gradient(parts["total_loss"], variables)
         if self.kernels["conv1"].trainable:
             kept = tf.where(self._stylizing_norm > 0, NORM_MEMORY, 0.0)

@@ -24,6 +24,7 @@ from test_distill import school, write  # noqa: F401
 
 import checkpoints
 import config
+import reader
 import sheets
 import vgg
 from methods import METHODS, load_model
@@ -161,11 +162,11 @@ def test_the_objective_is_all_that_the_model_was_trained_for(trained):
     method = load_model(str(trained), training=True)
     content, image = (photo(32, 32, seed)[None].astype(np.float32) for seed in (1, 2))
     objective = figures.ModelsObjective(method, content)
-    parts = method.perceptual_loss(image, objective.targets, method.style_targets, 10.0)
+    parts = method.perceptual_loss(image, objective.targets, method.style_targets[""], 10.0)
     weights = {"content": 1.0, "style": 10.0, "regularizer": 0.01}  # the whole style weight, however short the training was
     expected = sum(weight * float(parts[f"losses/{name}_loss"]) for name, weight in weights.items())
     assert float(objective.losses(image)["total"]) == pytest.approx(expected, rel=1e-5)
-    of_content = method.perceptual_loss(content, objective.targets, method.style_targets, 10.0)
+    of_content = method.perceptual_loss(content, objective.targets, method.style_targets[""], 10.0)
     assert float(of_content["losses/content_loss"]) == 0
     assert min(float(parts[f"losses/{name}_loss"]) for name in weights) > 0
 
@@ -192,6 +193,28 @@ def test_where_a_model_stands_among_the_iterates(house, trained):
     assert config.read_recipe(recipe)["steps"] == 4
     assert config.load_conf(recipe).style_warmup_steps == 100
     assert Image.open(house / "out" / "objective.png").width > 300
+
+
+@pytest.mark.parametrize("name", MANY_STYLES)
+def test_where_a_model_of_many_styles_stands(name, house):
+    model = untrained(house, name, many_styles_conf(house, name))
+    flags = ("--photos", "photos", "--count", 1, "--sizes", "32", "--evaluations", 4, "--output_dir", "out")
+    result = inside(figures, "objective", "--model_file", model, *flags, cwd=house)
+    assert result.returncode == 0, result.stderr
+    with open(house / "out" / "objective.csv", encoding="utf-8") as file:
+        unchanged = float(next(csv.DictReader(file))["unchanged"])
+    method = load_model(model, training=True)
+    square = reader.read_square(reader.list_images(str(house / "photos"))[0], 32)[None]
+    totals = [float(figures.ModelsObjective(method, square, each).losses(square)["total"]) for each in ("style", "0")]
+    assert totals[0] != totals[1]
+    assert unchanged == pytest.approx(np.mean(totals), rel=1e-4)
+
+
+def test_the_objective_of_msgnet_is_that_of_its_largest_brush(house):
+    method = METHODS["msgnet"](config.load_conf(str(many_styles_conf(house, "msgnet"))), training=True)
+    image = reader.read_image(str(house / "photos" / "0.jpg"), max(method.conf.style_sizes)).rgb
+    for layer, gram in method.perceptual_loss.style_targets(np.float32(image)[None]).items():
+        np.testing.assert_allclose(method.style_targets["0"][layer], gram, rtol=1e-5)
 
 
 def test_worth():
