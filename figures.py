@@ -3,7 +3,7 @@
 python figures.py loss_network -c conf/vgg_16_lite.yml   how well the distilled loss network stands in for its teachers
 python figures.py universal   AdaIN, WCT and a teacher side by side
 python figures.py objective --model_file models/x.ckpt-done --photos FOLDER   where a model stands against L-BFGS
-python figures.py many_styles   MSG-Net and StyleBank: every style, one-style nets beside them, regions, fusions
+python figures.py many_styles   MSG-Net and StyleBank: every style, one-style nets beside them, regions, fusions, brushes
 python figures.py recipes   the recipes of optimize.py on one pair
 """
 
@@ -280,7 +280,9 @@ def universal_sheet():
 
 
 def many_styles_sheets():
-    """Writes styles.jpg: a photo in every style of every model; and mixed.jpg: two styles fused by weights, and by mask."""
+    """Writes styles.jpg: a photo in every style of every model; mixed.jpg: two styles fused by weights, and by mask;
+    brushes.jpg: every style in every size of the brush, where a model has several.
+    """
     paths = FLAGS.models or MANY_STYLES
     methods = [load_model(path) for path in paths]
     for path, method in zip(paths, methods, strict=True):
@@ -295,10 +297,21 @@ def many_styles_sheets():
     all_styles.append(
         in_nets_of_one(photo, [os.path.join(os.path.dirname(paths[-1]), f"{name}.ckpt-done") for name in names])
     )
-    for name, rows in (("styles", all_styles), ("mixed", [mixtures(each, photo, mask) for each in methods])):
+    mixed = [mixtures(each, photo, mask) for each in methods]
+    of_sizes = [row for each in methods for row in brushes(each, photo)]
+    written = {name: rows for name, rows in (("styles", all_styles), ("mixed", mixed), ("brushes", of_sizes)) if rows}
+    for name, rows in written.items():
         reader.write_image(os.path.join(folder, f"{name}.jpg"), sheets.contact_sheet(rows))
-    print(f"Wrote {folder}/styles.jpg and mixed.jpg")
+    print(f"Wrote {', '.join(f'{folder}/{name}.jpg' for name in written)}")
     return 0
+
+
+def brushes(method, photo):
+    """Rows of tiles of a photo [H,W,3] in a model's styles, one row for each size of its brush; none without sizes."""
+    sizes = sorted(getattr(method.conf, "style_sizes", ()))
+    return [
+        [(in_style(method, photo, name, size=size), f"{name}, {size}") for name in method.style_names] for size in sizes
+    ]
 
 
 def in_nets_of_one(photo, paths):
@@ -323,9 +336,9 @@ def mixtures(method, photo, mask):
     return tiles
 
 
-def in_style(method, photo, *texts):
-    """A photo [H,W,3] in styles by name and weight: [H,W,3]."""
-    return method.stylize(photo[None], styles.named(texts, method.style_names))[0]
+def in_style(method, photo, *texts, size=None):
+    """A photo [H,W,3] in styles by name and weight, and in a size of the brush: [H,W,3]."""
+    return method.stylize(photo[None], styles.named(texts, method.style_names, size))[0]
 
 
 def teachers_wct(folder):

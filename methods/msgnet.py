@@ -13,6 +13,7 @@ import styles
 from cli import UserError
 
 DEPTH = 3  # of the encoder as autoencoder.padded counts: both sides are halved twice
+LIMIT = 3.0  # of a place's length in the features, in root mean squares
 REFRESHING = 8  # visits of a style after which its kept Gram matrix is computed anew: its image is larger than the batch
 
 
@@ -21,17 +22,17 @@ class MsgNet(tf.Module):
 
     Departures from the paper and its code: pixels are in units of autoencoder.UNIT around the means; norms have no scale
     and offset; there is none at the first convolution, where it hides from the Gram matrix which colours a style has, and
-    the one before the last convolution is a joint_norm; ReLUs behind norms end at 6, since places of high contrast, up to
-    14 deviations from the mean, were made larger by every block and turned red in all styles alike; Gram matrices have the
-    norm 1; CoMatch's matrix begins at the identity plus the published noise, so that its result is not the same map in
-    every channel; a step takes the Gram matrix of a crop of the style image. Those of whole images are kept in the model,
-    one for each named style and each of conf.style_sizes, so that it needs no picture of them.
+    the one before the last convolution is a joint_norm; ReLUs behind norms end at 6 and blocks with limited(), since places
+    of high contrast, up to 14 deviations from the mean, were made larger by every block and looked alike in all styles;
+    Gram matrices have the norm 1; CoMatch's matrix begins at the identity plus the published noise, so that its result is
+    not the same map in every channel; a step takes the Gram matrix of a crop of the style image. Those of whole images are
+    kept in the model, one for each named style and each of conf.style_sizes, so that it needs no picture of them.
 
     Raises UserError as losses.PerceptualLoss and, when training, autoencoder.check_size and reader.read_painting do.
     """
 
     style_kinds = ("name", "image")
-    memory = (680e6, 1350)  # bytes that stylising takes at its peak, and more for each pixel: python benchmark.py memory
+    memory = (700e6, 1470)  # bytes that stylising takes at its peak, and more for each pixel: python benchmark.py memory
 
     def __init__(self, conf, training=False):
         super().__init__()
@@ -175,12 +176,12 @@ def joint_norm(x):
 
 
 def bottleneck(x, layers, scope, strides=1):
-    """x + 1x1, 3x3 and 1x1 convolutions, each after norm and ReLU (to 6); x goes through a 1x1 where sizes change."""
+    """limited() x + 1x1, 3x3 and 1x1 convolutions, each after norm and ReLU (to 6); x through a 1x1 where sizes change."""
     y = autoencoder.conv(tf.nn.relu6(model.instance_norm(x)), layers[f"{scope}/1"])
     y = autoencoder.conv(tf.nn.relu6(model.instance_norm(y)), layers[f"{scope}/2"], strides)
     y = autoencoder.conv(tf.nn.relu6(model.instance_norm(y)), layers[f"{scope}/3"])
     shortcut = layers.get(f"{scope}/shortcut")
-    return y + (autoencoder.conv(x, shortcut, strides) if shortcut else x)
+    return limited(y + (autoencoder.conv(x, shortcut, strides) if shortcut else x))
 
 
 def up_bottleneck(x, layers, scope):
@@ -189,7 +190,19 @@ def up_bottleneck(x, layers, scope):
     y = autoencoder.upsample_conv(tf.nn.relu6(model.instance_norm(y)), layers[f"{scope}/2"])
     y = autoencoder.conv(tf.nn.relu6(model.instance_norm(y)), layers[f"{scope}/3"])
     shortcut = autoencoder.conv(x, layers[f"{scope}/shortcut"])
-    return y + tf.repeat(tf.repeat(shortcut, 2, 1), 2, 2)
+    return limited(y + tf.repeat(tf.repeat(shortcut, 2, 1), 2, 2))
+
+
+def limited(x):
+    """x [N,H,W,C], each place's length over the channels held, softly, below LIMIT times the root mean square of them all.
+
+    Not in the paper. Norms hide the scale of what a net makes, but a few huge values in a map set its deviation: without a
+    limit each block makes them larger, at eyes and edges, up to 60 times the median length before the last convolution,
+    and they show as the same bright patches in every style (the droplets of Karras et al. 2020, arXiv 1912.04958).
+    """
+    squares = tf.reduce_mean(tf.square(x), 3, keepdims=True)
+    mean = tf.reduce_mean(squares, [1, 2], keepdims=True)
+    return x * tf.math.rsqrt(1 + squares / (LIMIT**2 * mean + 1e-9))
 
 
 def initial_layers(conf):

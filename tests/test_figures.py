@@ -117,9 +117,11 @@ def test_the_sheets_of_many_styles(house):
     flags = ("--content_image", "photos/0.jpg", "--models", ",".join(models), "--output_dir", "sheet", "--long_side", 32)
     result = inside(figures, "many_styles", *flags, "--mask", "photos/4.png", cwd=house)
     assert result.returncode == 0, result.stderr
-    all_styles, mixed = (Image.open(house / "sheet" / f"{name}.jpg") for name in ("styles", "mixed"))
+    names = ("styles", "mixed", "brushes")
+    all_styles, mixed, brushes = (Image.open(house / "sheet" / f"{name}.jpg") for name in names)
     assert all_styles.height > 3 * 20  # a row for each method, and one of nets of their own
     assert mixed.width > 6 * 32
+    assert brushes.height > 2 * 32  # a row for each size
     one = untrained(house, "johnson", write_conf(house))
     refused = inside(figures, "many_styles", "--models", one, cwd=house)
     assert (refused.returncode, len(refused.stderr.strip().splitlines())) == (1, 1)

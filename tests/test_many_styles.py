@@ -65,7 +65,8 @@ def test_a_bottleneck_halves_and_doubles():
     x = tf.random.stateless_normal([1, 8, 6, 64], [0, 1])
     half = msgnet.bottleneck(x, layers, "down1", 2)
     assert half.shape == (1, 4, 3, 128)
-    np.testing.assert_allclose(msgnet.bottleneck(tf.ones([1, 4, 4, 16]), layers, "res1"), tf.ones([1, 4, 4, 16]))
+    flat = tf.ones([1, 4, 4, 16])
+    np.testing.assert_allclose(msgnet.bottleneck(flat, layers, "res1"), msgnet.limited(flat))
     double = msgnet.up_bottleneck(half, layers, "up2")
     assert double.shape == (1, 8, 6, 64)
     # Against the plain form: nearest upsampling of what goes into the 3x3 and into the shortcut.
@@ -73,7 +74,7 @@ def test_a_bottleneck_halves_and_doubles():
     y = tf.repeat(tf.repeat(tf.nn.relu6(model.instance_norm(y)), 2, 1), 2, 2)
     y = autoencoder.conv(tf.nn.relu6(model.instance_norm(autoencoder.conv(y, layers["up2/2"]))), layers["up2/3"])
     shortcut = autoencoder.conv(tf.repeat(tf.repeat(half, 2, 1), 2, 2), layers["up2/shortcut"])
-    np.testing.assert_allclose(double, y + shortcut, rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(double, msgnet.limited(y + shortcut), rtol=1e-3, atol=1e-3)
 
 
 def test_a_spot_in_a_larger_picture_stays_within_bounds():
@@ -87,6 +88,20 @@ def test_a_spot_in_a_larger_picture_stays_within_bounds():
         return np.abs(msgnet.bottleneck(spot, layers, "down1", 2) - shortcut).max()
 
     assert added(80) < 2 * added(20)
+
+
+def test_no_place_is_far_longer_than_the_others():
+    """Each image for itself, in any unit, and directions stay."""
+    x = RNG.standard_normal((2, 9, 8, 5))
+    x[1] *= 1000
+    x[:, 4, 4] *= [[30], [60]]
+    found = np.float64(msgnet.limited(np.float32(x)))
+    lengths, before = (np.linalg.norm(each, axis=3) for each in (found, x))
+    np.testing.assert_allclose(found / lengths[..., None], x / before[..., None], atol=1e-5)
+    mean = np.sqrt(np.square(before).mean((1, 2), keepdims=True))
+    np.testing.assert_allclose(lengths, before / np.sqrt(1 + (before / (msgnet.LIMIT * mean)) ** 2), rtol=1e-4)
+    assert (before[:, 4, 4] > 5 * mean[:, 0, 0]).all()
+    assert (lengths < msgnet.LIMIT * mean).all()
 
 
 def test_comatchs_matrix_learns_and_the_grams_are_kept(house):
