@@ -53,9 +53,8 @@ class MsgNet(tf.Module):
             found = [self.perceptual_loss.style_targets(np.float32(image)[None]) for image in images]
             self._targets = {layer: tf.stack([each[layer] for each in found]) for layer in found[0]}
             self._images = [tf.constant(image) for image in images]
-            self.style_targets = dict(
-                zip(self.style_names, found[len(sizes) - 1 :: len(sizes)], strict=True)
-            )  # the largest
+            of_the_largest = found[len(sizes) - 1 :: len(sizes)]
+            self.style_targets = dict(zip(self.style_names, of_the_largest, strict=True))
 
     @property
     def kept(self):
