@@ -421,9 +421,10 @@ def objective_report():
     sizes = [round(size) for size in cli.numbers("sizes")]
     paths = reader.list_images(FLAGS.photos)
     paths = paths[:: max(1, len(paths) // FLAGS.count)][: FLAGS.count]
+    conf = checkpoints.load_recipe(FLAGS.model_file)
+    if not isinstance(conf, config.PerceptualConf):
+        raise cli.UserError(f"{recipe}: method {conf.method} has no objective that pixels could be given")
     method = load_model(FLAGS.model_file, training=True)
-    if not isinstance(method.conf, config.PerceptualConf):
-        raise cli.UserError(f"{recipe}: method {method.conf.method} has no objective that pixels could be given")
     curves = {size: mean_curves(method, paths, size) for size in sizes}
     stem = os.path.basename(FLAGS.model_file).removesuffix(".ckpt-done")
     folder = FLAGS.output_dir or os.path.join("docs", stem)
@@ -434,7 +435,7 @@ def objective_report():
         print(f"{size}x{size}: {stem} is worth {found['noise']} evaluations from noise, {found['photo']} from the photo")
     if FLAGS.into_recipe:
         trained = config.read_recipe(recipe) | {"worth_lbfgs_iterations": worths}
-        checkpoints.write_recipe(FLAGS.model_file, method.conf, trained)
+        checkpoints.write_recipe(FLAGS.model_file, conf, trained)
     return 0
 
 

@@ -196,7 +196,7 @@ def limited(x):
     """x [N,H,W,C], each place's length over the channels held, softly, below LIMIT times the root mean square of them all.
 
     Not in the paper. Norms hide the scale of what a net makes, but a few huge values in a map set its deviation: without a
-    limit each block makes them larger, at eyes and edges, up to 60 times the median length before the last convolution,
+    limit each block makes them larger, at eyes and edges, up to 75 times the median length before the last convolution,
     and they show as the same bright patches in every style (the droplets of Karras et al. 2020, arXiv 1912.04958).
     """
     squares = tf.reduce_mean(tf.square(x), 3, keepdims=True)

@@ -1,6 +1,7 @@
 """figures.py: its measures on cases with known answers, and the reports as a person makes them."""
 
 import csv
+import shutil
 
 import numpy as np
 import pytest
@@ -210,6 +211,15 @@ def test_where_a_model_of_many_styles_stands(name, house):
     totals = [float(figures.ModelsObjective(method, square, each).losses(square)["total"]) for each in ("style", "0")]
     assert totals[0] != totals[1]
     assert unchanged == pytest.approx(np.mean(totals), rel=1e-4)
+
+
+@pytest.mark.parametrize("name", UNIVERSAL)
+def test_a_model_of_any_style_has_no_objective(name, house):
+    model = untrained(house, name, universal_conf(house, name))
+    shutil.rmtree(house / "photos")  # what it was trained with is not even looked for
+    result = inside(figures, "objective", "--model_file", model, "--photos", house, cwd=house)
+    assert (result.returncode, len(result.stderr.strip().splitlines())) == (1, 1)
+    assert f"method {name} has no objective" in result.stderr
 
 
 def test_the_objective_of_msgnet_is_that_of_its_largest_brush(house):
