@@ -126,18 +126,16 @@ class MsgNet(tf.Module):
 
         def stylized(image):
             features = self._encoded(autoencoder.padded(image[None], DEPTH))
-            # Nobody's part gets the first style, so that the norms see no hole; it does not show.
-            filled = tf.concat([shares[:1] + 1 - tf.reduce_sum(shares, 0), shares[1:]], 0)
-            regions = autoencoder.regions(filled, image[None], DEPTH, features)
-            matched = tf.foldl(
-                lambda sum_, each: sum_ + each[0] * comatch(features, self.match, each[1]),
-                (regions, grams),
-                initializer=tf.zeros_like(features),
-            )
-            return self._decoded(matched)[0, : size[0], : size[1]]
 
-        images = tf.clip_by_value(tf.map_fn(stylized, content), 0.0, 255.0)
-        return content + strength * tf.reduce_sum(shares, 0)[..., None] * (images - content)
+            def added(sum_, each):  # decoded one by one: norms over all would mix the styles' colours
+                share, gram = each
+                decoded = self._decoded(comatch(features, self.match, gram))[0, : size[0], : size[1]]
+                return sum_ + share[..., None] * tf.clip_by_value(decoded, 0.0, 255.0)
+
+            return tf.foldl(added, (shares, grams), tf.zeros_like(image), parallel_iterations=1)  # in the memory of one
+
+        rest = 1 - strength * tf.reduce_sum(shares, 0)[..., None]
+        return rest * content + strength * tf.map_fn(stylized, content)
 
     def _encoded(self, images):
         """[N,H,W,3] RGB 0..255 -> [N,H/4,W/4,4*width]."""

@@ -1,5 +1,6 @@
 """MSG-Net and StyleBank: several styles in one model, by name, weight, region and brush."""
 
+import dataclasses
 import os
 from types import SimpleNamespace
 
@@ -176,6 +177,17 @@ def test_masks_give_each_style_its_region(method):
         styles.Style(None, 0.5, np.ones(size), "style"),
     ]
     np.testing.assert_allclose(method.stylize(image, overlapping), alone[0], atol=0.05)
+
+
+def test_no_style_of_msgnet_changes_anothers_region(house):
+    method, left = make("msgnet", house), np.zeros(IMAGE.shape[1:3], np.float32)
+    left[:, : left.shape[1] // 2] = 1
+    first, second = named("style", "0")
+    masked = [dataclasses.replace(first, mask=left), dataclasses.replace(second, mask=1 - left)]
+    found = np.asarray(method.stylize(IMAGE, masked))
+    alone = [np.asarray(method.stylize(IMAGE, named(name))) for name in ("style", "0")]
+    assert np.abs(alone[0] - alone[1]).mean() > 0.1
+    np.testing.assert_allclose(found, np.where(left[..., None] == 1, *alone), atol=0.01)
 
 
 def test_a_region_of_all_is_the_whole_picture(house):
