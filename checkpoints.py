@@ -22,21 +22,23 @@ VERSION = "1.0.0"
 BOOKKEEPING = re.compile(r"global_step|beta[12]_power|.*/Adam(_1)?")  # what an optimiser adds to a model's variables
 
 
-def restore(path, variables):
+def restore(path, variables, untouched=()):
     """Assigns every variable from a checkpoint (V1 file, or V2 prefix); an optimiser's bookkeeping in it may be left over.
+
+    Variables of the names `untouched` keep what they hold, and the file may have them or not.
 
     Raises:
       UserError: no such file, not a checkpoint, or a variable missing, extra, misshapen or not finite: it is named.
     """
     reader = _open(path)
     shapes = reader.get_variable_to_shape_map()
-    wanted = {scope(variable): variable for variable in variables}
+    wanted = {scope(variable): variable for variable in variables if scope(variable) not in untouched}
     for name, variable in wanted.items():
         if name not in shapes:
             raise UserError(f"{path}: variable {name} is missing: not a model of this method, or a damaged file")
         if shapes[name] != variable.shape.as_list():
             raise UserError(f"{path}: variable {name} is {shapes[name]}, {variable.shape.as_list()} is needed")
-    extra = sorted(name for name in shapes if name not in wanted and not BOOKKEEPING.fullmatch(name))
+    extra = sorted(name for name in shapes if name not in {*wanted, *untouched} and not BOOKKEEPING.fullmatch(name))
     if extra:
         raise UserError(f"{path}: variable {extra[0]} is not one of this method's: its recipe (.yml) is missing or wrong")
     for name, variable in wanted.items():
@@ -109,11 +111,15 @@ def write_recipe(model_file, conf, trained=None):
 
 
 def load_recipe(model_file):
-    """The Conf kept beside a model. A model without one is the original repo's: a Johnson net with its settings."""
+    """The Conf kept beside a model. A model without one is taken as the original repo's: a Johnson net with its settings.
+
+    Raises UserError as config.load_conf does, or, without a recipe, when the model file cannot be opened.
+    """
     path = recipe_path(model_file)
     if os.path.exists(path):
         return config.load_conf(path)
-    return config.Conf(style_image="unknown", naming=os.path.basename(model_file))
+    affine = "deconv3/scale" in _open(model_file).get_variable_to_shape_map()  # not in the original's; but recipes get lost
+    return config.Conf(style_image="unknown", naming=os.path.basename(model_file), output_affine=affine)
 
 
 def _open(path):

@@ -111,6 +111,8 @@ class Conf(MethodConf, PerceptualConf):
     method: str = "johnson"
     style_size: int = 0  # short side of a style image, whole; 0: like the training images (image_size, cropped)
 
+    output_affine: bool = False  # scale and offset after the last norm, beginning as the style's; the original has none
+
     # Help for runs of few steps.
     least_slope: float = 0.0  # of the final tanh in the backward pass, where it leads out of saturation
     initializer: str = "normal"  # normal: stddev 0.1 everywhere. identity: He's scale, each residual block starts as x

@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from vgg_preprocessing import mean_image_subtraction
 
+AFFINE = ("deconv3/scale", "deconv3/offset")  # output_affine's variables
 BORDER = 10  # pixels of reflection around the input: they take the blame for what happens at the edge and are cut off
 
 # scope: kernel size, channels in, channels out. The names are the variables' in a TF1 checkpoint, less "/weight".
@@ -55,15 +56,16 @@ def reflect_pad(x, kernel):
     return tf.pad(x, [[0, 0], [pad, pad], [pad, pad], [0, 0]], "REFLECT")
 
 
-def instance_norm(x):
-    """Each image's channels to mean 0 and variance 1 over H and W, without scale and offset. [N,H,W,C] -> the same.
+def instance_norm(x, scale=None, offset=None):
+    """Each image's channels to mean 0 and variance 1 over H and W, then by scale and offset [C], if given.
 
-    That is batch normalisation of one image at a time, whose fused op passes over memory less often than moments,
-    subtraction and division do. N must be known when the graph is built.
+    [N,H,W,C] -> the same. That is batch normalisation of one image at a time, whose fused op passes over memory less often
+    than moments, subtraction and division do. N must be known when the graph is built.
     """
-    ones, zeros, none = tf.ones(x.shape[3]), tf.zeros(x.shape[3]), tf.zeros(0)
+    scale = tf.ones(x.shape[3]) if scale is None else scale
+    offset, none = tf.zeros(x.shape[3]) if offset is None else offset, tf.zeros(0)
     images = [
-        tf.raw_ops.FusedBatchNormV3(x=image, scale=ones, offset=zeros, mean=none, variance=none, epsilon=1e-9)[0]
+        tf.raw_ops.FusedBatchNormV3(x=image, scale=scale, offset=offset, mean=none, variance=none, epsilon=1e-9)[0]
         for image in tf.split(x, x.shape[0])
     ]
     return tf.concat(images, 0)
@@ -137,7 +139,7 @@ def tanh(x, least_slope):
 
 
 def image_transform_net(images, w, least_slope=0.0):
-    """The net itself. [N,H,W,3] RGB 0..255, and kernels by scope -> [N,H,W,3] RGB 0..255.
+    """The net itself. [N,H,W,3] RGB 0..255, and kernels by scope (and output_affine(), if any) -> [N,H,W,3] RGB 0..255.
 
     The original's output is H and W rounded up to a multiple of 4; here the surplus is cut at the bottom and the right.
     `least_slope` is tanh()'s, for training.
@@ -150,7 +152,8 @@ def image_transform_net(images, w, least_slope=0.0):
         x = residual(x, w[f"res{i}/residual/conv"], w[f"res{i}/residual/conv_1"])
     x = tf.nn.relu(instance_norm(resize_conv2d(x, w["deconv1/conv_transpose/conv"])))
     x = tf.nn.relu(instance_norm(resize_conv2d(x, w["deconv2/conv_transpose/conv"])))
-    x = tanh(instance_norm(conv2d_to_image(x, w["deconv3/conv"])), least_slope)
+    x = instance_norm(conv2d_to_image(x, w["deconv3/conv"]), *map(w.get, AFFINE))
+    x = tanh(x, least_slope)
     height, width = tf.shape(images)[1], tf.shape(images)[2]
     return (x[:, BORDER : BORDER + height, BORDER : BORDER + width] + 1) * 127.5
 
@@ -170,3 +173,19 @@ def initial_kernels(initializer, seed):
             value = tf.zeros_like(value)
         kernels[scope] = tf.Variable(value, name=f"{scope}/weight")
     return kernels
+
+
+def output_affine(style):
+    """New variables by scope: [3] scale and offset after the last norm, with which the net's colours begin as a painting's.
+
+    A departure from the original; the paper's output layer has no norm at all. The last norm alone gives every picture the
+    same mean and contrast in each channel, whatever the style: even the best picture that comes out of it is then far from
+    what optimised pixels reach (docs/styles).
+
+    Args:
+      style: [N,H,W,3] RGB 0..255.
+    """
+    pixels = tf.atanh(tf.clip_by_value(style / 127.5 - 1, -0.97, 0.97))  # 4..251: at the ends atanh is infinite
+    mean, variance = tf.nn.moments(pixels, [0, 1, 2])
+    values = zip(AFFINE, (tf.sqrt(variance), mean), strict=True)
+    return {scope: tf.Variable(value, name=scope) for scope, value in values}

@@ -77,7 +77,7 @@ def train(conf, method, paths):
 
     def begin():
         if conf.initial_model:
-            checkpoints.restore(conf.initial_model, [*trainable(method), *method.kept])
+            checkpoints.restore(conf.initial_model, [*trainable(method), *method.kept], method.of_style)
 
     return training.run(conf, method, trainable(method), paths, used_files(conf), look, preview, begin)
 

@@ -15,15 +15,18 @@ class Johnson(tf.Module):
 
     style_kinds = ()  # its one style is in its weights
     kept = ()  # what a model file holds beside the trainable variables
+    of_style = model.AFFINE  # names of variables that an initial_model, often of another style, does not give
     memory = (600e6, 430)  # bytes that stylising takes at its peak, and more for each pixel: python benchmark.py memory
 
     def __init__(self, conf, training=False):
         super().__init__()
         self.conf = conf
-        self.kernels = model.initial_kernels(conf.initializer, conf.seed)
+        style = reader.read_style(conf.style_image, conf) if training else tf.zeros([1, 1, 1, 3])
+        affine = model.output_affine(style) if conf.output_affine else {}
+        self.kernels = model.initial_kernels(conf.initializer, conf.seed) | affine
         if training:
             self.perceptual_loss = losses.PerceptualLoss(conf)
-            self.style_targets = {"": self.perceptual_loss.style_targets(reader.read_style(conf.style_image, conf))}
+            self.style_targets = {"": self.perceptual_loss.style_targets(style)}
 
     def train_step(self, content, optimizer, variables):
         """One step on a batch [N,S,S,3] of RGB 0..255; returns its scalar losses by their TensorBoard tags."""
@@ -41,7 +44,8 @@ class Johnson(tf.Module):
             generated = model.image_transform_net(content, self.kernels, self.conf.least_slope)
             if reconstructs:
                 # Towards the photo as the last norm could give it at best: its own means and contrast are out of reach.
-                target = (tf.tanh(model.instance_norm(content)) + 1) * 127.5
+                norm = model.instance_norm(content, *map(self.kernels.get, model.AFFINE))
+                target = tf.stop_gradient(tf.tanh(norm) + 1) * 127.5
                 parts = {"total_loss": tf.reduce_mean(tf.square(generated - target)) / 255}
             else:
                 view = self.perceptual_loss.view(optimizer.iterations)

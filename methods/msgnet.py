@@ -32,6 +32,7 @@ class MsgNet(tf.Module):
     """
 
     style_kinds = ("name", "image")
+    of_style = ()  # names of variables that an initial_model does not give
     memory = (700e6, 1470)  # bytes that stylising takes at its peak, and more for each pixel: python benchmark.py memory
 
     def __init__(self, conf, training=False):

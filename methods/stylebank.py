@@ -30,6 +30,7 @@ class StyleBank(tf.Module):
     """
 
     style_kinds = ("name",)
+    of_style = ()  # names of variables that an initial_model does not give
     memory = (690e6, 940)  # bytes at stylising's peak, and more for each pixel: by masks; one style alone takes 590
 
     def __init__(self, conf, training=False):

@@ -263,5 +263,9 @@ def test_a_recipe_is_a_conf(tmp_path):
     checkpoints.write_recipe(model_file, conf, {"steps": 5})
     assert checkpoints.load_recipe(model_file) == conf
     assert config.read_recipe(checkpoints.recipe_path(model_file)) == {"steps": 5}
-    assert checkpoints.load_recipe(str(tmp_path / "b.ckpt-done")).method == "johnson"
+    path = str(tmp_path / "b.ckpt-done")
+    for affine in ({}, model.output_affine(tf.random.uniform([1, 4, 4, 3]))):
+        checkpoints.save(path, [*(model.initial_kernels("normal", 0) | affine).values()])
+        conf = checkpoints.load_recipe(path)
+        assert (conf.method, conf.output_affine) == ("johnson", bool(affine))
     assert checkpoints.recipe_path("m/a.ckpt-1000") == "m/a.run.yml"

@@ -48,6 +48,7 @@ def tensors(path):
 def test_the_contract_of_a_method(name, house):
     """Steps lower the loss, the loss network stays as it is, any size is kept, strength 0 is the content."""
     johnson = {"initializer": "identity", "relative_losses": True, "turned_losses": True, "learning_rate": 1e-4}
+    johnson |= {"output_affine": True}
     if name in UNIVERSAL:
         path = universal_conf(house, name, learning_rate=1e-3)
     elif name in MANY_STYLES:
@@ -322,6 +323,26 @@ def test_a_folder_on_the_command_line_wins(house):
     result = inside(train, "-c", write_conf(house), "--train_data", "none", cwd=house)
     assert result.returncode == 1
     assert "none: no such folder; point train_data at any folder of photos" in result.stderr
+
+
+@pytest.mark.parametrize(("before", "after"), [(False, True), (True, True), (True, False)])
+def test_the_output_affine_begins_as_the_runs_own_style(before, after, house):
+    """An initial model may have one, of its own style, or none: the kernels are taken and the colours are not."""
+    assert inside(train, "-c", write_conf(house, naming="first", steps=1, output_affine=before), cwd=house).returncode == 0
+    first = house / "models" / "first" / "fast-style-model.ckpt-done"
+    other = np.uint8(photo(40, 40, 9) * [0.9, 0.5, 0.2])
+    Image.fromarray(other).save(house / "other.png")
+    conf = {"naming": "second", "initial_model": str(first), "style_image": str(house / "other.png"), "style_size": 40}
+    conf = write_conf(house, **conf, output_affine=after, steps=1, learning_rate=1e-9)
+    result = inside(train, "-c", conf, cwd=house)
+    assert result.returncode == 0, result.stderr
+    old, new = tensors(first), tensors(house / "models" / "second" / "fast-style-model.ckpt-done")
+    assert ("deconv3/scale" in old, "deconv3/scale" in new) == (before, after)
+    np.testing.assert_allclose(new["deconv3/conv/weight"], old["deconv3/conv/weight"], atol=1e-6)
+    if after:
+        colors = np.arctanh(np.clip(other / 127.5 - 1, -0.97, 0.97))
+        np.testing.assert_allclose(new["deconv3/offset"], colors.mean((0, 1)), atol=1e-4)
+        np.testing.assert_allclose(new["deconv3/scale"], colors.std((0, 1)), atol=1e-4)
 
 
 def test_a_run_may_begin_with_another_style(house):
