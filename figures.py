@@ -34,6 +34,7 @@ import sheets
 import styles
 import vgg
 from methods import load_model, wct
+from model import instance_norm
 
 try:
     import matplotlib
@@ -65,6 +66,7 @@ flags.DEFINE_string("photos", "images", "objective: a folder of photos that the 
 flags.DEFINE_integer("count", 10, "objective: so many of them, evenly spread.", lower_bound=1)
 flags.DEFINE_list("sizes", ["256", "512"], "objective: sides of the square pictures.")
 flags.DEFINE_bool("into_recipe", False, "objective: write into the model's recipe how many evaluations it is worth.")
+flags.DEFINE_bool("last_norm", False, "objective: of the best picture that the original's net could give, too: the bound.")
 flags.DEFINE_integer("long_side", 512, "The results' long side in pixels.", lower_bound=config.SMALLEST)
 flags.DEFINE_string("network", None, "recipes: SCOPE or SCOPE=FILE, a loss network for all instead of each one's own.")
 flags.DEFINE_list("models", None, "universal, many_styles: the models (default: those of that kind that ship).")
@@ -433,6 +435,9 @@ def objective_report():
     worths = {size: {start: worth(found[start], found["model"]) for start in STARTS} for size, found in curves.items()}
     for size, found in worths.items():
         print(f"{size}x{size}: {stem} is worth {found['noise']} evaluations from noise, {found['photo']} from the photo")
+        if FLAGS.last_norm:
+            most = {start: worth(curves[size][start], curves[size]["last_norm"]) for start in STARTS}
+            print(f"{size}x{size}: without output_affine no model is worth over {most['noise']} and {most['photo']}")
     if FLAGS.into_recipe:
         trained = config.read_recipe(recipe) | {"worth_lbfgs_iterations": worths}
         checkpoints.write_recipe(FLAGS.model_file, conf, trained)
@@ -454,32 +459,48 @@ class ModelsObjective(pixels.Differentiable):
         return {"total": parts["total_loss"]}
 
 
+class LastNorm(pixels.Differentiable):
+    """An objective of pictures as the original's net ends: tanh of what a norm without scale and offset gives."""
+
+    def __init__(self, objective):
+        super().__init__()
+        self.objective = objective
+
+    def losses(self, image):
+        """{"total": ...} of the features [1,S,S,3], of any scale, that the norm is given."""
+        return self.objective.losses((tf.tanh(instance_norm(image)) + 1) * 127.5)
+
+
 def mean_curves(method, paths, size):
     """Means over the photos' middle squares, in each of the model's styles.
 
-    {"noise", "photo": [evaluations] from each start; "model", "unchanged": scalar}.
+    {"noise", "photo": [evaluations] from each start; "model", "unchanged", and if asked for "last_norm": scalar}.
     """
     rows = []
     for path, name in tqdm(list(itertools.product(paths, method.style_targets)), f"{size}x{size}", unit="picture"):
         photo = reader.read_square(path, size)[None]
         objective = ModelsObjective(method, photo, name)
         noise = np.random.default_rng(0).uniform(0, 255, photo.shape[1:])
-        row = {"noise": least_so_far(objective, noise), "photo": least_so_far(objective, photo[0].numpy())}
+        row = {"photo": least_so_far(objective, photo[0].numpy())[0]}
+        row["noise"], optimised = least_so_far(objective, noise)
+        if FLAGS.last_norm:  # from the best there is without the norm; 100 gives L-BFGS numbers like pixels
+            features = 100 * np.arctanh(np.clip(optimised / 127.5 - 1, -0.97, 0.97))
+            row["last_norm"] = least_so_far(LastNorm(objective), features, bounded=False)[0][-1]
         stylized = method.stylize(photo, styles.named([name], method.style_names) if name else None)
         row["model"] = float(objective.losses_and_gradient(stylized)[0]["total"])
         rows.append(row | {"unchanged": row["photo"][0]})
     return {name: np.mean([row[name] for row in rows], 0) for name in rows[0]}
 
 
-def least_so_far(objective, image):
-    """[evaluations]: the least objective after each evaluation of L-BFGS from [S,S,3], its start's being the first.
+def least_so_far(objective, image, bounded=True):
+    """([evaluations]: the least objective after each of L-BFGS from [S,S,3], its start's being the first; the last image).
 
-    Pixels stay within 0..255, as a model's do: the paper clips them at each iteration to the same end.
+    If bounded, pixels stay within 0..255, as a model's do: the paper clips them at each iteration to the same end.
     """
     totals, count = [], evaluations(500)
-    pixels.lbfgs(objective, image, count, lambda done, image, parts: totals.append(float(parts["total"])), bounded=True)
+    image = pixels.lbfgs(objective, image, count, lambda done, image, parts: totals.append(float(parts["total"])), bounded)
     totals += totals[-1:] * (count - len(totals))  # where it ended early, as the loss fell no more
-    return np.minimum.accumulate(totals[:count])
+    return np.minimum.accumulate(totals[:count]), image
 
 
 def worth(curve, value):
@@ -510,6 +531,8 @@ def plot_curves(path, curves):
             axis.semilogy(np.arange(1, len(found[start]) + 1), found[start], label=f"L-BFGS from {start}")
         axis.axhline(found["model"], color="k", label="model")
         axis.axhline(found["unchanged"], color="k", linestyle=":", label="photo")
+        if "last_norm" in found:
+            axis.axhline(found["last_norm"], color="k", linestyle="--", label="best without output_affine")
         axis.set(title=f"{size}x{size}", xlabel="evaluations", ylabel="objective")
         axis.legend()
     files.write_whole(path, lambda temporary: figure.savefig(temporary, dpi=80))

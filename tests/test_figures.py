@@ -174,12 +174,18 @@ def test_the_objective_is_all_that_the_model_was_trained_for(trained):
     assert min(float(parts[f"losses/{name}_loss"]) for name in weights) > 0
 
 
-def test_where_a_model_stands_among_the_iterates(house, trained):
-    flags = ("--photos", "photos", "--count", 2, "--sizes", "32,48", "--evaluations", 12, "--output_dir", "out")
-    result = inside(figures, "objective", "--model_file", trained, *flags, "--into_recipe", cwd=house)
+def objective_rows(house, model, *flags):
+    """(the rows of the CSV, what was printed) of `figures.py objective`."""
+    flags = ("--photos", "photos", *flags, "--output_dir", "out")
+    result = inside(figures, "objective", "--model_file", model, *flags, cwd=house)
     assert result.returncode == 0, result.stderr
     with open(house / "out" / "objective.csv", encoding="utf-8") as file:
-        rows = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+        return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)], result.stdout
+
+
+def test_where_a_model_stands_among_the_iterates(house, trained):
+    flags = ("--count", 2, "--sizes", "32,48", "--evaluations", 12, "--into_recipe")
+    rows, printed = objective_rows(house, trained, *flags)
     assert [row["size"] for row in rows] == [32] * 12 + [48] * 12
     recipe = trained.with_name("fast-style-model.yml")
     worths = config.read_recipe(recipe)["worth_lbfgs_iterations"]
@@ -192,25 +198,37 @@ def test_where_a_model_stands_among_the_iterates(house, trained):
             below = [i for i, value in enumerate(falling, 1) if value <= curve[0]["model"]]
             assert worths[size][start] == (below[0] if below else "more than 12")
         assert curve[0]["photo"] == curve[0]["unchanged"] != curve[0]["model"]
-        assert f"{size}x{size}: fast-style-model is worth {worths[size]['noise']} evaluations" in result.stdout
+        assert f"{size}x{size}: fast-style-model is worth {worths[size]['noise']} evaluations" in printed
     assert config.read_recipe(recipe)["steps"] == 4
     assert config.load_conf(recipe).style_warmup_steps == 100
     assert Image.open(house / "out" / "objective.png").width > 300
 
 
+def test_the_bound_of_the_last_norm(house, trained):
+    """What comes out of it has the norm's mean and contrast: not as good as free pixels, but no worse than the model."""
+    flags = ("--count", 1, "--sizes", "32", "--evaluations", 60, "--last_norm")
+    rows, printed = objective_rows(house, trained, *flags)
+    assert rows[-1]["noise"] < rows[-1]["last_norm"] < rows[0]["model"]
+    below = [i for i, row in enumerate(rows, 1) if row["noise"] <= rows[0]["last_norm"]]
+    assert f"without output_affine no model is worth over {below[0]} and " in printed
+    method = load_model(str(trained), training=True)
+    content, features = (photo(32, 32, seed)[None].astype(np.float32) for seed in (1, 2))
+    normed = (features - features.mean((1, 2))) / features.std((1, 2))
+    objective = figures.ModelsObjective(method, content)
+    expected = objective.losses(127.5 * (1 + np.tanh(normed)))["total"]
+    found = figures.LastNorm(objective).losses(7 * features + 3)["total"]
+    assert float(found) == pytest.approx(float(expected), rel=1e-4)
+
+
 @pytest.mark.parametrize("name", MANY_STYLES)
 def test_where_a_model_of_many_styles_stands(name, house):
     model = untrained(house, name, many_styles_conf(house, name))
-    flags = ("--photos", "photos", "--count", 1, "--sizes", "32", "--evaluations", 4, "--output_dir", "out")
-    result = inside(figures, "objective", "--model_file", model, *flags, cwd=house)
-    assert result.returncode == 0, result.stderr
-    with open(house / "out" / "objective.csv", encoding="utf-8") as file:
-        unchanged = float(next(csv.DictReader(file))["unchanged"])
+    rows, _ = objective_rows(house, model, "--count", 1, "--sizes", "32", "--evaluations", 4)
     method = load_model(model, training=True)
     square = reader.read_square(reader.list_images(str(house / "photos"))[0], 32)[None]
     totals = [float(figures.ModelsObjective(method, square, each).losses(square)["total"]) for each in ("style", "0")]
     assert totals[0] != totals[1]
-    assert unchanged == pytest.approx(np.mean(totals), rel=1e-4)
+    assert rows[0]["unchanged"] == pytest.approx(np.mean(totals), rel=1e-4)
 
 
 @pytest.mark.parametrize("name", UNIVERSAL)
