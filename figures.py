@@ -426,6 +426,8 @@ def objective_report():
     conf = checkpoints.load_recipe(FLAGS.model_file)
     if not isinstance(conf, config.PerceptualConf):
         raise cli.UserError(f"{recipe}: method {conf.method} has no objective that pixels could be given")
+    if FLAGS.last_norm and not isinstance(conf, config.Conf):
+        raise cli.UserError(f"--last_norm: is of nets for one style; {conf.method} does not end in a norm: leave it out")
     method = load_model(FLAGS.model_file, training=True)
     curves = {size: mean_curves(method, paths, size) for size in sizes}
     stem = os.path.basename(FLAGS.model_file).removesuffix(".ckpt-done")

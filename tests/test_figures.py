@@ -223,6 +223,9 @@ def test_the_bound_of_the_last_norm(house, trained):
 @pytest.mark.parametrize("name", MANY_STYLES)
 def test_where_a_model_of_many_styles_stands(name, house):
     model = untrained(house, name, many_styles_conf(house, name))
+    bound = inside(figures, "objective", "--model_file", model, "--last_norm", "--photos", "photos", cwd=house)
+    assert bound.returncode == 1
+    assert f"--last_norm: is of nets for one style; {name} does not end in a norm" in bound.stderr
     rows, _ = objective_rows(house, model, "--count", 1, "--sizes", "32", "--evaluations", 4)
     method = load_model(model, training=True)
     square = reader.read_square(reader.list_images(str(house / "photos"))[0], 32)[None]
