@@ -3,7 +3,7 @@
 With --method adain or wct, stylising takes a style instead: a new one each time, or one whose statistics are known; with
 --method msgnet or stylebank, of the size in conf/<method>_cpu.yml, it is compared with Johnson's net.
 What is compared takes turns within one run, so that a noisy machine is as noisy for each; medians of several rounds are
-printed. Johnson's net is compared with the original's form of it.
+printed. Johnson's net is compared with the original's form of it, in training also with its own in bfloat16.
   stylize  seconds for one picture of --size x --size (default 512)
   train    seconds for one step: batch 4 at 256x256, a loss network of VGG-16's full widths (random weights)
   optimize seconds for one evaluation of loss and gradient at --size x --size (default 512), as SciPy's L-BFGS asks for it,
@@ -32,6 +32,7 @@ import config
 import model
 import pixels
 import styles
+import training
 import vgg
 from methods import METHODS
 from optimizer import Adam
@@ -55,10 +56,12 @@ FORMS = {  # what each replaces in model.py
     "naive resize": {"resize_conv2d": original.resize_conv2d},
     "original": {
         "resize_conv2d": original.resize_conv2d,
-        "instance_norm": original.instance_norm,
+        "instance_norm": lambda x, *affine: original.instance_norm(x),  # it has none
         "conv2d_to_image": lambda x, kernel: model.conv2d(x, kernel, 1),
     },
 }
+
+MIXED = "bfloat16"  # ours with mixed_precision
 
 NETWORKS = {f"optimize, {scope}": scope for scope in ("vgg_19", config.EMBEDDED)}
 
@@ -117,7 +120,7 @@ def train():
         weights = os.path.join(folder, "vgg_16.npz")
         np.savez(weights, **random_vgg("vgg_16", "conv4_3"))
         conf = config.Conf(style_image=STYLE, naming="none", loss_model="vgg_16", loss_model_file=weights)
-        for form in FORMS:
+        for form in (*FORMS, MIXED):
             method = METHODS["johnson"](conf, training=True)
             variables = [v for v in method.variables if v.trainable]
             optimizer = Adam(variables, 1e-6)
@@ -204,15 +207,18 @@ def peak():
 
 
 def in_form(form, run):
-    """A function that runs `run` with model.py's functions replaced as the form has it."""
+    """A function that runs `run` with model.py's functions replaced, or with mixed precision, as the form has it."""
 
     def replaced():
-        before = {name: getattr(model, name) for name in FORMS[form]}
-        vars(model).update(FORMS[form])
+        functions = FORMS.get(form, {})
+        before = {name: getattr(model, name) for name in functions}
+        vars(model).update(functions)
+        training.mixed_precision(form == MIXED)
         try:
             return run()
         finally:
             vars(model).update(before)
+            training.mixed_precision(False)
 
     return replaced
 

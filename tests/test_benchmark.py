@@ -13,6 +13,16 @@ import vgg
 benchmark = load("benchmark")
 
 
+def test_the_forms_of_the_net_are_all_measured_and_give_the_same_picture(tmp_path):
+    result = inside(benchmark, "stylize", "--size=32", "--rounds=1", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    for form in benchmark.FORMS:
+        assert f"  {form} " in result.stdout
+    pictures = [run() for run in benchmark.stylizing(32).values()]
+    for picture in pictures[1:]:
+        np.testing.assert_allclose(picture, pictures[0], atol=1)
+
+
 @pytest.mark.parametrize("pooling", ["max", "avg"])
 def test_pytorch_computes_the_same_loss_and_gradient(pooling):
     pytest.importorskip("torch", reason="needs PyTorch: requirements-benchmark.txt")

@@ -1,5 +1,6 @@
 """train.py as a person runs it: trains, resumes exactly, stops on NaN, and keeps what it has."""
 
+import contextlib
 import glob
 import os
 import signal
@@ -343,6 +344,23 @@ def test_the_output_affine_begins_as_the_runs_own_style(before, after, house):
         colors = np.arctanh(np.clip(other / 127.5 - 1, -0.97, 0.97))
         np.testing.assert_allclose(new["deconv3/offset"], colors.mean((0, 1)), atol=1e-4)
         np.testing.assert_allclose(new["deconv3/scale"], colors.std((0, 1)), atol=1e-4)
+
+
+def test_mixed_precision_computes_about_the_same_and_is_the_runs_own(house):
+    """A run after it in the same process is as exact as one before it. Whether there is bfloat16 is the CPU's affair."""
+    totals = []
+    for naming, on in (("before", False), ("mixed", True), ("after", False)):
+        conf = write_conf(house, naming=naming, mixed_precision=on, initializer="identity", relative_losses=True, steps=1)
+        result = inside(train, "-c", conf, cwd=house)
+        assert result.returncode == 0, result.stderr
+        recipe = config.read_recipe(house / "models" / naming / "fast-style-model.yml")
+        totals.append(recipe["mean_losses_of_the_last_100_steps"]["total_loss"])
+    before, mixed, after = totals
+    assert mixed == pytest.approx(before, rel=0.05)
+    assert after == pytest.approx(before, rel=1e-5)
+    with open("/proc/cpuinfo") if os.path.exists("/proc/cpuinfo") else contextlib.nullcontext([]) as lines:
+        if any("avx512_bf16" in line for line in lines):
+            assert abs(mixed / before - 1) > 1e-5, "everything was computed in float32"
 
 
 def test_a_run_may_begin_with_another_style(house):
