@@ -1,8 +1,14 @@
 """Files written whole or not at all, and their hashes."""
 
+import contextlib
 import hashlib
 import os
 import tempfile
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 from cli import UserError
 
@@ -40,6 +46,28 @@ def write_text(path, text):
     write_whole(path, write)
 
 
+@contextlib.contextmanager
+def sole_user(folder):
+    """Makes a folder and holds it for this process until the context, or the process in whatever way, ends.
+
+    On a system without flock (Windows), or a file system without it, nothing is held.
+
+    Raises:
+      UserError: the folder cannot be made, or another process holds it.
+    """
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written ({error.strerror}); choose another place") from None
+    with contextlib.ExitStack() as stack:
+        if fcntl:
+            handle = os.open(folder, os.O_RDONLY)
+            stack.callback(os.close, handle)
+            if not _locked(handle):
+                raise UserError(f"{folder}: another process trains there; wait for its end, or choose another naming")
+        yield
+
+
 def located(path):
     """`path`, or when nothing is there, the same in the project's own folder where something is: scripts run anywhere."""
     ours = os.path.join(os.path.dirname(os.path.abspath(__file__)), path)
@@ -53,6 +81,17 @@ def hex_digest(path, algorithm="sha256"):
         while block := file.read(1 << 20):
             state.update(block)
     return state.hexdigest()
+
+
+def _locked(handle):
+    """Whether the file is now this process' alone, as far as its file system can tell."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # no locks here
+        pass
+    return True
 
 
 def _umask():

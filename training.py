@@ -41,42 +41,48 @@ def run(conf, trainee, variables, paths, used_files, look, after_step=lambda ste
       0 when the run is finished, 128 + the signal's number when it was interrupted.
     """
     steps = conf.steps or max(1, conf.epoch * len(paths) // conf.batch_size)
-    mixed_precision(conf.mixed_precision)
     folder = os.path.join(conf.model_path, conf.naming)
-    done_file, run_file = (os.path.join(folder, f"{checkpoints.NAME}-{end}") for end in ("done", "0"))
-    optimizer = Adam(variables, conf.learning_rate, conf.clip_norm)
-    notes = {"images": len(paths)}
+    mixed_precision(conf.mixed_precision)
+    optimizer, unreadable = Adam(variables, conf.learning_rate, conf.clip_norm), set()
     saved = [*variables, *trainee.kept]
-    if checkpoints.restore_training(folder, saved, optimizer):
-        print(f"Resuming at step {int(optimizer.iterations)}")
-        notes |= changes_so_far(conf, notes, run_file, int(optimizer.iterations))
-    else:
-        begin()
-    if int(optimizer.iterations) >= steps and os.path.exists(done_file):
-        print(f"Already trained: {done_file}. Raise steps to go on, or remove {folder} to begin anew.")
-        return 0
-    checkpoints.write_recipe(run_file, conf, notes)
-
-    unreadable = set()
-    batches = reader.training_batches(paths, conf, int(optimizer.iterations), steps, unreadable)
-    try:
-        with stop_signals() as received:
-            losses = fit(conf, trainee, optimizer, variables, batches, steps, received, look, after_step)
-    except tf.errors.ResourceExhaustedError:
-        raise UserError("the memory does not suffice; lower batch_size or image_size") from None
-    except tf.errors.OpError:
-        if len(unreadable) < len(paths):
-            raise
-        raise UserError(f"{conf.train_data}: none of its {len(paths)} pictures can be read") from None
-    if unreadable:
-        print(f"Skipped {len(unreadable)} unreadable pictures: {', '.join(sorted(unreadable))}", file=sys.stderr)
-    if int(optimizer.iterations) < steps:
-        print(f"Saved at step {int(optimizer.iterations)} of {steps}; the same command resumes.")
-        return 128 + received[0]
-    checkpoints.save(done_file, [*saved, optimizer.iterations])
-    checkpoints.write_recipe(done_file, conf, notes | trained_section(int(optimizer.iterations), used_files, losses))
-    print(f"Done: {done_file}")
+    with files.sole_user(folder):
+        notes = resume_or_begin(conf, saved, optimizer, len(paths), begin)
+        done_file = os.path.join(folder, f"{checkpoints.NAME}-done")
+        if int(optimizer.iterations) >= steps and os.path.exists(done_file):
+            print(f"Already trained: {done_file}. Raise steps to go on, or remove {folder} to begin anew.")
+            return 0
+        checkpoints.write_recipe(os.path.join(folder, f"{checkpoints.NAME}-0"), conf, notes)
+        batches = reader.training_batches(paths, conf, int(optimizer.iterations), steps, unreadable)
+        try:
+            with stop_signals() as received:
+                losses = fit(conf, trainee, optimizer, variables, batches, steps, received, look, after_step)
+        except tf.errors.ResourceExhaustedError:
+            raise UserError("the memory does not suffice; lower batch_size or image_size") from None
+        except tf.errors.OpError:
+            if len(unreadable) < len(paths):
+                raise
+            raise UserError(f"{conf.train_data}: none of its {len(paths)} pictures can be read") from None
+        if unreadable:
+            print(f"Skipped {len(unreadable)} unreadable pictures: {', '.join(sorted(unreadable))}", file=sys.stderr)
+        if int(optimizer.iterations) < steps:
+            print(f"Saved at step {int(optimizer.iterations)} of {steps}; the same command resumes.")
+            return 128 + received[0]
+        checkpoints.save(done_file, [*saved, optimizer.iterations])
+        notes |= trained_section(int(optimizer.iterations), used_files, losses)
+        checkpoints.write_recipe(done_file, conf, notes)
+        print(f"Done: {done_file}")
     return 0
+
+
+def resume_or_begin(conf, saved, optimizer, images, begin):
+    """Gives the saved variables and the optimizer their values from the run's folder, or calls begin(); the run's notes."""
+    folder, notes = os.path.join(conf.model_path, conf.naming), {"images": images}
+    if not checkpoints.restore_training(folder, saved, optimizer):
+        begin()
+        return notes
+    step = int(optimizer.iterations)
+    print(f"Resuming at step {step}")
+    return notes | changes_so_far(conf, notes, os.path.join(folder, f"{checkpoints.NAME}-0"), step)
 
 
 def mixed_precision(on):

@@ -16,6 +16,7 @@ from conftest import MANY_STYLES, ROOT, UNIVERSAL, inside, load, many_styles_con
 from PIL import Image
 
 import config
+import files
 import losses
 import styles
 import training
@@ -258,6 +259,18 @@ def test_a_wrong_command_line_is_usage():
         assert result.returncode == 2
         assert len(result.stderr.strip().splitlines()) == 1
     assert script("train.py", "--help").returncode == 0
+
+
+def test_a_run_is_trained_by_one_process_at_a_time(house):
+    """Two that wrote into one folder would each take the other's checkpoints for their own."""
+    pytest.importorskip("fcntl", reason="needs flock")
+    conf = write_conf(house, steps=1)
+    with files.sole_user(str(house / "models" / "small")):
+        result = inside(train, "-c", conf, cwd=house)
+        assert result.returncode == 1
+        assert "small: another process trains there" in result.stderr
+        assert not os.listdir(house / "models" / "small")
+    assert inside(train, "-c", conf, cwd=house).returncode == 0
 
 
 def test_a_changed_conf_is_said_on_resuming(house):
