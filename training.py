@@ -89,9 +89,21 @@ def mixed_precision(on):
     """Whether this process' graphs compute convolutions and matrix products in bfloat16; variables and sums stay float32.
 
     By TensorFlow's own rewriting of graphs for oneDNN, for CPUs alone. bfloat16 has float32's range, so that no loss needs
-    scaling.
+    scaling. A CPU without instructions for it would take many times as long, so that there it stays off.
     """
+    if on and not has_bfloat16():
+        print("mixed_precision: this CPU has no instructions for bfloat16; all is computed in float32", file=sys.stderr)
+        on = False
     tf.config.optimizer.set_experimental_options({"auto_mixed_precision_onednn_bfloat16": on})
+
+
+def has_bfloat16():
+    """Whether the CPU multiplies in bfloat16, as far as can be told: on Linux."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            return re.search(r"\b(avx512_|amx_)?bf16\b", file.read()) is not None
+    except OSError:
+        return True
 
 
 def fit(conf, trainee, optimizer, variables, batches, steps, received, look, after_step):
