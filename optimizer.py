@@ -2,11 +2,15 @@
 
 With those names a training checkpoint of the original resumes here, and ours there. Keras' Adam has the same formula
 but keeps its state under names that change with the Keras version.
+
+Muon is a departure for runs of few steps.
 """
 
 import tensorflow as tf
 
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
+MOMENTUM, UPDATE_RMS = 0.95, 0.2  # Muon's: of Jordan et al. and of Liu et al.
+FEATURES = 8  # channels; a kernel that has fewer on a side reads or makes pictures
 
 
 class Adam(tf.Module):
@@ -34,20 +38,24 @@ class Adam(tf.Module):
             clipped, _ = tf.clip_by_global_norm([gradient for gradient, _ in pairs], self.clip_norm)
             pairs = [(gradient, variable) for gradient, (_, variable) in zip(clipped, pairs, strict=True)]
         for gradient, variable in pairs:
-            m, v = self._slots[scope(variable)]
-            tf.raw_ops.ResourceApplyAdam(
-                var=variable.handle,
-                m=m.handle,
-                v=v.handle,
-                beta1_power=BETA1**t,
-                beta2_power=BETA2**t,
-                lr=self.learning_rate,
-                beta1=BETA1,
-                beta2=BETA2,
-                epsilon=EPSILON,
-                grad=gradient,
-            )
+            self._update(variable, gradient, t)
         self.iterations.assign_add(1)
+
+    def _update(self, variable, gradient, t):
+        """One step of a variable, the t-th."""
+        m, v = self._slots[scope(variable)]
+        tf.raw_ops.ResourceApplyAdam(
+            var=variable.handle,
+            m=m.handle,
+            v=v.handle,
+            beta1_power=BETA1**t,
+            beta2_power=BETA2**t,
+            lr=self.learning_rate,
+            beta1=BETA1,
+            beta2=BETA2,
+            epsilon=EPSILON,
+            grad=gradient,
+        )
 
     def state(self):
         """The variables that a checkpoint must hold to go on: the slots and the step."""
@@ -57,6 +65,41 @@ class Adam(tf.Module):
         """beta1_power and beta2_power as TF1 saves them: of the step to come. We compute them from the step."""
         t = int(self.iterations) + 1
         return {"beta1_power": tf.constant(BETA1**t), "beta2_power": tf.constant(BETA2**t)}
+
+
+class Muon(Adam):
+    """Muon (Jordan et al. 2024) for kernels between features, Adam for the rest: kernels from or to pictures, vectors.
+
+    Its step is the momentum made orthogonal, so that directions in which gradients are small are learned as fast as others.
+    `learning_rate` means about what it means to Adam, by Liu et al. 2025 (arXiv 2502.16982). keras.optimizers.Muon leaves
+    convolutions to Adam. The slots are Adam's, and all of them are kept up, so that either goes on where the other was.
+    """
+
+    def _update(self, variable, gradient, t):
+        if variable.shape.rank != 4 or min(variable.shape[2:]) < FEATURES:
+            super()._update(variable, gradient, t)
+            return
+        m, v = self._slots[scope(variable)]
+        m.assign(MOMENTUM * m + (1 - MOMENTUM) * gradient)
+        v.assign(BETA2 * v + (1 - BETA2) * tf.square(gradient))  # for Adam alone
+        nesterov = tf.reshape(MOMENTUM * m + (1 - MOMENTUM) * gradient, [-1, variable.shape[3]])
+        rate = self.learning_rate * UPDATE_RMS * max(nesterov.shape) ** 0.5
+        variable.assign_sub(rate * tf.reshape(orthogonalised(nesterov), variable.shape))
+
+
+def orthogonalised(matrix):
+    """About U V^T of a matrix [m,n] = U S V^T: singular values of 0.7 to 1.2 instead of S, where these were not minute.
+
+    Five Newton-Schulz iterations with the coefficients of Jordan et al. 2024 (kellerjordan.github.io/posts/muon), which
+    leave 1 uncertain for speed.
+    """
+    if matrix.shape[0] < matrix.shape[1]:
+        return tf.transpose(orthogonalised(tf.transpose(matrix)))
+    x = matrix / (tf.norm(matrix) + 1e-12)
+    for _ in range(5):
+        squared = tf.matmul(x, x, transpose_a=True)
+        x = 3.4445 * x + tf.matmul(x, -4.7750 * squared + 2.0315 * tf.matmul(squared, squared))
+    return x
 
 
 def scope(variable):

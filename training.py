@@ -21,7 +21,7 @@ import config
 import files
 import reader
 from cli import UserError
-from optimizer import Adam
+from optimizer import Adam, Muon
 
 LOG_EVERY, SUMMARY_EVERY = 10, 25  # steps, as in the original
 
@@ -43,7 +43,7 @@ def run(conf, trainee, variables, paths, used_files, look, after_step=lambda ste
     steps = conf.steps or max(1, conf.epoch * len(paths) // conf.batch_size)
     folder = os.path.join(conf.model_path, conf.naming)
     mixed_precision(conf.mixed_precision)
-    optimizer, unreadable = Adam(variables, conf.learning_rate, conf.clip_norm), set()
+    optimizer, unreadable = (Muon if conf.muon else Adam)(variables, conf.learning_rate, conf.clip_norm), set()
     saved = [*variables, *trainee.kept]
     with files.sole_user(folder):
         notes = resume_or_begin(conf, saved, optimizer, len(paths), begin)

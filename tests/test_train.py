@@ -358,6 +358,15 @@ def test_the_output_affine_begins_as_the_runs_own_style(before, after, house):
         np.testing.assert_allclose(new["deconv3/scale"], colors.std((0, 1)), atol=1e-4)
 
 
+def test_a_run_by_muon_moves_the_kernels_between_features_otherwise(house):
+    for naming, muon in (("adam", False), ("muon", True)):
+        result = inside(train, "-c", write_conf(house, naming=naming, muon=muon, steps=1), cwd=house)
+        assert result.returncode == 0, result.stderr
+    one, other = (tensors(house / "models" / name / "fast-style-model.ckpt-done") for name in ("adam", "muon"))
+    assert np.abs(one["res1/residual/conv/weight"] - other["res1/residual/conv/weight"]).max() > 1e-5
+    np.testing.assert_allclose(one["conv1/conv/weight"], other["conv1/conv/weight"], atol=1e-6)
+
+
 @pytest.mark.parametrize("has", [True, False])
 def test_mixed_precision_computes_about_the_same_and_is_the_runs_own(has, house, monkeypatch):
     """A run after it in the same process is as exact as one before it. Where there is no bfloat16, it is one like them."""
