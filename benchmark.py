@@ -12,6 +12,7 @@ printed. Johnson's net is compared with the original's form of it, in training a
            optimise it with either loss network
 """
 
+import contextlib
 import os
 import resource
 import statistics
@@ -120,7 +121,7 @@ def train():
         weights = os.path.join(folder, "vgg_16.npz")
         np.savez(weights, **random_vgg("vgg_16", "conv4_3"))
         conf = config.Conf(style_image=STYLE, naming="none", loss_model="vgg_16", loss_model_file=weights)
-        for form in (*FORMS, MIXED):
+        for form in (*FORMS, *([MIXED] if training.has_bfloat16() else [])):
             method = METHODS["johnson"](conf, training=True)
             variables = [v for v in method.variables if v.trainable]
             optimizer = Adam(variables, 1e-6)
@@ -213,12 +214,11 @@ def in_form(form, run):
         functions = FORMS.get(form, {})
         before = {name: getattr(model, name) for name in functions}
         vars(model).update(functions)
-        training.mixed_precision(form == MIXED)
         try:
-            return run()
+            with training.mixed_precision() if form == MIXED else contextlib.nullcontext():
+                return run()
         finally:
             vars(model).update(before)
-            training.mixed_precision(False)
 
     return replaced
 

@@ -86,7 +86,6 @@ class RunConf:
     learning_rate_schedule: str = "constant"  # constant, cosine (to 0 at the last step), inverse
     warmup_steps: int = 0  # over which the learning rate is raised from 0: fewer ReLUs die while everything still moves
     muon: bool = False  # kernels between features learn by Muon instead of Adam: more in as many steps
-    mixed_precision: bool = False  # convolutions and matrix products in bfloat16, on a CPU that has it
     clip_norm: float = 0.0  # gradients longer than that, all together, are shortened to it; 0: none are
     seed: int = 0
     checkpoint_every: int = 1000  # steps
@@ -98,6 +97,7 @@ class MethodConf(RunConf):
     """What train.py may be told with every method."""
 
     method: str
+    mixed_precision: bool = False  # steps in bfloat16, on a CPU that has it
     initial_model: str = ""  # a finished model of this method to begin with instead of random weights
 
     # To see early whether the settings are right: <model_path>/<naming>/preview-*.jpg.

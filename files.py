@@ -1,4 +1,4 @@
-"""Files written whole or not at all, and their hashes."""
+"""Files written whole or not at all, folders held by one process, and files' hashes."""
 
 import contextlib
 import hashlib
@@ -57,15 +57,16 @@ def sole_user(folder):
     """
     try:
         os.makedirs(folder, exist_ok=True)
+        handle = os.open(folder, os.O_RDONLY) if fcntl else None
     except OSError as error:
         raise UserError(f"{folder}: cannot be written ({error.strerror}); choose another place") from None
-    with contextlib.ExitStack() as stack:
-        if fcntl:
-            handle = os.open(folder, os.O_RDONLY)
-            stack.callback(os.close, handle)
-            if not _locked(handle):
-                raise UserError(f"{folder}: another process trains there; wait for its end, or choose another naming")
+    try:
+        if fcntl and not _locked(handle):
+            raise UserError(f"{folder}: another process trains there; wait for its end, or choose another naming")
         yield
+    finally:
+        if fcntl:
+            os.close(handle)
 
 
 def located(path):

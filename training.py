@@ -42,9 +42,8 @@ def run(conf, trainee, variables, paths, used_files, look, after_step=lambda ste
     """
     steps = conf.steps or max(1, conf.epoch * len(paths) // conf.batch_size)
     folder = os.path.join(conf.model_path, conf.naming)
-    mixed_precision(conf.mixed_precision)
-    optimizer, unreadable = (Muon if conf.muon else Adam)(variables, conf.learning_rate, conf.clip_norm), set()
-    saved = [*variables, *trainee.kept]
+    optimizer = (Muon if conf.muon else Adam)(variables, conf.learning_rate, conf.clip_norm)
+    saved, unreadable = [*variables, *trainee.kept], set()
     with files.sole_user(folder):
         notes = resume_or_begin(conf, saved, optimizer, len(paths), begin)
         done_file = os.path.join(folder, f"{checkpoints.NAME}-done")
@@ -85,20 +84,36 @@ def resume_or_begin(conf, saved, optimizer, images, begin):
     return notes | changes_so_far(conf, notes, os.path.join(folder, f"{checkpoints.NAME}-0"), step)
 
 
-def mixed_precision(on):
-    """Whether this process' graphs compute convolutions and matrix products in bfloat16; variables and sums stay float32.
+def step_precision(conf):
+    """mixed_precision where the conf asks for it and the CPU has it, else a context that changes nothing."""
+    if not getattr(conf, "mixed_precision", False):  # a DistillConf has none: its normal equations need float32
+        return contextlib.nullcontext
+    if has_bfloat16():
+        return mixed_precision
+    print("mixed_precision: this CPU has no instructions for bfloat16; all is computed in float32", file=sys.stderr)
+    return contextlib.nullcontext
 
-    By TensorFlow's own rewriting of graphs for oneDNN, for CPUs alone. bfloat16 has float32's range, so that no loss needs
-    scaling. A CPU without instructions for it would take many times as long, so that there it stays off.
+
+@contextlib.contextmanager
+def mixed_precision():
+    """Within it graphs compute in bfloat16: convolutions, matrix products and most of what lies between and behind them.
+
+    By TensorFlow's own rewriting of graphs for oneDNN, for CPUs alone. Variables and the optimiser's state stay float32.
+    bfloat16 has float32's range, so that no loss needs scaling.
     """
-    if on and not has_bfloat16():
-        print("mixed_precision: this CPU has no instructions for bfloat16; all is computed in float32", file=sys.stderr)
-        on = False
-    tf.config.optimizer.set_experimental_options({"auto_mixed_precision_onednn_bfloat16": on})
+    option = "auto_mixed_precision_onednn_bfloat16"
+    tf.config.optimizer.set_experimental_options({option: True})
+    try:
+        yield
+    finally:
+        tf.config.optimizer.set_experimental_options({option: False})
 
 
 def has_bfloat16():
-    """Whether the CPU multiplies in bfloat16, as far as can be told: on Linux."""
+    """Whether the CPU multiplies in bfloat16; True where that cannot be told, elsewhere than on Linux.
+
+    Without instructions for it a step would take many times as long.
+    """
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as file:
             return re.search(r"\b(avx512_|amx_)?bf16\b", file.read()) is not None
@@ -114,12 +129,13 @@ def fit(conf, trainee, optimizer, variables, batches, steps, received, look, aft
       tf.errors.OpError: no picture can be read, or the memory does not suffice.
     """
     folder, recent, latest = os.path.join(conf.model_path, conf.naming), collections.deque(maxlen=100), {}
-    writer = tf.summary.create_file_writer(folder)
+    writer, precision = tf.summary.create_file_writer(folder), step_precision(conf)
     pace = 1 if sys.stderr.isatty() else 30
     with tqdm(total=steps, initial=int(optimizer.iterations), unit="step", mininterval=pace) as progress:
         for content in batches:
             optimizer.learning_rate.assign(scheduled_rate(conf, int(optimizer.iterations), steps))
-            losses = {tag: float(loss) for tag, loss in trainee.train_step(content, optimizer, variables).items()}
+            with precision():
+                losses = {tag: float(loss) for tag, loss in trainee.train_step(content, optimizer, variables).items()}
             step = int(optimizer.iterations)
             if not math.isfinite(losses["total_loss"]):
                 raise UserError(

@@ -369,14 +369,15 @@ def test_a_run_by_muon_moves_the_kernels_between_features_otherwise(house):
 
 @pytest.mark.parametrize("has", [True, False])
 def test_mixed_precision_computes_about_the_same_and_is_the_runs_own(has, house, monkeypatch):
-    """A run after it in the same process is as exact as one before it. Where there is no bfloat16, it is one like them."""
+    """What comes after it in the same process is as exact as before. Without bfloat16 it is a run like others."""
     if has and not (os.path.exists("/proc/cpuinfo") and training.has_bfloat16()):
         pytest.skip("needs a CPU that is known to have bfloat16")
     monkeypatch.setattr(training, "has_bfloat16", lambda: has)
-    totals = []
+    totals, pictures, content = [], [], photo(64, 64)[None].astype(np.float32)
     for naming, on in (("before", False), ("mixed", True), ("after", False)):
         conf = write_conf(house, naming=naming, mixed_precision=on, initializer="identity", relative_losses=True, steps=1)
         result = inside(train, "-c", conf, cwd=house)
+        pictures.append(METHODS["johnson"](config.load_conf(str(conf))).stylize(content).numpy())
         assert result.returncode == 0, result.stderr
         assert ("no instructions for bfloat16" in result.stderr) == (on and not has)
         recipe = config.read_recipe(house / "models" / naming / "fast-style-model.yml")
@@ -385,6 +386,7 @@ def test_mixed_precision_computes_about_the_same_and_is_the_runs_own(has, house,
     assert mixed == pytest.approx(before, rel=0.05 if has else 1e-5)
     assert after == pytest.approx(before, rel=1e-5)
     assert not has or abs(mixed / before - 1) > 1e-5, "everything was computed in float32"
+    np.testing.assert_allclose(pictures[1], pictures[0], atol=1e-2)
 
 
 def test_a_run_may_begin_with_another_style(house):
