@@ -85,7 +85,7 @@ class RunConf:
     learning_rate: float = 1e-3
     learning_rate_schedule: str = "constant"  # constant, cosine (to 0 at the last step), inverse
     warmup_steps: int = 0  # over which the learning rate is raised from 0: fewer ReLUs die while everything still moves
-    muon: bool = False  # kernels between features learn by Muon instead of Adam: more in as many steps
+    muon: bool = False  # kernels between features learn by Muon instead of Adam, in fewer steps
     clip_norm: float = 0.0  # gradients longer than that, all together, are shortened to it; 0: none are
     seed: int = 0
     checkpoint_every: int = 1000  # steps
