@@ -39,6 +39,9 @@ def run(conf, trainee, variables, paths, used_files, look, after_step=lambda ste
 
     Returns:
       0 when the run is finished, 128 + the signal's number when it was interrupted.
+
+    Raises:
+      UserError: another process trains there, no picture can be read, the memory does not suffice, or a loss is not finite.
     """
     steps = conf.steps or max(1, conf.epoch * len(paths) // conf.batch_size)
     folder = os.path.join(conf.model_path, conf.naming)
