@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from unittest import mock
 
 import quiet_tensorflow  # noqa: F401
 
@@ -35,6 +36,7 @@ import pixels
 import styles
 import training
 import vgg
+import winograd
 from methods import METHODS
 from optimizer import Adam
 from tests import original
@@ -52,13 +54,15 @@ ROOT = os.path.dirname(os.path.abspath(__file__))
 STYLE = os.path.join(ROOT, "images", "starry.jpg")
 WIDTHS = (64, 128, 256, 512, 512)  # channels of the five blocks of VGG-16 and VGG-19
 
-FORMS = {  # what each replaces in model.py
+FORMS = {  # what each replaces
     "ours": {},
-    "naive resize": {"resize_conv2d": original.resize_conv2d},
+    "direct": {(winograd, "conv2d"): tf.nn.conv2d},
+    "naive resize": {(model, "resize_conv2d"): original.resize_conv2d},
     "original": {
-        "resize_conv2d": original.resize_conv2d,
-        "instance_norm": lambda x, *affine: original.instance_norm(x),  # it has none
-        "conv2d_to_image": lambda x, kernel: model.conv2d(x, kernel, 1),
+        (winograd, "conv2d"): tf.nn.conv2d,
+        (model, "resize_conv2d"): original.resize_conv2d,
+        (model, "instance_norm"): lambda x, *affine: original.instance_norm(x),  # it has none
+        (model, "conv2d_to_image"): lambda x, kernel: original.conv2d(x, kernel, 1),
     },
 }
 
@@ -208,17 +212,15 @@ def peak():
 
 
 def in_form(form, run):
-    """A function that runs `run` with model.py's functions replaced, or with mixed precision, as the form has it."""
+    """A function that runs `run` with functions replaced, or with mixed precision, as the form has it."""
 
     def replaced():
-        functions = FORMS.get(form, {})
-        before = {name: getattr(model, name) for name in functions}
-        vars(model).update(functions)
-        try:
-            with training.mixed_precision() if form == MIXED else contextlib.nullcontext():
-                return run()
-        finally:
-            vars(model).update(before)
+        with contextlib.ExitStack() as stack:
+            for (module, name), function in FORMS.get(form, {}).items():
+                stack.enter_context(mock.patch.object(module, name, function))
+            if form == MIXED:
+                stack.enter_context(training.mixed_precision())
+            return run()
 
     return replaced
 

@@ -10,6 +10,7 @@ import math
 import numpy as np
 import tensorflow as tf
 
+import winograd
 from vgg_preprocessing import mean_image_subtraction
 
 AFFINE = ("deconv3/scale", "deconv3/offset")  # output_affine's variables
@@ -36,7 +37,7 @@ FOLD_2 = np.array([[[1, 1, 0], [0, 0, 1]], [[1, 0, 0], [0, 1, 1]]], np.float32)
 
 def conv2d(x, kernel, strides):
     """Convolution with reflected edges. [N,H,W,I] and [k,k,I,O] -> [N,ceil(H/strides),ceil(W/strides),O]."""
-    return tf.nn.conv2d(reflect_pad(x, kernel), kernel, strides, "VALID")
+    return winograd.conv2d(reflect_pad(x, kernel), kernel, strides, "VALID")
 
 
 def conv2d_to_image(x, kernel):

@@ -1,6 +1,7 @@
 """Pictures made by optimising their pixels (Gatys et al. 2016)."""
 
 import dataclasses
+import math
 
 import numpy as np
 import tensorflow as tf
@@ -11,7 +12,7 @@ import vgg_preprocessing
 from optimizer import Adam
 
 # What optimising takes at its peak: python benchmark.py memory
-BYTES, BYTES_PER_PIXEL, BYTES_PER_FLOAT = 800e6, 700, 7.0
+BYTES, BYTES_PER_PIXEL, BYTES_PER_FLOAT, BYTES_PER_WEIGHT = 800e6, 700, 7.0, 90
 STEP = 2**0.5  # each scale's size in units of the one before
 
 
@@ -87,8 +88,10 @@ def memory_needed(network):
     """(bytes of the process, bytes for each pixel of the picture) at the peak of an optimisation with this loss network.
 
     Features are kept for the gradient, so it goes with the network's widths; the rest is L-BFGS' memory, Adam's is less.
+    The largest kernel counts by the spectra that winograd.py makes of it.
     """
-    return BYTES, BYTES_PER_PIXEL + BYTES_PER_FLOAT * network.floats_per_pixel()
+    largest = max(map(math.prod, network.kernel_shapes().values()))
+    return BYTES + BYTES_PER_WEIGHT * largest, BYTES_PER_PIXEL + BYTES_PER_FLOAT * network.floats_per_pixel()
 
 
 class Differentiable(tf.Module):

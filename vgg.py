@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 import files
+import winograd
 from cli import UserError
 from vgg_preprocessing import mean_image_subtraction
 
@@ -86,7 +87,7 @@ class Vgg(tf.Module):
             # One pixel of SYMMETRIC is the edge repeated; unlike REFLECT it can do with features of a single pixel.
             x = tf.pad(x, [[0, 0], [1, 1], [1, 1], [0, 0]], "REFLECT" if reflects else "SYMMETRIC")
             padding = "VALID"
-        return tf.nn.conv2d(x, kernel, 1, padding) + self._weights[f"{conv}/biases"]
+        return winograd.conv2d(x, kernel, 1, padding) + self._weights[f"{conv}/biases"]
 
     def _full_name(self, conv):
         return f"{self.scope}/{conv if conv == 'conv0' else f'{conv[:5]}/{conv}'}"
@@ -130,7 +131,7 @@ def read_weights(scope, path, exclude_scopes=""):
     path, kind = files.located(path), os.path.splitext(path)[1]
     reader = {".h5": _read_h5, ".mat": _read_mat, ".npz": _read_npz}.get(kind)
     if not os.path.exists(path) and (reader or not os.path.exists(path + ".index")):
-        raise UserError(f"{path}: no such loss network; 'python download.py vgg_16' fetches one, see pretrained/README.md")
+        raise UserError(f"{path}: no such loss network; pretrained/README.md says where to get it")
     try:
         weights = reader(path) if reader else _read_ckpt(path, scope, exclude_scopes)
     except UserError:

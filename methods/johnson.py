@@ -16,7 +16,7 @@ class Johnson(tf.Module):
     style_kinds = ()  # its one style is in its weights
     kept = ()  # what a model file holds beside the trainable variables
     of_style = model.AFFINE  # names of variables that an initial_model, often of another style, does not give
-    memory = (600e6, 430)  # bytes that stylising takes at its peak, and more for each pixel: python benchmark.py memory
+    memory = (850e6, 430)  # bytes that stylising takes at its peak, and more for each pixel: python benchmark.py memory
 
     def __init__(self, conf, training=False):
         super().__init__()

@@ -26,6 +26,7 @@ NOUNS = [
     "colors",
     "reader",
     "vgg_preprocessing",
+    "winograd",
     "optimizer",
     "config",
 ]

@@ -1,0 +1,103 @@
+"""3x3 convolutions by Winograd's F(4x4,3x3): a quarter of the multiplications, in float32 the same to some 1e-5.
+
+Lavin and Gray 2016 (arXiv 1509.09308). oneDNN, which TensorFlow convolves with on CPUs, multiplies directly; cuDNN on GPUs
+has Winograd of its own. The transforms pass over memory a few times, so that many channels are needed for it to pay.
+"""
+
+import numpy as np
+import tensorflow as tf
+
+CHANNELS = 128  # in and out; with fewer the transforms cost more than they save
+PIXELS = 24 * 24  # of one picture; with fewer the kernel's own transform does
+TILES = 256  # of each picture at a time: the spectra take more than twice the memory of what they are spectra of
+
+# The transforms of one axis: input B^T [6,6], kernel G [6,3], output A^T [4,6], for the points 0, 1, -1, 2, -2, infinity.
+B_T = [
+    [4, 0, -5, 0, 1, 0],
+    [0, -4, -4, 1, 1, 0],
+    [0, 4, -4, -1, 1, 0],
+    [0, -2, -1, 2, 1, 0],
+    [0, 2, -1, -2, 1, 0],
+    [0, 4, 0, -5, 0, 1],
+]
+G = np.array([[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 24]]) / 24
+A_T = [[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]]
+
+# Of both axes: [36,36], [36,9], [16,36]. As matrix products they take less time than as sums of slices.
+INPUT, KERNEL, OUTPUT = (np.kron(matrix, matrix).astype(np.float32) for matrix in (B_T, G, A_T))
+
+
+def conv2d(x, kernel, strides, padding):
+    """tf.nn.conv2d, by Winograd where that is faster. [N,H,W,I] and [k,k,I,O] -> [N,h,w,O] float32."""
+    if not pays(x.shape, kernel.shape, strides):
+        return tf.nn.conv2d(x, kernel, strides, padding)
+    if padding == "SAME":
+        x = tf.pad(x, [[0, 0], [1, 1], [1, 1], [0, 0]])
+    return convolved(x, tf.convert_to_tensor(kernel))
+
+
+def pays(shape, kernel, strides):
+    """Whether Winograd is faster for x and a kernel of these shapes: in float32 on a CPU; unknown sizes count as large."""
+    if None in kernel or kernel[0] != 3 or strides != 1 or min(kernel[2:]) < CHANNELS:
+        return False
+    if None not in shape[1:3] and shape[1] * shape[2] < PIXELS:
+        return False
+    # bfloat16 has too few digits for the transforms.
+    mixed = tf.config.optimizer.get_experimental_options().get("auto_mixed_precision_onednn_bfloat16")
+    return not mixed and not tf.config.list_physical_devices("GPU")
+
+
+@tf.custom_gradient
+def convolved(x, kernel):
+    """A VALID 3x3 convolution and its gradients; left to itself TensorFlow would go back through every slice."""
+
+    def gradient(upstream):
+        to_kernel = tf.raw_ops.Conv2DBackpropFilter(
+            input=x, filter_sizes=tf.shape(kernel), out_backprop=upstream, strides=[1] * 4, padding="VALID"
+        )
+        return winograd(tf.pad(upstream, [[0, 0], [2, 2], [2, 2], [0, 0]]), kernel, turned=True), to_kernel
+
+    return winograd(x, kernel), gradient
+
+
+def winograd(x, kernel, turned=False):
+    """[N,H,W,I] and [3,3,I,O] -> [N,H-2,W-2,O], some rows at a time.
+
+    With `turned` the kernel is turned by 180 degrees and leads back: [N,H,W,O] -> [N,H-2,W-2,I].
+    """
+    with tf.control_dependencies([x]):  # or a graph would make the spectra of all its kernels first, and keep them
+        spectra = tf.matmul(KERNEL[:, ::-1] if turned else KERNEL, tf.reshape(kernel, [9, -1]))
+    spectra = tf.reshape(spectra, [36, *kernel.shape[2:]])
+    n, height, width, channels = sizes(x)
+    rows, columns = (height + 1) // 4, (width + 1) // 4  # of tiles, the last ones with zeros
+    strips = -(-rows * columns // TILES)
+    rows = -(-rows // strips)  # of a strip: as many in each, or nearly
+    x = tf.pad(x, [[0, 0], [0, 4 * rows * strips + 4 - height], [0, 4 * columns + 4 - width], [0, 0]])
+
+    def strip(i):
+        band = x[:, 4 * rows * i : 4 * rows * (i + 1) + 4]
+        return tiled(tf.reshape(band, [n, rows + 1, 4, columns + 1, 4, channels]), spectra, turned)
+
+    y = tf.map_fn(strip, tf.range(strips), parallel_iterations=1, fn_output_signature=tf.float32)
+    y = tf.reshape(tf.transpose(y, [1, 0, 2, 3, 4]), [n, 4 * rows * strips, 4 * columns, y.shape[-1]])
+    return y[:, : height - 2, : width - 2]
+
+
+def tiled(x, kernels, turned):
+    """[N,rows+1,4,columns+1,4,I] and [36,I,O] (turned: [36,O,I]) -> [N,4*rows,4*columns,O].
+
+    Tiles of 6x6, which overlap by 2, to spectra of 36, each of them multiplied with the kernel's, to tiles of 4x4.
+    """
+    n, rows, _, columns, _, channels = sizes(x)
+    rows, columns, out = rows - 1, columns - 1, kernels.shape[1 if turned else 2]
+    bands = [x[:, i // 4 : rows + i // 4, i % 4] for i in range(6)]
+    tiles = tf.stack([band[:, :, j // 4 : columns + j // 4, j % 4] for band in bands for j in range(6)])
+    spectra = tf.reshape(tf.matmul(INPUT, tf.reshape(tiles, [36, -1])), [36, -1, channels])
+    products = tf.reshape(tf.matmul(spectra, kernels, transpose_b=turned), [36, -1])
+    y = tf.reshape(tf.matmul(OUTPUT, products), [4, 4, n, rows, columns, out])
+    return tf.reshape(tf.transpose(y, [2, 3, 0, 4, 1, 5]), [n, 4 * rows, 4 * columns, out])
+
+
+def sizes(x):
+    """x's shape: ints, and tensors where it is not known before it runs."""
+    return [known or size for known, size in zip(x.shape, tf.unstack(tf.shape(x)), strict=True)]
