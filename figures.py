@@ -96,6 +96,8 @@ def main(argv):
     }
     if len(argv) != 2 or argv[1] not in kinds:
         raise cli.UsageError(f"{' '.join(argv[1:]) or 'nothing'}: the figures that there are: {', '.join(kinds)}")
+    if FLAGS.output_dir:
+        files.check_writable(os.path.join(FLAGS.output_dir, "figure.png"))
     return kinds[argv[1]]()
 
 
@@ -421,8 +423,10 @@ def objective_report():
     if not os.path.exists(recipe):
         raise cli.UserError(f"{recipe}: missing; only a model's recipe says what it was trained to minimise")
     sizes = [round(size) for size in cli.numbers("sizes")]
+    if min(sizes) < config.SMALLEST:
+        raise cli.UsageError(f"--sizes: got {min(sizes)}, at least {config.SMALLEST} is needed")
     paths = reader.list_images(FLAGS.photos)
-    paths = paths[:: max(1, len(paths) // FLAGS.count)][: FLAGS.count]
+    paths = [paths[i] for i in np.unique(np.linspace(0, len(paths) - 1, FLAGS.count, dtype=int))]
     conf = checkpoints.load_recipe(FLAGS.model_file)
     if not isinstance(conf, config.PerceptualConf):
         raise cli.UserError(f"{recipe}: method {conf.method} has no objective that pixels could be given")
@@ -474,13 +478,13 @@ class LastNorm(pixels.Differentiable):
 
 
 def mean_curves(method, paths, size):
-    """Means over the photos' middle squares, in each of the model's styles.
+    """Means over the photos' middle squares, in each of the model's styles; a photo that cannot be read is skipped.
 
     {"noise", "photo": [evaluations] from each start; "model", "unchanged", and if asked for "last_norm": scalar}.
     """
-    rows = []
-    for path, name in tqdm(list(itertools.product(paths, method.style_targets)), f"{size}x{size}", unit="picture"):
-        photo = reader.read_square(path, size)[None]
+    rows, photos = [], list(reader.read_squares(paths, size))
+    for photo, name in tqdm(list(itertools.product(photos, method.style_targets)), f"{size}x{size}", unit="picture"):
+        photo = photo[None]
         objective = ModelsObjective(method, photo, name)
         noise = np.random.default_rng(0).uniform(0, 255, photo.shape[1:])
         row = {"photo": least_so_far(objective, photo[0].numpy())[0]}

@@ -1,6 +1,7 @@
 """Files written whole or not at all, folders held by one process, and files' hashes."""
 
 import contextlib
+import errno
 import hashlib
 import os
 import tempfile
@@ -34,6 +35,20 @@ def write_whole(path, write):
     finally:
         if temporary and os.path.exists(temporary):
             os.remove(temporary)
+
+
+def check_writable(path):
+    """Raises UserError, before any work is done, when write_whole could not write there. Makes nothing."""
+    folder = os.path.dirname(os.path.abspath(path))
+    while not os.path.lexists(folder):
+        folder = os.path.dirname(folder)
+    try:
+        if os.path.isdir(path):
+            raise IsADirectoryError(errno.EISDIR, "it is a folder")
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror or error}); choose another place") from None
 
 
 def write_text(path, text):

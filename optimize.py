@@ -8,6 +8,7 @@ noise unless --init says otherwise. --sweep makes a labelled sheet of several va
 
 import csv
 import dataclasses
+import itertools
 import os
 
 import quiet_tensorflow  # noqa: F401
@@ -17,6 +18,7 @@ import numpy as np
 import tensorflow as tf
 import yaml
 from absl import flags
+from absl.testing import flagsaver
 from tqdm import tqdm
 
 import cli
@@ -42,7 +44,8 @@ flags.DEFINE_multi_string("style_image", [], "A picture that gives the manner; m
 flags.DEFINE_list("style_weights", [], "Weights of several style images (default: the same for all).")
 flags.DEFINE_multi_string("mask", [], "Where each style image applies: white here, black not; in the order of the styles.")
 flags.DEFINE_string("output_file", "generated/optimized.png", "Where the result goes; a CSV and a plot go beside it.")
-flags.DEFINE_enum("preserve_colors", "no", ["no", "luminance", "histogram"], "Keep chroma, or mean and covariance.")
+COLORS = ("no", "luminance", "histogram")
+flags.DEFINE_enum("preserve_colors", "no", COLORS, "Keep chroma, or mean and covariance.")
 flags.DEFINE_string(
     "sweep", None, "A setting and its values, such as style_weight=1,10,100: writes a sheet of the results."
 )
@@ -64,20 +67,20 @@ def main(argv):
     if FLAGS.animation:
         check_animation()
     reader.check_writable_format(FLAGS.output_file)
+    for path in filter(None, (FLAGS.output_file, FLAGS.animation)):
+        files.check_writable(path)
     for path in (FLAGS.content_image, *FLAGS.style_image, *FLAGS.mask):
         if path and os.path.realpath(path) == os.path.realpath(FLAGS.output_file):
             raise cli.UserError(f"{path}: would be overwritten by the result; choose another --output_file")
     given = {key: FLAGS[key].value for key in OVERRIDES if FLAGS[key].value is not None}
     conf = config.changed(config.load_conf(FLAGS.conf or CONF, config.PixelsConf), given, "the command line")
-    if "init" not in given and not (conf.content_weight and conf.style_weight):
-        conf = dataclasses.replace(conf, init="noise")
     if FLAGS.sweep:
         return sweep(conf)
     stem = os.path.splitext(FLAGS.output_file)[0]
     image, log, frames = run(conf, f"{stem}-progress.jpg")
     reader.write_image(FLAGS.output_file, image)
     print(FLAGS.output_file)
-    write_log(stem, log)
+    write_log(stem, log, conf)
     if FLAGS.animation:
         write_animation(FLAGS.animation, [*frames, image])
     return 0
@@ -90,6 +93,8 @@ def check_animation():
         raise cli.UsageError(
             f"--animation: got '{FLAGS.animation}'; it needs a .gif or .mp4, --show_every above 0 and no --sweep"
         )
+    if os.path.realpath(FLAGS.animation) == os.path.realpath(FLAGS.output_file):
+        raise cli.UsageError(f"--animation: {FLAGS.animation} is the --output_file too; one of them needs another name")
     if ending == ".mp4" and av is None:
         raise cli.UserError("--animation: .mp4 needs PyAV: pip install -r requirements-video.txt; .gif needs nothing")
 
@@ -97,14 +102,18 @@ def check_animation():
 def run(conf, progress_file=None):
     """([H,W,3] RGB 0..255, a row of losses for each iteration, the pictures shown under way).
 
+    Without one of the two weights it begins with noise, unless a flag says with what.
+
     Raises:
       UserError: the pictures do not suit the conf, the loss is not finite, or the memory does not suffice.
     """
+    if not ((conf.content_weight and conf.style_weight) or FLAGS.init or swept() == "init"):
+        conf = dataclasses.replace(conf, init="noise")
     content, given = read_inputs(conf)
     network = losses.loss_network(conf, {*conf.content_layers, *conf.style_layers})
     check_sizes(conf, [content, *(style.image for style in given)])
     check_memory(conf, network, content, given)
-    start = None if conf.init in config.STARTS else reader.read_image(conf.init).rgb
+    start = None if conf.init in config.STARTS else read_start(conf.init)
     log, frames = [], []
     rounds = conf.rounds if conf.optimizer == "lbfgs" else 1
     with tqdm(total=conf.iterations * rounds * len(pixels.scales(conf)), unit="it") as progress:
@@ -114,6 +123,7 @@ def run(conf, progress_file=None):
                 tqdm.write(f"after {len(log)} iterations: {told(log[-1])}")
             log.append({"iteration": len(log) + 1, "long_side": max(image.shape[:2])})
             log[-1] |= {name: float(loss) for name, loss in parts.items()}
+            progress.total = max(progress.total, len(log))  # a line search may pass its number of evaluations
             progress.update()
             progress.set_postfix_str(told(log[-1]), refresh=False)
             if not np.isfinite(log[-1]["total"]):
@@ -127,7 +137,18 @@ def run(conf, progress_file=None):
             image = pixels.stylize(conf, network, content, given, start, callback)
         except tf.errors.ResourceExhaustedError:
             raise cli.UserError(f"{conf.image_size} pixels do not fit into memory; lower --image_size") from None
+        if len(log) > conf.iterations:
+            tqdm.write(f"after {len(log)} iterations: {told(log[-1])}")
+    if not np.isfinite(image).all():  # the losses are those before a step: the last step's own are not among them
+        raise cli.UserError(f"iteration {len(log)}: the picture is no longer finite; lower style_weight")
     return finished(image, content), log, frames
+
+
+def read_start(path):
+    """The picture [H,W,3] that init names. Raises UserError as reader.read_image does, and when there is none."""
+    if not os.path.exists(path):
+        raise cli.UserError(f"init: '{path}' is neither {', '.join(config.STARTS)} nor a picture that exists")
+    return reader.read_image(path).rgb
 
 
 def told(row):
@@ -186,19 +207,26 @@ def check_memory(conf, network, content, styles):
 
 
 def sweep(conf):
-    """Writes one labelled sheet: the picture for each value of one of the conf's keys. 1 when one of them diverged."""
-    key, _, values = FLAGS.sweep.partition("=")
+    """Writes one labelled sheet: the picture for each value of a key of the conf or of --preserve_colors.
+
+    Returns 1 when one of them diverged.
+    """
+    key, values = swept(), FLAGS.sweep.partition("=")[2]
     if key == "style_scale" and conf.style_stretched:
         raise cli.UsageError("--sweep: style_scale has no effect with the conf's style_stretched")
     try:
         given = {value: yaml.safe_load(value) for value in values.split(",")}
     except yaml.YAMLError:
         raise cli.UsageError(f"--sweep: got '{FLAGS.sweep}', such as style_weight=1,10,100 is needed") from None
-    confs = {value: config.changed(conf, {key: one}, "--sweep") for value, one in given.items()}
+    colours = key == "preserve_colors"
+    if colours and not {*given} <= {*COLORS}:
+        raise cli.UsageError(f"--sweep: got '{FLAGS.sweep}', {key} is one of {', '.join(COLORS)}")
+    confs = {value: conf if colours else config.changed(conf, {key: one}, "--sweep") for value, one in given.items()}
     tiles, failed = [], 0
     for value, changed in confs.items():
         try:
-            image, log, _ = run(changed)
+            with flagsaver.flagsaver(preserve_colors=value if colours else FLAGS.preserve_colors):
+                image, log, _ = run(changed)
             tiles.append((image, f"{key} {value}\n{told(log[-1])}"))
         except cli.UserError as error:
             if isinstance(error, cli.UsageError):
@@ -211,8 +239,16 @@ def sweep(conf):
     return failed
 
 
-def write_log(stem, log):
-    """Writes stem.csv, a row for each iteration, and stem-losses.png where matplotlib is there."""
+def swept():
+    """The setting that --sweep names, or ""."""
+    return (FLAGS.sweep or "").partition("=")[0]
+
+
+def write_log(stem, log, conf):
+    """Writes stem.csv, a row for each iteration, and stem-losses.png where matplotlib is there.
+
+    The file has the losses themselves, the plot what each adds to the total; its gray lines are changes of scale.
+    """
 
     def write(temporary):
         with open(temporary, "w", encoding="utf-8", newline="") as file:
@@ -227,10 +263,15 @@ def write_log(stem, log):
         print(f"No plot of {stem}.csv: pip install -r requirements-figures.txt")
         return
     axes = (figure := Figure(layout="constrained")).subplots()
-    for name in ("content", "style", "tv", "total"):
-        if name in log[0]:
-            axes.semilogy([row["iteration"] for row in log], [row[name] for row in log], label=name)
-    axes.set(xlabel="iteration")
+    weights = {"content": conf.content_weight, "style": conf.style_weight, "tv": conf.tv_weight, "total": 1}
+    for name, weight in weights.items():
+        if name in log[0] and weight:
+            label = name if weight == 1 else f"{weight:g} x {name}"
+            axes.semilogy([row["iteration"] for row in log], [weight * row[name] for row in log], label=label)
+    for before, row in itertools.pairwise(log):
+        if row["long_side"] != before["long_side"]:
+            axes.axvline(row["iteration"], color="lightgray", zorder=0)
+    axes.set(xlabel="iteration", ylabel="loss")
     axes.legend()
     files.write_whole(f"{stem}-losses.png", lambda temporary: figure.savefig(temporary, dpi=80))
 

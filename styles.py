@@ -41,8 +41,11 @@ def read(paths, weights=(), masks=(), long_side=None):
 
 
 def read_mask(path):
-    """A mask [H,W] 0..1 from a picture's brightness. Raises UserError as reader.read_image does."""
-    return reader.read_image(path).rgb.mean(2) / 255
+    """A mask [H,W] 0..1 from a picture's brightness. Raises UserError as reader.read_image does, and when all is black."""
+    mask = reader.read_image(path).rgb.mean(2) / 255
+    if not mask.any():
+        raise UserError(f"{path}: black everywhere, so that its style would apply nowhere; white is where it applies")
+    return mask
 
 
 def names(paths):

@@ -204,6 +204,27 @@ def test_where_a_model_stands_among_the_iterates(house, trained):
     assert Image.open(house / "out" / "objective.png").width > 300
 
 
+def test_photos_are_drawn_evenly_and_a_bad_one_is_named_and_skipped(house, trained, monkeypatch):
+    paths = reader.list_images(str(house / "photos"))
+    seen = []
+    monkeypatch.setattr(
+        reader, "read_square", lambda path, size: seen.append(path) or np.zeros([size, size, 3], np.float32)
+    )
+    objective_rows(house, trained, "--count", 2, "--sizes", "32", "--evaluations", 1)
+    assert seen == [paths[0], paths[-1]]
+    monkeypatch.undo()
+    (house / "photos" / "zz.png").write_bytes(b"")
+    command = ("objective", "--model_file", trained, "--photos", "photos", "--output_dir", "out")
+    result = inside(figures, *command, "--count", 2, "--sizes", "32", "--evaluations", 1, cwd=house)
+    assert result.returncode == 0, result.stderr
+    assert "zz.png: not a readable image" in result.stderr
+
+
+def test_a_square_too_small_for_the_loss_network_is_refused(house, trained):
+    result = inside(figures, "objective", "--model_file", trained, "--photos", "photos", "--sizes", "32,8", cwd=house)
+    assert (result.returncode, "--sizes: got 8, at least 16 is needed" in result.stderr) == (2, True)
+
+
 def test_the_bound_of_the_last_norm(house, trained):
     """What comes out of it has the norm's mean and contrast: not as good as free pixels, but no worse than the model."""
     flags = ("--count", 1, "--sizes", "32", "--evaluations", 60, "--last_norm")
@@ -299,6 +320,7 @@ PAIR = ("recipes", "--content_image", "style.png", "--style_image", "style.png")
         (("objective", "--model_file", "none.ckpt-done"), "none.yml: missing"),
         (("objective", "--model_file", "none.ckpt-done", "--sizes", "a"), "missing"),
         (("recipes", "--content_image", "none.jpg"), "none.jpg: no such image"),
+        (("recipes", "--output_dir", "style.png/out"), "style.png/out/figure.png: cannot be written"),
         ((*PAIR, "--style_image", "style.png"), "--style_image: 2 given, this figure takes one"),
         (PAIR, "pretrained/vgg_16_notop.h5: no such loss network"),
         ((*PAIR, "--network", "vgg_16=shallow.npz"), "no layer of conv5"),

@@ -21,6 +21,7 @@ def easel(tmp_path):
     Image.fromarray(photo(30, 40)).save(tmp_path / "photo.png")
     Image.fromarray(photo(36, 32, 5)).save(tmp_path / "style.png")
     Image.fromarray(np.repeat([[0, 255]], 8, 0).astype(np.uint8)).save(tmp_path / "mask.png")
+    Image.new("L", (8, 8)).save(tmp_path / "black.png")
     np.savez(tmp_path / "vgg.npz", **vgg_weights(VGG_16_CONVS[:7]))
     conf = {
         "loss_model": "vgg_16",
@@ -119,6 +120,53 @@ def test_a_sweep_is_one_sheet(easel):
 
 
 @pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (("content_weight=0,1",), [("noise", "no"), ("content", "no")]),
+        (("init=style,noise", "--content_weight", 0), [("style", "no"), ("noise", "no")]),
+        (("preserve_colors=histogram,no",), [("content", "histogram"), ("content", "no")]),
+    ],
+)
+def test_each_tile_of_a_sweep_is_the_run_of_its_own_setting(flags, expected, easel, monkeypatch):
+    seen, stylize = [], optimize.pixels.stylize
+
+    def noted(conf, *rest):
+        seen.append((conf.init, optimize.FLAGS.preserve_colors))
+        return stylize(conf, *rest)
+
+    monkeypatch.setattr(optimize.pixels, "stylize", noted)
+    result = run(easel, *BOTH, "--sweep", *flags)
+    assert result.returncode == 0, result.stderr
+    assert seen == expected
+
+
+def test_where_nothing_can_be_written_no_time_is_spent(easel, monkeypatch):
+    monkeypatch.delattr(optimize.pixels, "stylize")
+    result = run(easel, *BOTH, "--output_file", "photo.png/o.png")
+    assert (result.returncode, "cannot be written" in result.stderr) == (1, True)
+
+
+def test_a_picture_that_its_last_step_broke_is_not_written(easel, monkeypatch):
+    """No loss tells of it: each is that before its step."""
+    stylize = optimize.pixels.stylize
+    monkeypatch.setattr(optimize.pixels, "stylize", lambda *given: stylize(*given) * np.float32("nan"))
+    result = run(easel, *BOTH)
+    assert (result.returncode, "iteration 9: the picture is no longer finite" in result.stderr) == (1, True)
+    assert not (easel / "out").exists()
+
+
+def test_every_round_of_lbfgs_is_told(easel):
+    conf = yaml.safe_load((easel / "conf.yml").read_text())
+    (easel / "lbfgs.yml").write_text(yaml.safe_dump(conf | {"optimizer": "lbfgs", "rounds": 4, "start_size": 0}))
+    result = run(easel, *BOTH, "-c", "lbfgs.yml")
+    assert result.returncode == 0, result.stderr
+    told = re.findall(r"after (\d+) iterations: content", result.stdout + result.stderr)
+    with open(easel / "out" / "o.csv", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert (len(told), int(told[-1])) == (4, len(rows))
+
+
+@pytest.mark.parametrize(
     ("flags", "code", "words"),
     [
         (("--style_image", "style.png"), 2, "--content_image is missing"),
@@ -129,7 +177,7 @@ def test_a_sweep_is_one_sheet(easel):
         ((*BOTH, "--sweep", "style=1,2"), 1, "style: no such key (--sweep)"),
         ((*BOTH, "--sweep", "style_weight=x"), 1, "style_weight: got 'x', a number is needed (--sweep)"),
         ((*BOTH, "--iterations", 0), 1, "iterations: got '0', a number above 0 is needed (the command line)"),
-        ((*BOTH, "--init", "none.jpg"), 1, "none.jpg: no such image"),
+        ((*BOTH, "--init", "nosie"), 1, "init: 'nosie' is neither content, noise, style, mix nor a picture that exists"),
         ((*BOTH, "--style_scale", 0.1), 1, "style.png: 2 pixels wide at the smallest scale, 4 are needed"),
         (("--style_weight", 0, "--content_weight", 0), 2, "both 0"),
         (("--style_weight", 0, "--init", "style", "--content_image", "photo.png"), 2, "--style_image is missing"),
@@ -139,6 +187,11 @@ def test_a_sweep_is_one_sheet(easel):
         ((*BOTH, "--style_scale", 1e6), 1, "of memory"),
         ((*BOTH, "--image_size", 1e12), 1, "of memory"),
         ((*BOTH, "--output_file", "photo.png"), 1, "photo.png: would be overwritten"),
+        ((*BOTH, "--output_file", "photo.png/o.png"), 1, "photo.png/o.png: cannot be written"),
+        ((*BOTH, "--output_file", "out.gif", "--animation", "out.gif"), 2, "is the --output_file too"),
+        ((*BOTH, "--animation", "photo.png/o.gif"), 1, "photo.png/o.gif: cannot be written"),
+        ((*BOTH, "--sweep", "preserve_colors=some"), 2, "preserve_colors is one of no, luminance, histogram"),
+        ((*BOTH, "--mask", "black.png"), 1, "black.png: black everywhere"),
         ((*BOTH, "-c", "layers.yml"), 1, "vgg_16/nonsense: the loss network has no such layer"),
         ((*BOTH, "--style_weight", "nan"), 1, "style_weight: got 'nan', a finite number is needed"),
     ],
