@@ -3,7 +3,8 @@
 With --method adain or wct, stylising takes a style instead: a new one each time, or one whose statistics are known; with
 --method msgnet or stylebank, of the size in conf/<method>_cpu.yml, it is compared with Johnson's net.
 What is compared takes turns within one run, so that a noisy machine is as noisy for each; medians of several rounds are
-printed. Johnson's net is compared with the original's form of it, in training also with its own in bfloat16.
+printed. Johnson's net is compared with direct convolutions, a naive resize convolution, and the original's form of all of
+it, in training also with its own in bfloat16.
   stylize  seconds for one picture of --size x --size (default 512)
   train    seconds for one step: batch 4 at 256x256, a loss network of VGG-16's full widths (random weights)
   optimize seconds for one evaluation of loss and gradient at --size x --size (default 512), as SciPy's L-BFGS asks for it,

@@ -423,8 +423,8 @@ def objective_report():
     if not os.path.exists(recipe):
         raise cli.UserError(f"{recipe}: missing; only a model's recipe says what it was trained to minimise")
     sizes = [round(size) for size in cli.numbers("sizes")]
-    if min(sizes) < config.SMALLEST:
-        raise cli.UsageError(f"--sizes: got {min(sizes)}, at least {config.SMALLEST} is needed")
+    if min(sizes, default=0) < config.SMALLEST:
+        raise cli.UsageError(f"--sizes: got {min(sizes, default='none')}, at least {config.SMALLEST} is needed")
     paths = reader.list_images(FLAGS.photos)
     paths = [paths[i] for i in np.unique(np.linspace(0, len(paths) - 1, FLAGS.count, dtype=int))]
     conf = checkpoints.load_recipe(FLAGS.model_file)

@@ -20,6 +20,7 @@ import checkpoints
 import config
 import files
 import reader
+import winograd
 from cli import UserError
 from optimizer import Adam, Muon
 
@@ -104,12 +105,11 @@ def mixed_precision():
     By TensorFlow's own rewriting of graphs for oneDNN, for CPUs alone. Variables and the optimiser's state stay float32.
     bfloat16 has float32's range, so that no loss needs scaling.
     """
-    option = "auto_mixed_precision_onednn_bfloat16"
-    tf.config.optimizer.set_experimental_options({option: True})
+    tf.config.optimizer.set_experimental_options({winograd.MIXED_PRECISION: True})
     try:
         yield
     finally:
-        tf.config.optimizer.set_experimental_options({option: False})
+        tf.config.optimizer.set_experimental_options({winograd.MIXED_PRECISION: False})
 
 
 def has_bfloat16():

@@ -9,6 +9,7 @@ has Winograd of its own. The transforms pass over memory a few times, so that ma
 import numpy as np
 import tensorflow as tf
 
+MIXED_PRECISION = "auto_mixed_precision_onednn_bfloat16"  # TensorFlow's option; training.py sets it
 CHANNELS = 128  # in and out; with fewer the transforms cost more than they save
 PIXELS = 24 * 24  # of one picture; with fewer the kernel's own transform does
 TILES = 256  # of each picture at a time: the spectra take more than twice the memory of what they are spectra of
@@ -45,7 +46,7 @@ def pays(shape, kernel, strides):
     if None not in shape[1:3] and shape[1] * shape[2] < PIXELS:
         return False
     # bfloat16 has too few digits for the transforms.
-    mixed = tf.config.optimizer.get_experimental_options().get("auto_mixed_precision_onednn_bfloat16")
+    mixed = tf.config.optimizer.get_experimental_options().get(MIXED_PRECISION)
     return not mixed and not tf.config.list_physical_devices("GPU")
 
 

@@ -219,9 +219,10 @@ def test_photos_are_drawn_evenly_and_a_bad_one_is_named_and_skipped(house, train
     assert "zz.png: not a readable image" in result.stderr
 
 
-def test_a_square_too_small_for_the_loss_network_is_refused(house, trained):
-    result = inside(figures, "objective", "--model_file", trained, "--photos", "photos", "--sizes", "32,8", cwd=house)
-    assert (result.returncode, "--sizes: got 8, at least 16 is needed" in result.stderr) == (2, True)
+@pytest.mark.parametrize(("sizes", "got"), [("32,8", "8"), ("", "none")])
+def test_a_square_too_small_for_the_loss_network_is_refused(sizes, got, house, trained):
+    result = inside(figures, "objective", "--model_file", trained, "--photos", "photos", f"--sizes={sizes}", cwd=house)
+    assert (result.returncode, f"--sizes: got {got}, at least 16 is needed" in result.stderr) == (2, True)
 
 
 def test_the_bound_of_the_last_norm(house, trained):
