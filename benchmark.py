@@ -195,7 +195,7 @@ def memory_of_optimising(form, size):
     network = vgg.Vgg(conf.loss_model, weights, {*conf.content_layers, *conf.style_layers})
     content, style, picture = random_pictures(3, size)
     pixels.lbfgs(pixels.Objective(conf, network, content, [styles.Style(style)]), picture, 2)
-    base, per_pixel = pixels.memory_needed(network)
+    base, per_pixel = pixels.memory_needed(conf, network)
     print(f"{form:14s} {peak():.2f} GB at {size}x{size}, {(base + size * size * per_pixel) / 1e9:.2f} expected")
 
 

@@ -38,6 +38,7 @@ class LossNetworkConf(NetworkConf):
 
     content_layers: tuple[str, ...] = ()  # (): conv3_3
     style_layers: tuple[str, ...] = ()  # (): conv1_2, 2_2, 3_3, 4_3
+    turned_losses: bool = False  # at each step the network sees pictures mirrored and turned at random, 8 ways
 
     def __post_init__(self):
         """Fills in what depends on the loss network: its file, and the original's layers in its scope."""
@@ -63,7 +64,6 @@ class PerceptualConf(LossNetworkConf):
     relative_losses: bool = False  # each layer's error as a share of its target's energy, mean over the layers
     color_weight: float = 0.0  # of the pixels' own colours as one more style layer
     luminance_weight: float = 0.0  # of light and dark, blurred, as one more content layer
-    turned_losses: bool = False  # the loss network sees each batch mirrored and turned at random, 8 ways
     second_loss_model: str = ""  # scope of a second loss network, for the layers that begin with it
     second_loss_model_file: str = ""
 
@@ -193,13 +193,13 @@ METHOD_CONFS = {"johnson": Conf, "adain": AdaInConf, "wct": WctConf, "msgnet": M
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PixelsConf(LossNetworkConf):
-    """What optimize.py may be told. Defaults are those of conf/gatys.yml, but for layers and edges."""
+    """What optimize.py may be told. Defaults are those of conf/gatys.yml, but for how its network sees pictures."""
 
     content_form: str = "relative"  # see losses.content_error
     style_form: str = "relative"  # see losses.style_error
     tv_form: str = "mean"  # see losses.total_variation_loss
     content_weight: float = 1.0
-    style_weight: float = 60.0
+    style_weight: float = 40.0
     tv_weight: float = 0.005
     style_scale: float = 1.0  # the style image's long side in units of the result's: larger gives larger strokes
     style_stretched: bool = False  # resize the style image to exactly the content's size instead

@@ -13,6 +13,7 @@ from cli import UserError
 COLORS, LUMINANCE = "colors", "luminance"  # of the pixels themselves: one more style layer, one more content layer
 SQUARE = 8  # pixels on a side, over which LUMINANCE is averaged
 VIEWS = 8  # ways to mirror and turn a picture by quarters
+BACK = (0, 1, 2, 3, 4, 6, 5, 7)  # for each view the one that undoes it
 
 
 def loss_network(conf, layers):
@@ -64,20 +65,18 @@ class PerceptualLoss(tf.Module):
 
     def style_targets(self, image):
         """{layer: Gram matrices [VIEWS or 1,C,C], one for each view} of a style image [1,h,w,3] RGB 0..255."""
-        views = [self._features(image, view) for view in range(VIEWS if self.conf.turned_losses else 1)]
-        return {layer: tf.concat([gram(view[layer]) for view in views], 0) for layer in self._style_layers}
+        found = {layer: [] for layer in self._style_layers}
+        for view in views(self.conf):
+            features = self._features(image, view)
+            for layer, grams in found.items():
+                grams.append(gram(features[layer]))
+            del features  # or they stay until the next view's are there
+        return {layer: tf.concat(grams, 0) for layer, grams in found.items()}
 
     def content_targets(self, content, view=0):
         """{layer: features [N,h,w,C]} of photos [N,H,W,3]; no gradient goes through them."""
         features = self._features(content, view)
         return {layer: tf.stop_gradient(features[layer]) for layer in self._content_layers}
-
-    def view(self, step):
-        """The view of a training step: 0, or drawn from the conf's seed and the step alone."""
-        if not self.conf.turned_losses:
-            return 0
-        seed = tf.stack([tf.constant(self.conf.seed, tf.int64), tf.cast(step, tf.int64)])
-        return tf.random.stateless_uniform([], seed, 0, VIEWS, tf.int32)
 
     def __call__(self, generated, content_targets, style_targets, style_weight, view=0):
         """The scalar losses of [N,H,W,3] RGB 0..255 by their TensorBoard tags; targets of the same view."""
@@ -106,6 +105,19 @@ class PerceptualLoss(tf.Module):
 def colors(images):
     """[N,H,W,3] RGB 0..255 -> [N,H,W,4]: -1..1 and 1, so that their Gram matrix holds means and second moments."""
     return tf.concat([images / 127.5 - 1, tf.ones_like(images[..., :1])], 3)
+
+
+def views(conf):
+    """The views of a picture that the loss network is shown."""
+    return range(VIEWS if conf.turned_losses else 1)
+
+
+def drawn_view(conf, step):
+    """The view of a step: 0 without conf.turned_losses, or drawn from the conf's seed and the step alone."""
+    if not conf.turned_losses:
+        return 0
+    seed = tf.stack([tf.constant(conf.seed, tf.int64), tf.cast(step, tf.int64)])
+    return tf.random.stateless_uniform([], seed, 0, VIEWS, tf.int32)
 
 
 def turned(images, view):

@@ -199,7 +199,7 @@ def check_sizes(conf, images):
 
 def check_memory(conf, network, content, styles):
     """Raises UserError when the picture, or a style image at its scale, does not fit into the memory."""
-    base, per_pixel = pixels.memory_needed(network)
+    base, per_pixel = pixels.memory_needed(conf, network)
     memory.check(*pixels.fitted_size(content, conf.image_size), base, per_pixel)
     for style in () if conf.style_stretched else styles:
         size = pixels.fitted_size(style.image, round(conf.style_scale * conf.image_size))

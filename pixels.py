@@ -84,74 +84,97 @@ def first_image(conf, content, styles, start):
     return {"content": content, "noise": noise}.get(conf.init, start)
 
 
-def memory_needed(network):
-    """(bytes of the process, bytes for each pixel of the picture) at the peak of an optimisation with this loss network.
+def memory_needed(conf, network):
+    """(bytes of the process, bytes for each pixel of the picture) at the peak of an optimisation with the conf's network.
 
     Features are kept for the gradient, so it goes with the network's widths; the rest is L-BFGS' memory, Adam's is less.
-    The largest kernel counts by the spectra that winograd.py makes of it.
+    The largest kernel counts by the spectra that winograd.py makes of it; the content's targets are kept for each view.
     """
     largest = max(map(math.prod, network.kernel_shapes().values()))
-    return BYTES + BYTES_PER_WEIGHT * largest, BYTES_PER_PIXEL + BYTES_PER_FLOAT * network.floats_per_pixel()
+    targets = 4 * len(losses.views(conf)) * network.floats_per_pixel(conf.content_layers) if conf.content_weight else 0
+    return BYTES + BYTES_PER_WEIGHT * largest, BYTES_PER_PIXEL + BYTES_PER_FLOAT * network.floats_per_pixel() + targets
 
 
 class Differentiable(tf.Module):
     """A loss of pixels with its gradient. `losses` of [1,H,W,3] RGB gives scalars by name, what is minimised as "total"."""
 
     @tf.function
-    def losses_and_gradient(self, image):
+    def losses_and_gradient(self, image, *view):
         """(losses, d total / d image) of [1,H,W,3] RGB: one graph on all cores, or on the GPU."""
         with tf.GradientTape() as tape:
             tape.watch(image)
-            parts = self.losses(image)
+            parts = self.losses(image, *view)
         return parts, tape.gradient(parts["total"], image)
 
 
 class Objective(Differentiable):
-    """The weighted sum of content, style and total-variation loss of one picture; the targets are computed once."""
+    """The weighted sum of content, style and total-variation loss of one picture; the targets are computed once.
+
+    With conf.turned_losses they are computed for each view, as losses.PerceptualLoss does and for the same reason.
+    """
 
     def __init__(self, conf, network, content, styles):
         super().__init__()
         self.conf, self.network = conf, network
         self.pixels = content.shape[0] * content.shape[1]
-        found = network(tf.constant(content[None])) if conf.content_weight else {}
-        self.content = {layer: found[layer] for layer in conf.content_layers if found}
+        self.content = self._targets(content) if conf.content_weight else {}
         self.styles = [
             (style.weight, style.mask, self._grams(style.image)) for style in styles if conf.style_weight and style.weight
         ]
 
-    def _grams(self, image):
-        features = self.network(tf.constant(image[None], tf.float32))
-        return {layer: losses.gram(features[layer])[0] for layer in self.conf.style_layers}
+    def _targets(self, image):
+        """{layer: [views,h,w,C]}: each view's features turned back, so that all have one shape."""
+        found = {layer: [] for layer in self.conf.content_layers}
+        for view in losses.views(self.conf):
+            for layer, features in self._features(tf.constant(image[None], tf.float32), view, [*found]).items():
+                found[layer].append(self._turned(features, losses.BACK[view]))
+        return {layer: tf.concat(features, 0) for layer, features in found.items()}
 
-    def losses(self, image):
+    def _grams(self, image):
+        """{layer: [views,C,C]}"""
+        found = {layer: [] for layer in self.conf.style_layers}
+        for view in losses.views(self.conf):
+            for layer, features in self._features(tf.constant(image[None], tf.float32), view, [*found]).items():
+                found[layer].append(losses.gram(features))
+        return {layer: tf.concat(grams, 0) for layer, grams in found.items()}
+
+    def _features(self, image, view, layers=None):
+        return self.network(self._turned(image, view), layers)
+
+    def losses(self, image, view=0):
         """{"content": ..., "style": ..., "tv": ..., "total": weighted} of [1,H,W,3] RGB; the first three are unweighted."""
-        conf, features = self.conf, self.network(image)
+        conf, form, features = self.conf, self.conf.style_form, self._features(image, view)
         parts = {"tv": losses.total_variation_loss(image, conf.tv_form)}
         if self.content:
-            errors = losses.content_losses(features, self.content, conf.content_form)
+            targets = {layer: self._turned(found[view][None], view) for layer, found in self.content.items()}
+            errors = losses.content_losses(features, targets, conf.content_form)
             parts["content"] = tf.add_n(list(errors.values())) / len(errors)
         if self.styles:
             errors = [
-                weight * losses.style_error(within(mask, features[layer]), target, conf.style_form, self.pixels)
+                weight * losses.style_error(self._within(mask, features[layer], view), grams[view], form, self.pixels)
                 for weight, mask, targets in self.styles
-                for layer, target in targets.items()
+                for layer, grams in targets.items()
             ]
             parts["style"] = tf.add_n(errors) / len(conf.style_layers)
         weights = {"content": conf.content_weight, "style": conf.style_weight, "tv": conf.tv_weight}
         return parts | {"total": tf.add_n([weights[name] * loss for name, loss in parts.items()])}
 
+    def _within(self, mask, features, view):
+        return features if mask is None else within(self._turned(tf.constant(mask[None, :, :, None]), view), features)
+
+    def _turned(self, images, view):
+        return losses.turned(images, view) if self.conf.turned_losses else images
+
 
 def within(mask, features):
-    """Features [1,h,w,C] faded by a mask [H,W] 0..1, so that their Gram matrix is that of the masked region alone."""
-    if mask is None:
-        return features
-    mask = tf.image.resize(mask[None, :, :, None], features.shape[1:3], "area")
+    """Features [1,h,w,C] faded by a mask [1,H,W,1] 0..1, so that their Gram matrix is that of the masked region alone."""
+    mask = tf.image.resize(mask, tf.shape(features)[1:3], "area")
     # gram() divides by the whole picture's pixels; this makes it the region's, softly counted.
     return features * mask / tf.sqrt(tf.reduce_mean(tf.square(mask)) + 1e-6)
 
 
 def lbfgs(objective, image, evaluations, callback=lambda *_: None, bounded=False):
-    """SciPy's L-BFGS on the pixels of [h,w,3], if asked within 0..255; returns [h,w,3] float32.
+    """SciPy's L-BFGS on the pixels of [h,w,3], if asked within 0..255; returns [h,w,3] float32. It sees view 0 alone.
 
     It ends after the line search that passes so many evaluations, or where the loss falls no more.
     """
@@ -191,7 +214,7 @@ def adam(objective, image, conf, before=None, callback=lambda *_: None):
 
     @tf.function
     def step():
-        parts, gradient = objective.losses_and_gradient(variable)
+        parts, gradient = objective.losses_and_gradient(variable, losses.drawn_view(conf, optimizer.iterations))
         optimizer.apply_gradients([(gradient, variable)])
         if conf.clip:
             variable.assign(tf.clip_by_value(variable, 0.0, 255.0))

@@ -74,9 +74,10 @@ class Vgg(tf.Module):
         """{conv: [k,k,I,O]} of all its convolutions."""
         return {conv: self._weights[f"{conv}/weights"].shape.as_list() for conv in self._convs}
 
-    def floats_per_pixel(self):
-        """How many floats all its layers' features take, for each pixel of the picture."""
-        widths = {conv: self._weights[f"{conv}/biases"].shape[0] for conv in self._convs if conv != "conv0"}
+    def floats_per_pixel(self, layers=None):
+        """How many floats the features of these layers take, or of all that it has, for each pixel of the picture."""
+        convs = self._convs if layers is None else map(short_name, layers)
+        widths = {conv: self._weights[f"{conv}/biases"].shape[0] for conv in convs if conv != "conv0"}
         return sum(width / 4 ** (int(conv[4]) - 1) for conv, width in widths.items())
 
     def _conv(self, x, conv):

@@ -48,7 +48,7 @@ class Johnson(tf.Module):
                 target = tf.stop_gradient(tf.tanh(norm) + 1) * 127.5
                 parts = {"total_loss": tf.reduce_mean(tf.square(generated - target)) / 255}
             else:
-                view = self.perceptual_loss.view(optimizer.iterations)
+                view = losses.drawn_view(self.conf, optimizer.iterations)
                 targets = self.perceptual_loss.content_targets(content, view)
                 weight = losses.style_weight(self.conf, optimizer.iterations)
                 parts = self.perceptual_loss(generated, targets, self.style_targets[""], weight, view)

@@ -75,7 +75,7 @@ class MsgNet(tf.Module):
 
     @tf.function(reduce_retracing=True)
     def _train_step(self, content, optimizer, variables, index, style):
-        view = self.perceptual_loss.view(optimizer.iterations)
+        view = losses.drawn_view(self.conf, optimizer.iterations)
         content_targets = self.perceptual_loss.content_targets(content, view)
         style_targets = {layer: targets[index] for layer, targets in self._targets.items()}
         with tf.GradientTape(watch_accessed_variables=False) as tape:

@@ -73,7 +73,7 @@ class StyleBank(tf.Module):
 
     @tf.function
     def _stylizing_step(self, content, optimizer, variables, name):
-        view = self.perceptual_loss.view(optimizer.iterations)
+        view = losses.drawn_view(self.conf, optimizer.iterations)
         content_targets = self.perceptual_loss.content_targets(content, view)
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(variables)

@@ -50,7 +50,7 @@ def test_pytorch_computes_the_same_loss_and_gradient(pooling):
 def test_the_memory_that_optimising_is_expected_to_need_is_what_it_was_seen_to_need(scope, size, measured):
     conf, weights = benchmark.loss_network(scope)
     network = vgg.Vgg(scope, weights, {*conf.content_layers, *conf.style_layers})
-    base, per_pixel = pixels.memory_needed(network)
+    base, per_pixel = pixels.memory_needed(conf, network)
     assert measured <= (base + per_pixel * size * size) / 1e9 < 1.25 * measured
 
 

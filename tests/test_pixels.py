@@ -121,6 +121,49 @@ def test_optimising_lowers_the_loss_and_tells_of_it(optimizer, network):
     assert set(seen[0][2]) == {"content", "style", "tv", "total"}
 
 
+@pytest.mark.parametrize("view", range(losses.VIEWS))
+def test_a_view_of_turned_losses_is_the_plain_loss_of_everything_turned(view, network):
+    """Pictures, the style and its mask turned by hand; 30 x 36 pixels pool unevenly, so that nothing fits by chance."""
+
+    def turned(image):
+        image = image[::-1] if view & 1 else image
+        image = image[:, ::-1] if view & 2 else image
+        return np.ascontiguousarray(image.swapaxes(0, 1) if view & 4 else image)
+
+    content, style, image = (photo(30, 36, seed).astype(np.float32) for seed in (1, 2, 3))
+    mask = content[..., 0] / 255
+
+    def parts(made, turn, view):
+        given = [styles.Style(turn(style), mask=turn(mask))]
+        objective = pixels.Objective(made, network, turn(content), given)
+        found, gradient = objective.losses_and_gradient(tf.constant(turn(image)[None]), tf.constant(view))
+        return {name: float(loss) for name, loss in found.items()}, gradient[0].numpy()
+
+    expected, gradient = parts(conf(), turned, 0)
+    found, back = parts(conf(turned_losses=True), np.ascontiguousarray, view)
+    assert found == pytest.approx(expected, rel=1e-5)
+    np.testing.assert_allclose(turned(back), gradient, rtol=1e-3, atol=1e-4 * np.abs(gradient).max())
+
+
+class Seen(pixels.Differentiable):
+    """Any loss that remembers its views."""
+
+    def __init__(self):
+        super().__init__()
+        self.views = tf.Variable([False] * losses.VIEWS)
+
+    def losses(self, image, view):
+        self.views.scatter_nd_update([[view]], [True])
+        return {"total": tf.reduce_mean(tf.square(image))}
+
+
+@pytest.mark.parametrize("turned", [True, False])
+def test_adam_draws_another_view_for_each_step(turned):
+    objective = Seen()
+    pixels.adam(objective, CONTENT, conf(turned_losses=turned, iterations=40))
+    assert list(objective.views.numpy()) == [view == 0 or turned for view in range(losses.VIEWS)]
+
+
 class Distance(pixels.Differentiable):
     """From a picture of -100 and 300, in a unit in which a pixel counts as little as in a relative loss."""
 
