@@ -12,7 +12,7 @@ import vgg_preprocessing
 from optimizer import Adam
 
 # What optimising takes at its peak: python benchmark.py memory
-BYTES, BYTES_PER_PIXEL, BYTES_PER_FLOAT, BYTES_PER_WEIGHT = 800e6, 700, 7.0, 90
+BYTES, BYTES_PER_PIXEL, BYTES_PER_FLOAT, BYTES_PER_TARGET, BYTES_PER_WEIGHT = 800e6, 700, 7.0, 9.0, 90
 STEP = 2**0.5  # each scale's size in units of the one before
 
 
@@ -91,8 +91,10 @@ def memory_needed(conf, network):
     The largest kernel counts by the spectra that winograd.py makes of it; the content's targets are kept for each view.
     """
     largest = max(map(math.prod, network.kernel_shapes().values()))
-    targets = 4 * len(losses.views(conf)) * network.floats_per_pixel(conf.content_layers) if conf.content_weight else 0
-    return BYTES + BYTES_PER_WEIGHT * largest, BYTES_PER_PIXEL + BYTES_PER_FLOAT * network.floats_per_pixel() + targets
+    per_pixel = BYTES_PER_PIXEL + BYTES_PER_FLOAT * network.floats_per_pixel()
+    if conf.content_weight:
+        per_pixel += BYTES_PER_TARGET * len(losses.views(conf)) * network.floats_per_pixel(conf.content_layers)
+    return BYTES + BYTES_PER_WEIGHT * largest, per_pixel
 
 
 class Differentiable(tf.Module):
