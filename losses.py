@@ -97,7 +97,7 @@ class PerceptualLoss(tf.Module):
         return weighted_sum(parts, of_style)
 
     def _features(self, images, view):
-        images = turned(images, view) if self.conf.turned_losses else images
+        images = turned(images, view)
         of_pixels = {COLORS: colors(images), LUMINANCE: luminance(images)}
         return of_pixels | {layer: found for network in self._networks for layer, found in network(images).items()}
 
@@ -122,6 +122,8 @@ def drawn_view(conf, step):
 
 def turned(images, view):
     """Images [N,H,W,C] in one of VIEWS views: mirrored up-down (1), left-right (2), and with their axes swapped (4)."""
+    if isinstance(view, int) and view == 0:  # all that there is without turned_losses
+        return images
     view = tf.convert_to_tensor(view)  # a number too: in a graph tf.cond takes no Python bool
     images = tf.where(view % 2 == 1, tf.reverse(images, [1]), images)
     images = tf.where(view // 2 % 2 == 1, tf.reverse(images, [2]), images)

@@ -11,7 +11,7 @@ import losses
 import vgg_preprocessing
 from optimizer import Adam
 
-# What optimising takes at its peak: python benchmark.py memory
+# What optimising takes at its peak: python benchmark.py memory; a target's bytes as tests/test_benchmark.py says
 BYTES, BYTES_PER_PIXEL, BYTES_PER_FLOAT, BYTES_PER_TARGET, BYTES_PER_WEIGHT = 800e6, 700, 7.0, 9.0, 90
 STEP = 2**0.5  # each scale's size in units of the one before
 
@@ -129,7 +129,7 @@ class Objective(Differentiable):
         found = {layer: [] for layer in self.conf.content_layers}
         for view in losses.views(self.conf):
             for layer, features in self._features(tf.constant(image[None], tf.float32), view, [*found]).items():
-                found[layer].append(self._turned(features, losses.BACK[view]))
+                found[layer].append(losses.turned(features, losses.BACK[view]))
         return {layer: tf.concat(features, 0) for layer, features in found.items()}
 
     def _grams(self, image):
@@ -141,14 +141,14 @@ class Objective(Differentiable):
         return {layer: tf.concat(grams, 0) for layer, grams in found.items()}
 
     def _features(self, image, view, layers=None):
-        return self.network(self._turned(image, view), layers)
+        return self.network(losses.turned(image, view), layers)
 
     def losses(self, image, view=0):
         """{"content": ..., "style": ..., "tv": ..., "total": weighted} of [1,H,W,3] RGB; the first three are unweighted."""
         conf, form, features = self.conf, self.conf.style_form, self._features(image, view)
         parts = {"tv": losses.total_variation_loss(image, conf.tv_form)}
         if self.content:
-            targets = {layer: self._turned(found[view][None], view) for layer, found in self.content.items()}
+            targets = {layer: losses.turned(found[view][None], view) for layer, found in self.content.items()}
             errors = losses.content_losses(features, targets, conf.content_form)
             parts["content"] = tf.add_n(list(errors.values())) / len(errors)
         if self.styles:
@@ -162,10 +162,7 @@ class Objective(Differentiable):
         return parts | {"total": tf.add_n([weights[name] * loss for name, loss in parts.items()])}
 
     def _within(self, mask, features, view):
-        return features if mask is None else within(self._turned(tf.constant(mask[None, :, :, None]), view), features)
-
-    def _turned(self, images, view):
-        return losses.turned(images, view) if self.conf.turned_losses else images
+        return features if mask is None else within(losses.turned(tf.constant(mask[None, :, :, None]), view), features)
 
 
 def within(mask, features):
