@@ -3,7 +3,8 @@
   python optimize.py --content_image images/Corgi.jpg --style_image images/starry.jpg
 
 With --content_weight 0 it synthesises texture, with --style_weight 0 it recovers a picture from its features, both from
-noise unless --init says otherwise. --sweep makes a labelled sheet of several values of one setting.
+noise unless --init says otherwise. --sweep makes a labelled sheet of several values of one setting, which may be a style
+image, a mask or the styles' weights too: style_weights=1+3,3+1.
 """
 
 import csv
@@ -47,10 +48,14 @@ flags.DEFINE_string("output_file", "generated/optimized.png", "Where the result 
 COLORS = ("no", "luminance", "histogram")
 flags.DEFINE_enum("preserve_colors", "no", COLORS, "Keep chroma, or mean and covariance.")
 flags.DEFINE_string(
-    "sweep", None, "A setting and its values, such as style_weight=1,10,100: writes a sheet of the results."
+    "sweep",
+    None,
+    "A setting and its values, such as style_weight=1,10,100 or, of several style images, style_weights=1+3,3+1: writes a "
+    "sheet of the results.",
 )
 flags.DEFINE_integer("show_every", 50, "Iterations between looks at <output_file>-progress.jpg; 0: none.", lower_bound=0)
 flags.DEFINE_string("animation", None, "A .gif or .mp4 of the pictures that --show_every shows.")
+SWEPT_FLAGS = ("preserve_colors", "style_image", "style_weights", "mask")  # what else is swept are keys of the conf
 OVERRIDES = ("image_size", "iterations", "seed", "content_weight", "style_weight", "tv_weight", "style_scale", "init")
 for name in OVERRIDES:
     flags.DEFINE_string(name, None, f"Instead of the conf's {name}.")
@@ -69,9 +74,7 @@ def main(argv):
     reader.check_writable_format(FLAGS.output_file)
     for path in filter(None, (FLAGS.output_file, FLAGS.animation)):
         files.check_writable(path)
-    for path in (FLAGS.content_image, *FLAGS.style_image, *FLAGS.mask):
-        if path and os.path.realpath(path) == os.path.realpath(FLAGS.output_file):
-            raise cli.UserError(f"{path}: would be overwritten by the result; choose another --output_file")
+    check_inputs_stay((FLAGS.content_image, *FLAGS.style_image, *FLAGS.mask))
     given = {key: FLAGS[key].value for key in OVERRIDES if FLAGS[key].value is not None}
     conf = config.changed(config.load_conf(FLAGS.conf or CONF, config.PixelsConf), given, "the command line")
     if FLAGS.sweep:
@@ -84,6 +87,13 @@ def main(argv):
     if FLAGS.animation:
         write_animation(FLAGS.animation, [*frames, image])
     return 0
+
+
+def check_inputs_stay(paths):
+    """Raises UserError when the result would overwrite one of them."""
+    for path in paths:
+        if path and os.path.realpath(path) == os.path.realpath(FLAGS.output_file):
+            raise cli.UserError(f"{path}: would be overwritten by the result; choose another --output_file")
 
 
 def check_animation():
@@ -207,36 +217,49 @@ def check_memory(conf, network, content, styles):
 
 
 def sweep(conf):
-    """Writes one labelled sheet: the picture for each value of a key of the conf or of --preserve_colors.
-
-    Returns 1 when one of them diverged.
-    """
-    key, values = swept(), FLAGS.sweep.partition("=")[2]
-    if key == "style_scale" and conf.style_stretched:
-        raise cli.UsageError("--sweep: style_scale has no effect with the conf's style_stretched")
-    try:
-        given = {value: yaml.safe_load(value) for value in values.split(",")}
-    except yaml.YAMLError:
-        raise cli.UsageError(f"--sweep: got '{FLAGS.sweep}', such as style_weight=1,10,100 is needed") from None
-    colours = key == "preserve_colors"
-    if colours and not {*given} <= {*COLORS}:
-        raise cli.UsageError(f"--sweep: got '{FLAGS.sweep}', {key} is one of {', '.join(COLORS)}")
-    confs = {value: conf if colours else config.changed(conf, {key: one}, "--sweep") for value, one in given.items()}
-    tiles, failed = [], 0
-    for value, changed in confs.items():
+    """Writes one labelled sheet: the picture for each value of one setting. Returns 1 when one of them diverged."""
+    tiles, failed, given = [], 0, settings(conf)
+    for changed, flags_of_it in given.values():  # all are asked before the first takes its minutes
+        with flagsaver.flagsaver(**flags_of_it):
+            read_inputs(changed)
+    for value, (changed, flags_of_it) in given.items():
+        label = f"{swept()} {value}"
         try:
-            with flagsaver.flagsaver(preserve_colors=value if colours else FLAGS.preserve_colors):
+            with flagsaver.flagsaver(**flags_of_it):
                 image, log, _ = run(changed)
-            tiles.append((image, f"{key} {value}\n{told(log[-1])}"))
+            tiles.append((image, f"{label}\n{told(log[-1])}"))
         except cli.UserError as error:
-            if isinstance(error, cli.UsageError):
-                raise
-            cli.complain(f"{key} {value}: {error}")
+            cli.complain(f"{label}: {error}")
             failed = 1
     if tiles:
         reader.write_image(FLAGS.output_file, sheets.contact_sheet([tiles]))
         print(FLAGS.output_file)
     return failed
+
+
+def settings(conf):
+    """{a value as --sweep has it: (the conf with it, {flag: what it is instead})}.
+
+    The setting is a key of the conf or one of SWEPT_FLAGS, of which a value with a + between is a list.
+
+    Raises:
+      UserError: it is neither, a value is none of its kind, or the sheet would overwrite a picture that is asked for.
+    """
+    key, values = swept(), FLAGS.sweep.partition("=")[2].split(",")
+    if key == "style_scale" and conf.style_stretched:
+        raise cli.UsageError("--sweep: style_scale has no effect with the conf's style_stretched")
+    if key == "preserve_colors" and not {*values} <= {*COLORS}:
+        raise cli.UsageError(f"--sweep: got '{FLAGS.sweep}', {key} is one of {', '.join(COLORS)}")
+    if key in SWEPT_FLAGS:
+        given = {value: value if key == "preserve_colors" else value.split("+") for value in values}
+        if key in ("style_image", "mask"):
+            check_inputs_stay(path for paths in given.values() for path in paths)
+        return {value: (conf, {key: one}) for value, one in given.items()}
+    try:
+        given = {value: yaml.safe_load(value) for value in values}
+    except yaml.YAMLError:
+        raise cli.UsageError(f"--sweep: got '{FLAGS.sweep}', such as style_weight=1,10,100 is needed") from None
+    return {value: (config.changed(conf, {key: one}, "--sweep"), {}) for value, one in given.items()}
 
 
 def swept():

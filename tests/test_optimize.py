@@ -140,6 +140,40 @@ def test_each_tile_of_a_sweep_is_the_run_of_its_own_setting(flags, expected, eas
     assert seen == expected
 
 
+def test_style_images_their_weights_and_masks_can_be_swept(easel, monkeypatch):
+    seen, stylize = [], optimize.pixels.stylize
+
+    def noted(conf, network, content, given, *rest):
+        seen.append([(style.image.shape, round(style.weight, 2), style.mask is not None) for style in given])
+        return stylize(conf, network, content, given, *rest)
+
+    monkeypatch.setattr(optimize.pixels, "stylize", noted)
+    style, photo = (np.asarray(Image.open(easel / name)).shape for name in ("style.png", "photo.png"))
+    content = ("--content_image", "photo.png")
+    two = (*content, "--style_image", "style.png", "--style_image", "photo.png")
+    for flags in (
+        (*content, "--sweep", "style_image=style.png,style.png+photo.png"),
+        (*two, "--sweep", "style_weights=1+3,3+1"),
+        (*two, "--sweep", "mask=mask.png+mask.png"),
+    ):
+        result = run(easel, *flags)
+        assert result.returncode == 0, result.stderr
+    assert style != photo
+    assert seen == [
+        [(style, 1, False)],
+        [(style, 0.5, False), (photo, 0.5, False)],
+        [(style, 0.25, False), (photo, 0.75, False)],
+        [(style, 0.75, False), (photo, 0.25, False)],
+        [(style, 0.5, True), (photo, 0.5, True)],
+    ]
+
+
+def test_of_a_sweep_that_cannot_be_none_is_begun(easel, monkeypatch):
+    monkeypatch.delattr(optimize.pixels, "stylize")
+    result = run(easel, *BOTH, "--sweep", "mask=mask.png,none.png")
+    assert (result.returncode, "none.png: no such image" in result.stderr) == (1, True)
+
+
 def test_where_nothing_can_be_written_no_time_is_spent(easel, monkeypatch):
     monkeypatch.delattr(optimize.pixels, "stylize")
     result = run(easel, *BOTH, "--output_file", "photo.png/o.png")
@@ -191,6 +225,10 @@ def test_every_round_of_lbfgs_is_told(easel):
         ((*BOTH, "--output_file", "out.gif", "--animation", "out.gif"), 2, "is the --output_file too"),
         ((*BOTH, "--animation", "photo.png/o.gif"), 1, "photo.png/o.gif: cannot be written"),
         ((*BOTH, "--sweep", "preserve_colors=some"), 2, "preserve_colors is one of no, luminance, histogram"),
+        ((*BOTH, "--sweep", "style_weights=1+2,a"), 2, "--style_weights: 2 given for 1 style images"),
+        ((*BOTH, "--sweep", "style_weights=a"), 2, "--style_weights: got 'a', numbers above 0 are needed"),
+        ((*BOTH, "--sweep", "mask=none.png"), 1, "none.png: no such image"),
+        ((*BOTH, "--sweep", "style_image=a.png,out/o.png"), 1, "out/o.png: would be overwritten"),
         ((*BOTH, "--mask", "black.png"), 1, "black.png: black everywhere"),
         ((*BOTH, "-c", "layers.yml"), 1, "vgg_16/nonsense: the loss network has no such layer"),
         ((*BOTH, "--style_weight", "nan"), 1, "style_weight: got 'nan', a finite number is needed"),
