@@ -8,6 +8,8 @@ import tensorflow as tf
 from scipy.optimize import fmin_l_bfgs_b
 
 import losses
+import styles
+import vgg
 import vgg_preprocessing
 from optimizer import Adam
 
@@ -65,12 +67,13 @@ def fitted_size(image, long_side):
 
 
 def resized_style(conf, style, content):
-    """A Style at the scale of the content, [h,w,3]."""
+    """A Style at the scale of the content, [h,w,3]; its mask is stretched to it."""
     if conf.style_stretched:
         image = vgg_preprocessing.resized(style.image, content.shape[:2])
     else:
         image = fitted(style.image, round(conf.style_scale * max(content.shape[:2])))
-    return dataclasses.replace(style, image=image)
+    mask = None if style.mask is None else styles.resized_mask(style.mask, *content.shape[:2])
+    return dataclasses.replace(style, image=image, mask=mask)
 
 
 def first_image(conf, content, styles, start):
@@ -121,7 +124,9 @@ class Objective(Differentiable):
         self.pixels = content.shape[0] * content.shape[1]
         self.content = self._targets(content) if conf.content_weight else {}
         self.styles = [
-            (style.weight, style.mask, self._grams(style.image)) for style in styles if conf.style_weight and style.weight
+            (style.weight, self._fades(style.mask), self._grams(style.image))
+            for style in styles
+            if conf.style_weight and style.weight
         ]
 
     def _targets(self, image):
@@ -140,6 +145,15 @@ class Objective(Differentiable):
                 found[layer].append(losses.gram(features))
         return {layer: tf.concat(grams, 0) for layer, grams in found.items()}
 
+    def _fades(self, mask):
+        """{layer: [1,h,w,1]} from a mask [H,W] of the picture; None when there is none."""
+        if mask is None:
+            return None
+        sizes = {
+            layer: [side >> int(vgg.short_name(layer)[4]) - 1 for side in mask.shape] for layer in self.conf.style_layers
+        }
+        return {layer: fade(mask, *size) for layer, size in sizes.items()}
+
     def _features(self, image, view, layers=None):
         return self.network(losses.turned(image, view), layers)
 
@@ -153,23 +167,25 @@ class Objective(Differentiable):
             parts["content"] = tf.add_n(list(errors.values())) / len(errors)
         if self.styles:
             errors = [
-                weight * losses.style_error(self._within(mask, features[layer], view), grams[view], form, self.pixels)
-                for weight, mask, targets in self.styles
+                weight * losses.style_error(faded(features, layer, fades, view), grams[view], form, self.pixels)
+                for weight, fades, targets in self.styles
                 for layer, grams in targets.items()
             ]
             parts["style"] = tf.add_n(errors) / len(conf.style_layers)
         weights = {"content": conf.content_weight, "style": conf.style_weight, "tv": conf.tv_weight}
         return parts | {"total": tf.add_n([weights[name] * loss for name, loss in parts.items()])}
 
-    def _within(self, mask, features, view):
-        return features if mask is None else within(losses.turned(tf.constant(mask[None, :, :, None]), view), features)
 
-
-def within(mask, features):
-    """Features [1,h,w,C] faded by a mask [1,H,W,1] 0..1, so that their Gram matrix is that of the masked region alone."""
-    mask = tf.image.resize(mask, tf.shape(features)[1:3], "area")
+def fade(mask, height, width):
+    """What features [1,h,w,C] are times for their Gram matrix to be the region's of a mask [H,W] 0..1: [1,h,w,1]."""
+    mask = tf.image.resize(tf.constant(mask[None, :, :, None], tf.float32), (height, width), "area")
     # gram() divides by the whole picture's pixels; this makes it the region's, softly counted.
-    return features * mask / tf.sqrt(tf.reduce_mean(tf.square(mask)) + 1e-6)
+    return mask / tf.sqrt(tf.reduce_mean(tf.square(mask)) + 1e-6)
+
+
+def faded(features, layer, fades, view):
+    """A layer's features in a view, times what `fades` has for it unless that is None."""
+    return features[layer] * losses.turned(fades[layer], view) if fades else features[layer]
 
 
 def lbfgs(objective, image, evaluations, callback=lambda *_: None, bounded=False):

@@ -42,7 +42,7 @@ def read(paths, weights=(), masks=(), long_side=None):
 
 def read_mask(path):
     """A mask [H,W] 0..1 from a picture's brightness. Raises UserError as reader.read_image does, and when all is black."""
-    mask = reader.read_image(path).rgb.mean(2) / 255
+    mask = reader.read_image(path).rgb.mean(2, dtype=np.float32) / 255
     if not mask.any():
         raise UserError(f"{path}: black everywhere, so that its style would apply nowhere; white is where it applies")
     return mask
@@ -101,12 +101,13 @@ def shares(styles, height, width):
     """
     masks = np.ones([len(styles), 1, 1], np.float32)
     if any(style.mask is not None for style in styles):
-        masks = np.stack([_resized_mask(style.mask, height, width) for style in styles])
+        masks = np.stack([resized_mask(style.mask, height, width) for style in styles])
     weighted = masks * np.float32([style.weight for style in styles])[:, None, None]
     return weighted / np.maximum(weighted.sum(0), 1e-12) * np.minimum(masks.sum(0), 1)
 
 
-def _resized_mask(mask, height, width):
+def resized_mask(mask, height, width):
+    """A mask [H,W] 0..1 of another size, float32; None applies everywhere."""
     if mask is None:
         return np.ones([height, width], np.float32)
     return np.clip(vgg_preprocessing.resized(mask[..., None], (height, width))[..., 0], 0, 1)

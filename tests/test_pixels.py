@@ -227,6 +227,17 @@ def test_style_weights_and_masks(network):
     assert style_loss({"mask": left}) != pytest.approx(plain, rel=1e-2)
 
 
+def test_a_mask_is_resized_once_however_large_it_is(network):
+    """To the scale when that begins, to the layers when the targets are made: no evaluation carries or resizes it."""
+    half = np.zeros((320, 400), np.float32)
+    half[:, :200] = 1
+    style = pixels.resized_style(conf(), styles.Style(STYLE, mask=half), CONTENT)
+    np.testing.assert_allclose(style.mask[:, [0, 12, 28, 39]], np.repeat([[1, 1, 0, 0]], 32, 0), atol=1e-5)
+    objective = pixels.Objective(conf(), network, CONTENT, [style])
+    graph = objective.losses_and_gradient.get_concrete_function(tf.constant(CONTENT[None])).graph
+    assert "ResizeArea" not in {operation.type for operation in graph.get_operations()}
+
+
 def recipe(name):
     """A recipe of conf/ and its loss network with small random weights."""
     made = config.load_conf(os.path.join(ROOT, "conf", f"{name}.yml"), config.PixelsConf)
