@@ -197,6 +197,7 @@ class PixelsConf(LossNetworkConf):
 
     content_form: str = "relative"  # see losses.content_error
     style_form: str = "relative"  # see losses.style_error
+    style_layer_weights: tuple[float, ...] = ()  # of style_layers, made to sum to 1; (): the same for all
     tv_form: str = "mean"  # see losses.total_variation_loss
     content_weight: float = 1.0
     style_weight: float = 40.0
@@ -205,7 +206,8 @@ class PixelsConf(LossNetworkConf):
     style_stretched: bool = False  # resize the style image to exactly the content's size instead
     image_size: int = 512  # the result's long side
     start_size: int = 128  # of about the first of several scales, each sqrt(2) larger than the one before; 0: one scale
-    init: str = "content"  # content, noise, style, mix (0.6 noise + 0.4 content), or a picture's path
+    init: str = "auto"  # content, noise, style, mix (0.6 noise + 0.4 content), or a picture's path;
+    # auto: content, but noise where the content or the style has no weight
     noise: float = 127.5  # amplitude of the noise of `noise` and `mix`, around the mean colour
     optimizer: str = "adam"  # adam or lbfgs
     learning_rate: float = 5.0  # Adam's, in pixel values
@@ -213,7 +215,14 @@ class PixelsConf(LossNetworkConf):
     rounds: int = 1  # so often L-BFGS starts anew; its losses are told after each
     averaging: float = 0.95  # decay of the mean over iterates that is the result; 0: the last iterate is
     clip: bool = True  # Adam keeps pixels in 0..255 throughout; else only the result is
-    seed: int = 0
+    seed: int = 0  # of the noise, and of the views that are drawn
+
+    def __post_init__(self):
+        """Raises UserError when layers and their weights are not as many."""
+        super().__post_init__()
+        if self.style_layer_weights and len(self.style_layer_weights) != len(self.style_layers):
+            counts = f"{len(self.style_layer_weights)} for {len(self.style_layers)} style_layers"
+            raise UserError(f"style_layer_weights: {counts}; give one for each layer")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -243,12 +252,12 @@ CHOICES = {
     "style_form": ("size", "half_sum", "quarter_mean", "image", "relative"),
     "tv_form": ("mean", "power"),
     "optimizer": ("adam", "lbfgs"),
-    "pooling": ("max", "avg"),
+    "pooling": ("max", "avg", "avg_same"),
     "initializer": ("normal", "identity"),
     "learning_rate_schedule": ("constant", "cosine", "inverse"),
 }
 SMALLEST = 16  # pixels
-STARTS = ("content", "noise", "style", "mix")  # what `init` may be beside a picture's path
+STARTS = ("auto", "content", "noise", "style", "mix")  # what `init` may be beside a picture's path
 MAY_BE_EMPTY = ("checkpoint_exclude_scopes", "loss_model_file", "initial_model", "preview_image", "preview_style")
 MAY_BE_EMPTY += ("second_loss_model", "second_loss_model_file", "frozen_model")
 POSITIVE = ("image_size", "batch_size", "epoch", "learning_rate", "checkpoint_every", "keep_checkpoints")
@@ -354,6 +363,10 @@ def _convert(value, kind):
             return value
         raise ValueError("text is needed")
     item_kind = typing.get_args(kind)[0]
+    if item_kind is float:
+        if isinstance(value, list) and value:
+            return tuple(_convert(item, float) for item in value)
+        raise ValueError("a list of numbers is needed")
     if isinstance(value, list) and value and all(type(item) is item_kind for item in value):
         return tuple(value)
     raise ValueError("a list of names is needed" if item_kind is str else "a list of whole numbers is needed")
@@ -378,6 +391,8 @@ def _check(key, value):
         raise ValueError("five whole numbers above 0 are needed")
     if key == "style_sizes" and (min(value) < SMALLEST or len(set(value)) < len(value)):
         raise ValueError(f"different whole numbers of at least {SMALLEST} are needed")
+    if key == "style_layer_weights" and not (min(value) >= 0 and 0 < sum(value) < float("inf")):
+        raise ValueError("numbers of 0 or more, not all of them 0, are needed")
     if key == "levels" and (min(value) < 1 or max(value) > 5 or len(set(value)) < len(value)):
         raise ValueError("different whole numbers from 1 to 5 are needed")
     if key in ("crop_scale", "style_crop_scale") and not 1 <= value <= 8:

@@ -198,8 +198,17 @@ def style_losses(features, targets, form="size"):
     return {layer: style_error(features[layer], target, form) for layer, target in targets.items()}
 
 
+UNDIVIDED = ("half_sum", "quarter_mean", "image")  # forms of F F^T: there the size of the style image counts
+
+
+def style_matrix(features, form):
+    """The matrices [N,C,C] that one of style_error's forms compares: gram()'s, or F F^T undivided."""
+    size = tf.cast(tf.size(features[0]), features.dtype)
+    return gram(features) * (size if form in UNDIVIDED else 1.0)
+
+
 def style_error(features, target, form, pixels=None):
-    """How far the Gram matrices of features [N,h,w,C] are from a target's [C,C]; G and A are as gram() divides them.
+    """How far features [N,h,w,C] are from a style's matrix A [C,C], as style_matrix gives it; G are theirs.
 
     "size": |G-A|^2 over the batch, divided by the features' size N*h*w*C. That is the normaliser of
       hzy46/fast-neural-style-tensorflow, kept so that the weights in its confs keep their meaning; the Lua reference
@@ -209,18 +218,17 @@ def style_error(features, target, form, pixels=None):
     Of undivided matrices, F F^T: "half_sum" of the squared differences, or "quarter_mean", their sum divided by
       4 C^2 (h w)^2 (Gatys et al. 2016); "image" divides by 4 3^2 pixels^2 instead, with the image's H*W, as Keras' example.
     """
-    errors = tf.reduce_sum(tf.square(gram(features) - target), [1, 2])
-    size = tf.cast(tf.size(features[0]), errors.dtype)
+    errors = tf.reduce_sum(tf.square(style_matrix(features, form) - target), [1, 2])
     if form == "relative":
         return tf.reduce_mean(errors) / tf.reduce_sum(tf.square(target))
     if form == "channels":
         return tf.reduce_mean(errors) / target.shape[-1] ** 2
     if form == "half_sum":
-        return 0.5 * tf.reduce_sum(errors) * size**2
+        return 0.5 * tf.reduce_sum(errors)
     if form == "quarter_mean":
-        return 0.25 * tf.reduce_sum(errors)
+        return 0.25 * tf.reduce_sum(errors) / tf.cast(tf.size(features[0]), errors.dtype) ** 2
     if form == "image":
-        return tf.reduce_sum(errors) * size**2 / (36.0 * tf.cast(pixels, errors.dtype) ** 2)
+        return tf.reduce_sum(errors) / (36.0 * tf.cast(pixels, errors.dtype) ** 2)
     return tf.reduce_sum(errors) / tf.cast(tf.size(features), errors.dtype)
 
 

@@ -84,7 +84,8 @@ def first_image(conf, content, styles, start):
         return 0.6 * noise + 0.4 * content
     if conf.init == "style":
         return styles[0].image
-    return {"content": content, "noise": noise}.get(conf.init, start)
+    alone = not (conf.content_weight and conf.style_weight)
+    return {"content": content, "noise": noise, "auto": noise if alone else content}.get(conf.init, start)
 
 
 def memory_needed(conf, network):
@@ -96,8 +97,13 @@ def memory_needed(conf, network):
     largest = max(map(math.prod, network.kernel_shapes().values()))
     per_pixel = BYTES_PER_PIXEL + BYTES_PER_FLOAT * network.floats_per_pixel()
     if conf.content_weight:
-        per_pixel += BYTES_PER_TARGET * len(losses.views(conf)) * network.floats_per_pixel(conf.content_layers)
+        per_pixel += BYTES_PER_TARGET * len(views(conf)) * network.floats_per_pixel(conf.content_layers)
     return BYTES + BYTES_PER_WEIGHT * largest, per_pixel
+
+
+def views(conf):
+    """The views that have targets: L-BFGS, which needs a loss that stays the same, sees the first alone."""
+    return losses.views(conf) if conf.optimizer == "adam" else range(1)
 
 
 class Differentiable(tf.Module):
@@ -122,9 +128,11 @@ class Objective(Differentiable):
         super().__init__()
         self.conf, self.network = conf, network
         self.pixels = content.shape[0] * content.shape[1]
+        weights = conf.style_layer_weights or [1.0] * len(conf.style_layers)
+        self.shares = {layer: weight / sum(weights) for layer, weight in zip(conf.style_layers, weights, strict=True)}
         self.content = self._targets(content) if conf.content_weight else {}
         self.styles = [
-            (style.weight, self._fades(style.mask), self._grams(style.image))
+            (style.weight, self._fades(style.mask), self._style_targets(style.image))
             for style in styles
             if conf.style_weight and style.weight
         ]
@@ -132,26 +140,25 @@ class Objective(Differentiable):
     def _targets(self, image):
         """{layer: [views,h,w,C]}: each view's features turned back, so that all have one shape."""
         found = {layer: [] for layer in self.conf.content_layers}
-        for view in losses.views(self.conf):
+        for view in views(self.conf):
             for layer, features in self._features(tf.constant(image[None], tf.float32), view, [*found]).items():
                 found[layer].append(losses.turned(features, losses.BACK[view]))
         return {layer: tf.concat(features, 0) for layer, features in found.items()}
 
-    def _grams(self, image):
-        """{layer: [views,C,C]}"""
+    def _style_targets(self, image):
+        """{layer: [views,C,C]}, as the form of the style's loss compares them."""
         found = {layer: [] for layer in self.conf.style_layers}
-        for view in losses.views(self.conf):
+        for view in views(self.conf):
             for layer, features in self._features(tf.constant(image[None], tf.float32), view, [*found]).items():
-                found[layer].append(losses.gram(features))
+                found[layer].append(losses.style_matrix(features, self.conf.style_form))
         return {layer: tf.concat(grams, 0) for layer, grams in found.items()}
 
     def _fades(self, mask):
         """{layer: [1,h,w,1]} from a mask [H,W] of the picture; None when there is none."""
         if mask is None:
             return None
-        sizes = {
-            layer: [side >> int(vgg.short_name(layer)[4]) - 1 for side in mask.shape] for layer in self.conf.style_layers
-        }
+        layers, pooling = self.conf.style_layers, self.conf.pooling
+        sizes = {layer: [vgg.pooled(side, layer, pooling) for side in mask.shape] for layer in layers}
         return {layer: fade(mask, *size) for layer, size in sizes.items()}
 
     def _features(self, image, view, layers=None):
@@ -167,11 +174,13 @@ class Objective(Differentiable):
             parts["content"] = tf.add_n(list(errors.values())) / len(errors)
         if self.styles:
             errors = [
-                weight * losses.style_error(faded(features, layer, fades, view), grams[view], form, self.pixels)
+                weight
+                * self.shares[layer]
+                * losses.style_error(faded(features, layer, fades, view), found[view], form, self.pixels)
                 for weight, fades, targets in self.styles
-                for layer, grams in targets.items()
+                for layer, found in targets.items()
             ]
-            parts["style"] = tf.add_n(errors) / len(conf.style_layers)
+            parts["style"] = tf.add_n(errors)
         weights = {"content": conf.content_weight, "style": conf.style_weight, "tv": conf.tv_weight}
         return parts | {"total": tf.add_n([weights[name] * loss for name, loss in parts.items()])}
 
@@ -203,7 +212,8 @@ def lbfgs(objective, image, evaluations, callback=lambda *_: None, bounded=False
         current, parts, gradient = evaluated(objective, flat, image.shape)
         done += 1
         callback(done, current, parts)
-        return scale * float(parts["total"]), scale * gradient
+        gradient *= scale  # in place
+        return scale * float(parts["total"]), gradient
 
     # pgtol is the one default to change: it measures gradients in the loss's unit, and those of relative losses are small.
     flat, _, _ = fmin_l_bfgs_b(evaluate, np.ravel(image).astype(np.float64), bounds=bounds, maxfun=evaluations, pgtol=0)

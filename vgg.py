@@ -27,7 +27,7 @@ class Vgg(tf.Module):
         convolutions reflect the edges instead of padding zeros, and "conv{k}_1_aux" maps, 1x1 and linear, lead from relu
         {k}_1 to the full-width network's features.
       layers: the end points wanted, such as ("vgg_16/conv1/conv1_2", "vgg_16/conv3/conv3_3").
-      pooling: "max" or "avg".
+      pooling: "max", "avg", or "avg_same", whose last window may be half outside: of an odd side nothing is dropped.
       repeated_edges: convolutions repeat the edge's values; padded zeros look like a gray frame.
       trainable: whether the weights are; a loss network's are not.
     """
@@ -62,7 +62,8 @@ class Vgg(tf.Module):
                 y = self._conv(x, conv)
             else:
                 if re.fullmatch(r"conv[2-5]_1", conv):
-                    x = tf.nn.pool(x, [2, 2], self.pooling.upper(), [2, 2], "VALID")
+                    kind, same = self.pooling[:3].upper(), self.pooling.endswith("_same")
+                    x = tf.nn.pool(x, [2, 2], kind, [2, 2], "SAME" if same else "VALID")
                 x = y = tf.nn.relu(self._conv(x, conv))
             if self._full_name(conv) in layers:
                 features[self._full_name(conv)] = y
@@ -104,6 +105,12 @@ def layer_names(scope, weights):
         if f"{conv}_aux/weights" in weights:
             found.append(f"{scope}/{conv[:5]}/{conv}_aux")
     return found
+
+
+def pooled(side, layer, pooling):
+    """How long a side of a picture is at a layer."""
+    times = int(short_name(layer)[4]) - 1
+    return -(-side >> times) if pooling == "avg_same" else side >> times
 
 
 def short_name(layer):

@@ -136,7 +136,7 @@ def test_numbers_that_yaml_reads_as_text(tmp_path):
         ("seed: .inf", "a whole number is needed"),
         ("seed: true", "a whole number is needed"),
         ("random_crops: 1", "true or false is needed"),
-        ("pooling: median", "max or avg is needed"),
+        ("pooling: median", "max or avg or avg_same is needed"),
         ("method:", "text is needed"),
         ("method: [a]", "text is needed"),
         ("epoch: 3", "epoch: twice"),

@@ -16,7 +16,8 @@ import vgg
 
 RNG = np.random.default_rng(0)
 F, G = (RNG.standard_normal((1, 5, 4, 3)).astype(np.float32) for _ in range(2))
-RAW_F, RAW_G = (np.einsum("nhwc,nhwd->cd", x, x) for x in (F, G))
+S = RNG.standard_normal((1, 6, 7, 3)).astype(np.float32)
+RAW_F, RAW_S = (np.einsum("nhwc,nhwd->cd", x, x) for x in (F, S))
 
 
 def conf(**changes):
@@ -57,15 +58,16 @@ def test_content_forms(form, expected):
 @pytest.mark.parametrize(
     ("form", "expected"),
     [
-        ("size", ((RAW_F - RAW_G) ** 2).sum() / 60**3),
-        ("half_sum", ((RAW_F - RAW_G) ** 2).sum() / 2),
-        ("quarter_mean", ((RAW_F - RAW_G) ** 2).sum() / (4 * 3**2 * (5 * 4) ** 2)),
-        ("image", ((RAW_F - RAW_G) ** 2).sum() / (4 * 3**2 * (50 * 40) ** 2)),
-        ("relative", ((RAW_F - RAW_G) ** 2).sum() / (RAW_G**2).sum()),
+        ("size", ((RAW_F / 60 - RAW_S / 126) ** 2).sum() / 60),
+        ("half_sum", ((RAW_F - RAW_S) ** 2).sum() / 2),
+        ("quarter_mean", ((RAW_F - RAW_S) ** 2).sum() / (4 * 3**2 * (5 * 4) ** 2)),
+        ("image", ((RAW_F - RAW_S) ** 2).sum() / (4 * 3**2 * (50 * 40) ** 2)),
+        ("relative", ((RAW_F / 60 - RAW_S / 126) ** 2).sum() / ((RAW_S / 126) ** 2).sum()),
     ],
 )
 def test_style_forms(form, expected):
-    target = losses.gram(tf.constant(G))[0]
+    """With a style image of another size: 6x7 against 5x4."""
+    target = losses.style_matrix(tf.constant(S), form)[0]
     assert float(losses.style_error(tf.constant(F), target, form, 50 * 40)) == pytest.approx(expected, rel=1e-4)
 
 
@@ -197,6 +199,12 @@ def test_starts():
     mix = pixels.first_image(conf(init="mix", noise=20.0), CONTENT, [], None)
     np.testing.assert_allclose(mix, 0.6 * noise + 0.4 * CONTENT, rtol=1e-5)
     assert pixels.first_image(conf(), CONTENT, [], None) is CONTENT
+    for missing in ({"content_weight": 0.0}, {"style_weight": 0.0}):
+        np.testing.assert_array_equal(
+            pixels.first_image(conf(**missing), CONTENT, [], None),
+            pixels.first_image(conf(init="noise"), CONTENT, [], None),
+        )
+        assert pixels.first_image(conf(init="content", **missing), CONTENT, [], None) is CONTENT
     assert pixels.first_image(conf(init="x.jpg"), CONTENT, [], STYLE) is STYLE
 
 
@@ -225,6 +233,17 @@ def test_style_weights_and_masks(network):
     changed[:, 32:] = 0  # further away than conv3_3 sees
     assert style_loss({"mask": left}, changed) == pytest.approx(style_loss({"mask": left}), rel=1e-4)
     assert style_loss({"mask": left}) != pytest.approx(plain, rel=1e-2)
+
+
+def test_layers_have_the_weights_that_the_conf_gives_them(network):
+    def style_loss(**changes):
+        objective = pixels.Objective(conf(**changes), network, CONTENT, [styles.Style(STYLE)])
+        return float(objective.losses(tf.constant(CONTENT[None]))["style"])
+
+    first, second = (style_loss(style_layer_weights=weights) for weights in ((2.0, 0.0), (0.0, 0.5)))
+    assert style_loss() == pytest.approx((first + second) / 2, rel=1e-5)
+    assert style_loss(style_layer_weights=(3.0, 1.0)) == pytest.approx(0.75 * first + 0.25 * second, rel=1e-5)
+    assert first != pytest.approx(second, rel=0.01)
 
 
 def test_a_mask_is_resized_once_however_large_it_is(network):
@@ -257,11 +276,19 @@ IMAGE = photo(48, 64, 7).astype(np.float32)
 CONTENT_64, STYLE_64 = photo(48, 64, 1).astype(np.float32), photo(48, 64, 2).astype(np.float32)
 
 
-def total(made, network):
-    objective = pixels.Objective(
-        made, network, CONTENT_64, [pixels.resized_style(made, styles.Style(STYLE_64), CONTENT_64)]
-    )
+def total(made, network, style=STYLE_64):
+    objective = pixels.Objective(made, network, CONTENT_64, [pixels.resized_style(made, styles.Style(style), CONTENT_64)])
     return float(objective.losses(tf.constant(IMAGE[None]))["total"])
+
+
+def test_what_of_the_recipes_the_losses_do_not_show():
+    """Sizes, and what their users asked of the pixels."""
+    keys = ("style_stretched", "image_size", "start_size", "noise", "clip", "pooling")
+    found = {
+        name: tuple(getattr(recipe(name)[0], key) for key in keys) for name in ("gatys_vgg16_lbfgs", "gatys_vgg19_adam")
+    }
+    assert found["gatys_vgg16_lbfgs"] == (True, 512, 0, 127.5, True, "max")
+    assert found["gatys_vgg19_adam"] == (True, 400, 0, 20, False, "avg_same")
 
 
 def test_the_recipe_of_vgg_16_with_lbfgs():
@@ -291,17 +318,19 @@ def test_the_recipe_of_vgg_19_with_adam():
         squares = ((undivided(f[name]) - undivided(s[name])) ** 2).sum()
         style += 40 * 0.2 * squares / (4 * channels**2 * (height * width) ** 2)
     assert total(made, network) == pytest.approx(content + style, rel=1e-4)
-    assert (made.pooling, made.optimizer, made.learning_rate, made.iterations) == ("avg", "adam", 2.0, 200)
+    assert (made.pooling, made.optimizer, made.learning_rate, made.iterations) == ("avg_same", "adam", 2.0, 200)
     assert (made.init, made.noise, made.averaging) == ("mix", 20, 0)
 
 
 def test_the_basic_recipe():
+    """With a style image of another size, which is what its users are to vary: nothing makes up for it."""
     made, network = recipe("gatys_basic")
-    f, c, s = (features(network, image) for image in (IMAGE, CONTENT_64, STYLE_64))
+    square = photo(64, 64, 2).astype(np.float32)
+    f, c, s = (features(network, image) for image in (IMAGE, CONTENT_64, square))
     content = ((f["conv4_1"] - c["conv4_1"]) ** 2).sum() / 2
     names = ("conv1_1", "conv2_1", "conv3_1", "conv4_1")
     style = np.mean([((undivided(f[name]) - undivided(s[name])) ** 2).sum() / 2 for name in names])
-    assert total(made, network) == pytest.approx(content + made.style_weight * style, rel=1e-4)
+    assert total(made, network, square) == pytest.approx(content + made.style_weight * style, rel=1e-4)
     assert made.init == "noise"
 
 

@@ -124,6 +124,12 @@ def test_average_pooling_differs_and_depth_is_as_asked():
     average = vgg.Vgg("vgg_16", weights, [layer], "avg")
     assert network(images)[layer].shape == (1, 16, 16, 6)
     assert not np.allclose(network(images)[layer], average(images)[layer])
+    odd, deep = images[:, :31, :29], "vgg_16/conv3/conv3_1"
+    for pooling, height, width in (("avg", 7, 7), ("avg_same", 8, 8)):
+        assert vgg.Vgg("vgg_16", weights, [deep], pooling)(odd)[deep].shape[1:3] == (height, width)
+        assert (vgg.pooled(31, deep, pooling), vgg.pooled(29, deep, pooling)) == (height, width)
+    same, even = (vgg.Vgg("vgg_16", weights, [layer], pooling)(images)[layer] for pooling in ("avg_same", "avg"))
+    np.testing.assert_array_equal(same, even)
 
 
 def test_repeated_edges_make_a_flat_picture_flat_to_its_edge():
