@@ -13,6 +13,21 @@ def luminance_of(image, source):
     return np.asarray(Image.merge("YCbCr", (luminance, blue, red)).convert("RGB"))
 
 
+def gray(image):
+    """A picture's luminance alone: [H,W,3] RGB 0..255 -> the same, float32, three equal channels."""
+    return np.asarray(reader.to_pil(image).convert("L").convert("RGB"), np.float32)
+
+
+def match_luminance(image, source):
+    """A picture's luminance with the mean and deviation of another's. Two [H,W,3] of any sizes -> the first's shape, gray.
+
+    Of luminance-only transfer (Gatys et al. 2016, "Preserving color in neural artistic style transfer"). Clipped to 0..255.
+    """
+    own, wanted = gray(image), gray(source)
+    moved = (own - own.mean()) * (wanted.std() / max(own.std(), 1e-3)) + wanted.mean()
+    return np.clip(moved, 0, 255).astype(np.float32)
+
+
 def match_covariance(image, source):
     """A picture recoloured to the mean and covariance of another's pixels. Two [H,W,3], of any sizes -> the first's shape.
 

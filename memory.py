@@ -4,6 +4,8 @@ import os
 
 from cli import UserError
 
+CONTAINERS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+
 
 def check(height, width, base, per_pixel, remedy=None):
     """Raises UserError when a picture needs more memory than the machine has.
@@ -24,7 +26,12 @@ def check(height, width, base, per_pixel, remedy=None):
 
 
 def physical():
-    """The machine's memory in bytes; None where it cannot be told, as on Windows."""
-    if not hasattr(os, "sysconf"):
-        return None
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    """The memory that there is in bytes, the machine's or a container's share; None where neither can be told."""
+    limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")] if hasattr(os, "sysconf") else []
+    for path in CONTAINERS:
+        try:
+            with open(path, encoding="ascii") as file:
+                limits.append(int(file.read()))
+        except (OSError, ValueError):  # not Linux, or "max"
+            continue
+    return min(limits, default=None)

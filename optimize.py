@@ -45,8 +45,9 @@ flags.DEFINE_multi_string("style_image", [], "A picture that gives the manner; m
 flags.DEFINE_list("style_weights", [], "Weights of several style images (default: the same for all).")
 flags.DEFINE_multi_string("mask", [], "Where each style image applies: white here, black not; in the order of the styles.")
 flags.DEFINE_string("output_file", "generated/optimized.png", "Where the result goes; a CSV and a plot go beside it.")
-COLORS = ("no", "luminance", "histogram")
-flags.DEFINE_enum("preserve_colors", "no", COLORS, "Keep chroma, or mean and covariance.")
+MATCHES = {"luminance": colors.match_luminance, "histogram": colors.match_covariance}  # what the styles get
+COLORS = ("no", *MATCHES)
+flags.DEFINE_enum("preserve_colors", "no", COLORS, "Transfer luminance alone, or keep the colours' mean and covariance.")
 flags.DEFINE_string(
     "sweep",
     None,
@@ -74,26 +75,42 @@ def main(argv):
     reader.check_writable_format(FLAGS.output_file)
     for path in filter(None, (FLAGS.output_file, FLAGS.animation)):
         files.check_writable(path)
-    check_inputs_stay((FLAGS.content_image, *FLAGS.style_image, *FLAGS.mask))
     given = {key: FLAGS[key].value for key in OVERRIDES if FLAGS[key].value is not None}
     conf = config.changed(config.load_conf(FLAGS.conf or CONF, config.PixelsConf), given, "the command line")
+    check_inputs_stay((FLAGS.content_image, *FLAGS.style_image, *FLAGS.mask, conf.init))
     if FLAGS.sweep:
         return sweep(conf)
-    stem = os.path.splitext(FLAGS.output_file)[0]
-    image, log, frames = run(conf, f"{stem}-progress.jpg")
+    code = 0
+    try:
+        image, log, frames = run(conf, f"{stem()}-progress.jpg")
+    except Interrupted as interrupted:
+        image, log, frames = interrupted.args
+        cli.complain(f"interrupted; written as it was after {len(log)} iterations")
+        code = 130
     reader.write_image(FLAGS.output_file, image)
     print(FLAGS.output_file)
-    write_log(stem, log, conf)
+    write_log(stem(), log, conf)
     if FLAGS.animation:
         write_animation(FLAGS.animation, [*frames, image])
-    return 0
+    return code
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C; its args are what `run` would have returned, as far as it had come."""
+
+
+def stem():
+    """--output_file without its ending: the names beside it begin so."""
+    return os.path.splitext(FLAGS.output_file)[0]
 
 
 def check_inputs_stay(paths):
-    """Raises UserError when the result would overwrite one of them."""
+    """Raises UserError when one of them would be overwritten."""
+    beside = () if FLAGS.sweep else (FLAGS.animation, *(stem() + end for end in (".csv", "-losses.png", "-progress.jpg")))
+    written = {os.path.realpath(path) for path in (FLAGS.output_file, *beside) if path}
     for path in paths:
-        if path and os.path.realpath(path) == os.path.realpath(FLAGS.output_file):
-            raise cli.UserError(f"{path}: would be overwritten by the result; choose another --output_file")
+        if path and os.path.realpath(path) in written:
+            raise cli.UserError(f"{path}: would be overwritten; choose another --output_file or --animation")
 
 
 def check_animation():
@@ -110,48 +127,67 @@ def check_animation():
 
 
 def run(conf, progress_file=None):
-    """([H,W,3] RGB 0..255, a row of losses for each iteration, the pictures shown under way).
-
-    Without one of the two weights it begins with noise, unless a flag says with what.
+    """([H,W,3] RGB 0..255, a row of losses for each iteration, the pictures shown under way as uint8).
 
     Raises:
-      UserError: the pictures do not suit the conf, the loss is not finite, or the memory does not suffice.
+      UserError: as prepared does, or the loss is not finite.
+      Interrupted: Ctrl-C, after the first iteration.
     """
-    if not ((conf.content_weight and conf.style_weight) or FLAGS.init or swept() == "init"):
-        conf = dataclasses.replace(conf, init="noise")
-    content, given = read_inputs(conf)
-    network = losses.loss_network(conf, {*conf.content_layers, *conf.style_layers})
-    check_sizes(conf, [content, *(style.image for style in given)])
-    check_memory(conf, network, content, given)
-    start = None if conf.init in config.STARTS else read_start(conf.init)
-    log, frames = [], []
-    rounds = conf.rounds if conf.optimizer == "lbfgs" else 1
-    with tqdm(total=conf.iterations * rounds * len(pixels.scales(conf)), unit="it") as progress:
+    network, content, given, start = prepared(conf)
+    shown, log, frames, latest = content, [], [], None
+    if FLAGS.preserve_colors == "luminance":
+        content = colors.gray(content)
+    expected = conf.iterations * (conf.rounds if conf.optimizer == "lbfgs" else 1) * len(pixels.scales(conf))
+    with tqdm(total=expected, unit="it") as progress:
 
         def callback(iteration, image, parts):
+            nonlocal latest
             if iteration == 1 and log:
                 tqdm.write(f"after {len(log)} iterations: {told(log[-1])}")
             log.append({"iteration": len(log) + 1, "long_side": max(image.shape[:2])})
             log[-1] |= {name: float(loss) for name, loss in parts.items()}
+            latest = image
             progress.total = max(progress.total, len(log))  # a line search may pass its number of evaluations
             progress.update()
             progress.set_postfix_str(told(log[-1]), refresh=False)
             if not np.isfinite(log[-1]["total"]):
                 raise cli.UserError(f"iteration {len(log)}: the loss is {log[-1]['total']}; lower style_weight")
             if progress_file and FLAGS.show_every and len(log) % FLAGS.show_every == 0:
-                frames.append(finished(image, content))
+                frames.append(np.asarray(reader.to_pil(finished(image, shown))))
                 reader.write_image(progress_file, frames[-1])
                 del frames[: 0 if FLAGS.animation else -1]
 
         try:
             image = pixels.stylize(conf, network, content, given, start, callback)
         except tf.errors.ResourceExhaustedError:
-            raise cli.UserError(f"{conf.image_size} pixels do not fit into memory; lower --image_size") from None
+            base, per_pixel = pixels.memory_needed(conf, network)
+            needed = (base + per_pixel * np.prod(pixels.fitted_size(content, conf.image_size))) / 1e9
+            raise cli.UserError(f"about {needed:.1f} GB do not fit into the memory; lower --image_size") from None
+        except KeyboardInterrupt:
+            if latest is None:
+                raise
+            raise Interrupted(finished(np.clip(latest, 0, 255), shown), log, frames) from None
         if len(log) > conf.iterations:
             tqdm.write(f"after {len(log)} iterations: {told(log[-1])}")
+        if len(log) < expected:
+            tqdm.write(f"ended after {len(log)} of {expected} evaluations: L-BFGS found no lower loss")
     if not np.isfinite(image).all():  # the losses are those before a step: the last step's own are not among them
         raise cli.UserError(f"iteration {len(log)}: the picture is no longer finite; lower style_weight")
-    return finished(image, content), log, frames
+    return finished(image, shown), log, frames
+
+
+def prepared(conf):
+    """(loss network, content [H,W,3], [styles.Style], the picture that init names): what can be refused is refused here.
+
+    Raises:
+      UserError: as read_inputs, read_start and losses.loss_network do; the pictures are too small, or too large for memory.
+    """
+    content, given = read_inputs(conf)
+    start = None if conf.init in config.STARTS else read_start(conf.init)
+    network = losses.loss_network(conf, {*conf.content_layers, *conf.style_layers})
+    check_sizes(conf, [content, *(style.image for style in given)])
+    check_memory(conf, network, content, given)
+    return network, content, given, start
 
 
 def read_start(path):
@@ -167,7 +203,7 @@ def told(row):
 
 
 def finished(image, content):
-    """The picture in the colours that --preserve_colors asks for."""
+    """The picture, its colours the content's where --preserve_colors transfers luminance alone."""
     if FLAGS.preserve_colors != "luminance":
         return image
     return colors.luminance_of(image, pixels.fitted(content, max(image.shape[:2])))
@@ -184,20 +220,25 @@ def read_inputs(conf):
         raise cli.UsageError("--content_weight and --style_weight are both 0: nothing is asked for")
     if conf.content_weight and not FLAGS.content_image:
         raise cli.UsageError("--content_image is missing (without one: --content_weight 0, and the style's own size)")
+    if conf.init in ("content", "mix") and not FLAGS.content_image:
+        raise cli.UsageError(f"--content_image is missing: init is {conf.init} (without one: --init noise)")
     if (conf.style_weight or conf.init == "style") and not FLAGS.style_image:
         raise cli.UsageError("--style_image is missing (without one: --style_weight 0)")
     if conf.style_stretched and FLAGS.style_scale is not None:
         raise cli.UsageError("--style_scale: without effect, as the conf says style_stretched")
     given = styles.read(FLAGS.style_image, cli.numbers("style_weights"), FLAGS.mask)
     content = reader.read_image(FLAGS.content_image).rgb if FLAGS.content_image else given[0].image
-    return content, styles.recoloured(given, content) if FLAGS.preserve_colors == "histogram" else given
+    if FLAGS.preserve_colors in MATCHES:
+        given = styles.recoloured(given, content, MATCHES[FLAGS.preserve_colors])
+    return content, given
 
 
 def check_sizes(conf, images):
     """Raises UserError when pooling would leave nothing of a picture, the content's or a style's, at the smallest scale."""
     blocks = max(int(vgg.short_name(layer)[4]) for layer in (*conf.content_layers, *conf.style_layers))
     paths = [FLAGS.content_image or FLAGS.style_image[0], *FLAGS.style_image]
-    for path, image, scale in zip(paths, images, [1, *(conf.style_scale for _ in images[1:])], strict=True):
+    scales = [1, *(conf.style_scale for _ in images[1:])]
+    for path, image, scale in list(zip(paths, images, scales, strict=True))[: 1 if conf.style_stretched else None]:
         long_side = round(pixels.scales(conf)[0] * scale)
         short_side = round(long_side * min(image.shape[:2]) / max(image.shape[:2]))
         if short_side < 2 ** (blocks - 1):
@@ -210,7 +251,9 @@ def check_sizes(conf, images):
 def check_memory(conf, network, content, styles):
     """Raises UserError when the picture, or a style image at its scale, does not fit into the memory."""
     base, per_pixel = pixels.memory_needed(conf, network)
-    memory.check(*pixels.fitted_size(content, conf.image_size), base, per_pixel)
+    # An animation's pictures are kept, three bytes a pixel; those of all smaller scales together are not above the last's.
+    shown = 2 * conf.iterations * conf.rounds / FLAGS.show_every if FLAGS.animation else 0
+    memory.check(*pixels.fitted_size(content, conf.image_size), base, per_pixel + 3 * shown)
     for style in () if conf.style_stretched else styles:
         size = pixels.fitted_size(style.image, round(conf.style_scale * conf.image_size))
         memory.check(*size, base, per_pixel / 2, "lower --style_scale")  # nothing is kept for a gradient
@@ -221,18 +264,19 @@ def sweep(conf):
     tiles, failed, given = [], 0, settings(conf)
     for changed, flags_of_it in given.values():  # all are asked before the first takes its minutes
         with flagsaver.flagsaver(**flags_of_it):
-            read_inputs(changed)
+            prepared(changed)
     for value, (changed, flags_of_it) in given.items():
         label = f"{swept()} {value}"
         try:
             with flagsaver.flagsaver(**flags_of_it):
                 image, log, _ = run(changed)
-            tiles.append((image, f"{label}\n{told(log[-1])}"))
         except cli.UserError as error:
             cli.complain(f"{label}: {error}")
             failed = 1
+            continue
+        tiles.append((image, f"{label}\n{told(log[-1])}"))
+        reader.write_image(FLAGS.output_file, sheets.contact_sheet([tiles]))  # after each: it may be interrupted
     if tiles:
-        reader.write_image(FLAGS.output_file, sheets.contact_sheet([tiles]))
         print(FLAGS.output_file)
     return failed
 
@@ -246,6 +290,9 @@ def settings(conf):
       UserError: it is neither, a value is none of its kind, or the sheet would overwrite a picture that is asked for.
     """
     key, values = swept(), FLAGS.sweep.partition("=")[2].split(",")
+    keys = [field.name for field in dataclasses.fields(conf)]
+    if key not in (*keys, *SWEPT_FLAGS):
+        raise cli.UsageError(f"--sweep: no setting {key}; there are {', '.join(sorted((*keys, *SWEPT_FLAGS)))}")
     if key == "style_scale" and conf.style_stretched:
         raise cli.UsageError("--sweep: style_scale has no effect with the conf's style_stretched")
     if key == "preserve_colors" and not {*values} <= {*COLORS}:
@@ -253,12 +300,14 @@ def settings(conf):
     if key in SWEPT_FLAGS:
         given = {value: value if key == "preserve_colors" else value.split("+") for value in values}
         if key in ("style_image", "mask"):
-            check_inputs_stay(path for paths in given.values() for path in paths)
+            check_inputs_stay([path for paths in given.values() for path in paths])
         return {value: (conf, {key: one}) for value, one in given.items()}
     try:
         given = {value: yaml.safe_load(value) for value in values}
     except yaml.YAMLError:
         raise cli.UsageError(f"--sweep: got '{FLAGS.sweep}', such as style_weight=1,10,100 is needed") from None
+    if key == "init":
+        check_inputs_stay(values)
     return {value: (config.changed(conf, {key: one}, "--sweep"), {}) for value, one in given.items()}
 
 
@@ -302,18 +351,18 @@ def write_log(stem, log, conf):
 def write_animation(path, frames):
     """Writes [h,w,3] RGB pictures, of which earlier ones may be smaller, as an animated GIF or an MP4."""
     size = frames[-1].shape[1::-1]
-    images = [reader.to_pil(frame).resize(size) for frame in frames]
+    images = (reader.to_pil(frame).resize(size) for frame in frames)  # one at a time: there may be hundreds
     if path.lower().endswith(".mp4"):
-        files.write_whole(path, lambda temporary: write_mp4(temporary, images))
+        files.write_whole(path, lambda temporary: write_mp4(temporary, images, size))
         return
-    options = {"save_all": True, "append_images": images[1:], "duration": round(1000 * FRAME_SECONDS), "loop": 0}
-    files.write_whole(path, lambda temporary: images[0].save(temporary, **options))
+    options = {"save_all": True, "append_images": images, "duration": round(1000 * FRAME_SECONDS), "loop": 0}
+    files.write_whole(path, lambda temporary: next(images).save(temporary, **options))
 
 
-def write_mp4(path, images):
-    """Writes Pillow images of one size as H.264."""
+def write_mp4(path, images, size):
+    """Writes Pillow images of one size (width, height) as H.264."""
     # yuv420p, the one kind that every player knows, halves the colours' size: a last odd row or column is left out.
-    width, height = (side // 2 * 2 for side in images[0].size)
+    width, height = (side // 2 * 2 for side in size)
     with av.open(path, "w") as container:
         stream = container.add_stream("libx264", rate=round(1 / FRAME_SECONDS))
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"

@@ -89,9 +89,9 @@ def named(texts, known, size=None):
     return [dataclasses.replace(style, weight=style.weight / total) for style in found]
 
 
-def recoloured(styles, content):
-    """The styles in the colours (mean and covariance) of a content image [H,W,3] RGB 0..255."""
-    return [dataclasses.replace(style, image=colors.match_covariance(style.image, content)) for style in styles]
+def recoloured(styles, content, match=colors.match_covariance):
+    """The styles in the colours of a content image [H,W,3] RGB 0..255, as one of colors' match_ functions matches them."""
+    return [dataclasses.replace(style, image=match(style.image, content)) for style in styles]
 
 
 def shares(styles, height, width):

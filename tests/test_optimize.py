@@ -122,16 +122,16 @@ def test_a_sweep_is_one_sheet(easel):
 @pytest.mark.parametrize(
     ("flags", "expected"),
     [
-        (("content_weight=0,1",), [("noise", "no"), ("content", "no")]),
-        (("init=style,noise", "--content_weight", 0), [("style", "no"), ("noise", "no")]),
-        (("preserve_colors=histogram,no",), [("content", "histogram"), ("content", "no")]),
+        (("content_weight=0,1",), [(0, "auto", "no"), (1, "auto", "no")]),
+        (("init=style,noise", "--content_weight", 0), [(0, "style", "no"), (0, "noise", "no")]),
+        (("preserve_colors=histogram,no",), [(1, "auto", "histogram"), (1, "auto", "no")]),
     ],
 )
 def test_each_tile_of_a_sweep_is_the_run_of_its_own_setting(flags, expected, easel, monkeypatch):
     seen, stylize = [], optimize.pixels.stylize
 
     def noted(conf, *rest):
-        seen.append((conf.init, optimize.FLAGS.preserve_colors))
+        seen.append((conf.content_weight, conf.init, optimize.FLAGS.preserve_colors))
         return stylize(conf, *rest)
 
     monkeypatch.setattr(optimize.pixels, "stylize", noted)
@@ -170,8 +170,94 @@ def test_style_images_their_weights_and_masks_can_be_swept(easel, monkeypatch):
 
 def test_of_a_sweep_that_cannot_be_none_is_begun(easel, monkeypatch):
     monkeypatch.delattr(optimize.pixels, "stylize")
-    result = run(easel, *BOTH, "--sweep", "mask=mask.png,none.png")
-    assert (result.returncode, "none.png: no such image" in result.stderr) == (1, True)
+    for values, words in (
+        ("mask=mask.png,none.png", "none.png: no such image"),
+        ("init=noise,none.png", "'none.png' is neither"),
+        ("image_size=40,1e6", "of memory"),
+    ):
+        result = run(easel, *BOTH, "--sweep", values)
+        assert (result.returncode, words in result.stderr) == (1, True), result.stderr
+
+
+@pytest.mark.parametrize("flags", [(), ("--sweep", "style_weight=1,2,3")])
+def test_ctrl_c_keeps_what_there_is(flags, easel, monkeypatch):
+    """In a run the last iterate and its losses, in a sweep the finished tiles."""
+    stylize, calls = optimize.pixels.stylize, []
+
+    def interrupted(conf, network, content, given, start, callback):
+        def until_the_fifth(iteration, image, parts):
+            callback(iteration, image, parts)
+            if iteration == 3 and (len(calls) == 3 or not flags):
+                raise KeyboardInterrupt
+
+        calls.append(conf.style_weight)
+        return stylize(conf, network, content, given, start, until_the_fifth)
+
+    monkeypatch.setattr(optimize.pixels, "stylize", interrupted)
+    result = run(easel, *BOTH, *flags, "--animation", "out/o.gif") if not flags else run(easel, *BOTH, *flags)
+    assert (result.returncode, "interrupted" in result.stderr) == (130, True)
+    image = Image.open(easel / "out" / "o.png")
+    if flags:
+        assert calls == [1, 2, 3]
+        assert image.width > 2 * 40
+    else:
+        assert max(image.size) == 20  # the first scale's
+        assert len(list(csv.DictReader((easel / "out" / "o.csv").open()))) == 3
+        assert (easel / "out" / "o.gif").exists()
+
+
+def test_a_stretched_style_may_be_narrow(easel):
+    Image.new("RGB", (400, 8), "red").save(easel / "narrow.png")
+    conf = yaml.safe_load((easel / "conf.yml").read_text())
+    narrow = ("--content_image", "photo.png", "--style_image", "narrow.png")
+    assert "narrow.png: 0 pixels wide" in run(easel, *narrow).stderr
+    (easel / "stretched.yml").write_text(yaml.safe_dump(conf | {"style_stretched": True}))
+    result = run(easel, *narrow, "-c", "stretched.yml")
+    assert result.returncode == 0, result.stderr
+
+
+def test_luminance_is_matched_and_transferred_alone(easel, monkeypatch):
+    """The loss network sees gray, the style as bright and as contrasty as the photo; the result has the photo's chroma."""
+    seen, stylize = [], optimize.pixels.stylize
+
+    def noted(conf, network, content, given, *rest):
+        seen.extend((content, given[0].image))
+        return stylize(conf, network, content, given, *rest)
+
+    monkeypatch.setattr(optimize.pixels, "stylize", noted)
+    result = run(easel, *BOTH, "--preserve_colors", "luminance")
+    assert result.returncode == 0, result.stderr
+    content, style = seen
+    assert np.ptp(content, 2).max() == np.ptp(style, 2).max() == 0
+    assert style.mean() == pytest.approx(content.mean(), abs=1)
+    assert style.std() == pytest.approx(content.std(), rel=0.05)  # but for clipping
+    chroma = [np.asarray(Image.open(easel / p).convert("YCbCr"), float)[..., 1:] for p in ("photo.png", "out/o.png")]
+    assert np.median(np.abs(chroma[0] - chroma[1])) < 3
+
+
+def test_a_run_of_lbfgs_that_ends_early_says_so(easel):
+    conf = yaml.safe_load((easel / "conf.yml").read_text())
+    changes = {
+        "optimizer": "lbfgs",
+        "start_size": 0,
+        "iterations": 30,
+        "style_weight": 0,
+        "init": "content",
+        "tv_weight": 0,
+    }
+    (easel / "done.yml").write_text(yaml.safe_dump(conf | changes))
+    result = run(easel, *BOTH, "-c", "done.yml")
+    assert result.returncode == 0, result.stderr
+    assert re.search(r"ended after \d+ of 30 evaluations", result.stderr + result.stdout)
+
+
+def test_a_containers_memory_is_what_there_is(tmp_path, monkeypatch):
+    (tmp_path / "max").write_text("max\n")
+    (tmp_path / "limit").write_text("1000000\n")
+    monkeypatch.setattr(memory, "CONTAINERS", (tmp_path / "none", tmp_path / "max"))
+    assert memory.physical() > 1e8
+    monkeypatch.setattr(memory, "CONTAINERS", (tmp_path / "limit",))
+    assert memory.physical() == 1000000
 
 
 def test_where_nothing_can_be_written_no_time_is_spent(easel, monkeypatch):
@@ -208,10 +294,14 @@ def test_every_round_of_lbfgs_is_told(easel):
         ((*BOTH, "--mask", "mask.png", "--mask", "mask.png"), 2, "--mask: 2 given for 1 style images"),
         ((*BOTH, "--style_weights", "a"), 2, "--style_weights: got 'a', numbers above 0 are needed"),
         ((*BOTH, "--animation", "o.avi"), 2, "it needs a .gif or .mp4"),
-        ((*BOTH, "--sweep", "style=1,2"), 1, "style: no such key (--sweep)"),
+        ((*BOTH, "--sweep", "style=1,2"), 2, "--sweep: no setting style; there are averaging, "),
         ((*BOTH, "--sweep", "style_weight=x"), 1, "style_weight: got 'x', a number is needed (--sweep)"),
         ((*BOTH, "--iterations", 0), 1, "iterations: got '0', a number above 0 is needed (the command line)"),
-        ((*BOTH, "--init", "nosie"), 1, "init: 'nosie' is neither content, noise, style, mix nor a picture that exists"),
+        (
+            (*BOTH, "--init", "nosie"),
+            1,
+            "init: 'nosie' is neither auto, content, noise, style, mix nor a picture that exists",
+        ),
         ((*BOTH, "--style_scale", 0.1), 1, "style.png: 2 pixels wide at the smallest scale, 4 are needed"),
         (("--style_weight", 0, "--content_weight", 0), 2, "both 0"),
         (("--style_weight", 0, "--init", "style", "--content_image", "photo.png"), 2, "--style_image is missing"),
@@ -229,6 +319,15 @@ def test_every_round_of_lbfgs_is_told(easel):
         ((*BOTH, "--sweep", "style_weights=a"), 2, "--style_weights: got 'a', numbers above 0 are needed"),
         ((*BOTH, "--sweep", "mask=none.png"), 1, "none.png: no such image"),
         ((*BOTH, "--sweep", "style_image=a.png,out/o.png"), 1, "out/o.png: would be overwritten"),
+        ((*BOTH, "--sweep", "init=noise,out/o.png"), 1, "out/o.png: would be overwritten"),
+        ((*BOTH, "--init", "out/o.png"), 1, "out/o.png: would be overwritten"),
+        ((*BOTH, "--mask", "out/o-losses.png"), 1, "out/o-losses.png: would be overwritten"),
+        (
+            ("--style_image", "a.gif", "--content_image", "photo.png", "--animation", "a.gif"),
+            1,
+            "a.gif: would be overwritten",
+        ),
+        (("--style_image", "style.png", "--content_weight", 0, "--init", "content"), 2, "init is content"),
         ((*BOTH, "--mask", "black.png"), 1, "black.png: black everywhere"),
         ((*BOTH, "-c", "layers.yml"), 1, "vgg_16/nonsense: the loss network has no such layer"),
         ((*BOTH, "--style_weight", "nan"), 1, "style_weight: got 'nan', a finite number is needed"),
