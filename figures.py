@@ -44,7 +44,7 @@ except ImportError:
 
 ROOT = os.path.dirname(os.path.abspath(__file__))
 RECIPES = {  # conf files of optimize.py, and what each is
-    "gatys_vgg16_lbfgs": "Keras' example",
+    "gatys_vgg16_lbfgs": "after Keras' example",
     "gatys_vgg19_adam": "a course's",
     "gatys_basic": "the plainest form",
     "gatys": "the default",
@@ -62,7 +62,7 @@ flags.DEFINE_integer(
 )
 flags.DEFINE_string("output_dir", None, "Where the report goes (default docs/<naming>, docs/<the model's name>).")
 flags.DEFINE_string("model_file", None, "objective: a .ckpt-done file with its recipe beside it.")
-flags.DEFINE_string("photos", "images", "objective: a folder of photos that the model was not trained on.")
+flags.DEFINE_string("photos", None, "objective: a folder of photos that the model was not trained on.")
 flags.DEFINE_integer("count", 10, "objective: so many of them, evenly spread.", lower_bound=1)
 flags.DEFINE_list("sizes", ["256", "512"], "objective: sides of the square pictures.")
 flags.DEFINE_bool("into_recipe", False, "objective: write into the model's recipe how many evaluations it is worth.")
@@ -419,6 +419,8 @@ def objective_report():
     check_matplotlib()
     if not FLAGS.model_file:
         raise cli.UsageError("--model_file is missing: name a model such as models/denoised_starry.ckpt-done")
+    if not FLAGS.photos:
+        raise cli.UsageError("--photos is missing: name a folder of photos that the model was not trained on")
     recipe = checkpoints.recipe_path(FLAGS.model_file)
     if not os.path.exists(recipe):
         raise cli.UserError(f"{recipe}: missing; only a model's recipe says what it was trained to minimise")
@@ -432,11 +434,14 @@ def objective_report():
         raise cli.UserError(f"{recipe}: method {conf.method} has no objective that pixels could be given")
     if FLAGS.last_norm and not isinstance(conf, config.Conf):
         raise cli.UserError(f"--last_norm: is of nets for one style; {conf.method} does not end in a norm: leave it out")
-    method = load_model(FLAGS.model_file, training=True)
-    curves = {size: mean_curves(method, paths, size) for size in sizes}
     stem = os.path.basename(FLAGS.model_file).removesuffix(".ckpt-done")
-    folder = FLAGS.output_dir or os.path.join("docs", stem)
-    write_curves(os.path.join(folder, "objective.csv"), curves)
+    folder, curves = FLAGS.output_dir or os.path.join("docs", stem), {}
+    for path in (os.path.join(folder, "objective.csv"), *([recipe] if FLAGS.into_recipe else [])):
+        files.check_writable(path)  # before the hours that follow
+    method = load_model(FLAGS.model_file, training=True)
+    for size in sizes:
+        curves[size] = mean_curves(method, paths, size)
+        write_curves(os.path.join(folder, "objective.csv"), curves)
     plot_curves(os.path.join(folder, "objective.png"), curves)
     worths = {size: {start: worth(found[start], found["model"]) for start in STARTS} for size, found in curves.items()}
     for size, found in worths.items():
@@ -445,7 +450,8 @@ def objective_report():
             most = {start: worth(curves[size][start], curves[size]["last_norm"]) for start in STARTS}
             print(f"{size}x{size}: without output_affine no model is worth over {most['noise']} and {most['photo']}")
     if FLAGS.into_recipe:
-        trained = config.read_recipe(recipe) | {"worth_lbfgs_iterations": worths}
+        measured = {"photos": len(paths), "evaluations": evaluations(500)}
+        trained = config.read_recipe(recipe) | {"worth_lbfgs_iterations": measured | worths}
         checkpoints.write_recipe(FLAGS.model_file, conf, trained)
     return 0
 
@@ -556,6 +562,8 @@ def recipes_sheet():
     confs, networks = {}, {}
     for name in RECIPES:  # all of them before the first one's minutes are spent
         confs[name], networks[name] = recipe(name, photo)
+        paths = single("content_image"), single("style_image")
+        pixels.check_sizes(confs[name], (paths[0], photo), [(paths[1], painting)])
     tiles, seconds = [], {}
     for name, conf in tqdm(confs.items(), unit="recipe"):
         start, network = time.perf_counter(), networks[name]
@@ -571,7 +579,10 @@ def recipes_sheet():
 def recipe(name, photo):
     """(conf, loss network) of a recipe of conf/, at the size and with the network that the flags ask for."""
     conf = config.load_conf(os.path.join(ROOT, "conf", f"{name}.yml"), config.PixelsConf)
+    # Of undivided matrices the style's share of the loss goes with the pixels; the conf's weight is for its own size.
+    share = (conf.image_size / FLAGS.long_side) ** 2 if conf.style_form == "half_sum" else 1.0
     conf = dataclasses.replace(conf, image_size=FLAGS.long_side, iterations=FLAGS.evaluations or conf.iterations)
+    conf = dataclasses.replace(conf, style_weight=share * conf.style_weight)
     own = conf.loss_model
     if FLAGS.network:
         scope, _, path = FLAGS.network.partition("=")
@@ -582,7 +593,8 @@ def recipe(name, photo):
     weights = vgg.read_weights(conf.loss_model, conf.loss_model_file)
     [features] = vgg.Vgg(conf.loss_model, weights, [f"{conf.loss_model}/conv2/conv2_2"])(np.float32(photo[None])).values()
     size = float(tf.sqrt(tf.reduce_mean(tf.square(features))))
-    return conf, vgg.Vgg(conf.loss_model, enlarged(weights, SIZES.get(own, VGG_SIZE) / size), layers, conf.pooling)
+    weights = enlarged(weights, SIZES.get(own, VGG_SIZE) / size)
+    return conf, vgg.Vgg(conf.loss_model, weights, layers, conf.pooling, conf.repeated_edges)
 
 
 def enlarged(weights, factor):
@@ -616,6 +628,7 @@ def recipes_page(confs, seconds):
         for name, conf in confs.items()
     ]
     network = f" --network {FLAGS.network}" if FLAGS.network else ""
+    network += f" --evaluations {FLAGS.evaluations}" if FLAGS.evaluations else ""
     pair = f"--content_image {single('content_image')} --style_image {single('style_image')}"
     command = f"python figures.py recipes {pair} --long_side {FLAGS.long_side}"
     instead = (
@@ -624,12 +637,14 @@ All of them with {FLAGS.network} instead of the loss network that each conf name
 (at conv2_2) as those that the conf's weights were chosen for. Layer by layer they differ, and with them the balance of
 content and style.
 """
-        if network
+        if FLAGS.network
         else ""
     )
     return f"""# The recipes of optimize.py side by side
 
 Made by `{command}{network}`.
+All at this size, whatever the conf's own. In `gatys_basic` the style counts by the pixels; its `style_weight` is divided by
+as many times as there are more of them.
 {instead}
 | conf | from | loss network | optimiser | iterations at each scale | scales | seconds |
 | --- | --- | --- | --- | --- | --- | --- |

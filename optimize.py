@@ -32,7 +32,6 @@ import pixels
 import reader
 import sheets
 import styles
-import vgg
 
 try:
     import av
@@ -185,7 +184,8 @@ def prepared(conf):
     content, given = read_inputs(conf)
     start = None if conf.init in config.STARTS else read_start(conf.init)
     network = losses.loss_network(conf, {*conf.content_layers, *conf.style_layers})
-    check_sizes(conf, [content, *(style.image for style in given)])
+    named = zip(FLAGS.style_image, (style.image for style in given), strict=True)
+    pixels.check_sizes(conf, (FLAGS.content_image or FLAGS.style_image[0], content), named)
     check_memory(conf, network, content, given)
     return network, content, given, start
 
@@ -231,21 +231,6 @@ def read_inputs(conf):
     if FLAGS.preserve_colors in MATCHES:
         given = styles.recoloured(given, content, MATCHES[FLAGS.preserve_colors])
     return content, given
-
-
-def check_sizes(conf, images):
-    """Raises UserError when pooling would leave nothing of a picture, the content's or a style's, at the smallest scale."""
-    blocks = max(int(vgg.short_name(layer)[4]) for layer in (*conf.content_layers, *conf.style_layers))
-    paths = [FLAGS.content_image or FLAGS.style_image[0], *FLAGS.style_image]
-    scales = [1, *(conf.style_scale for _ in images[1:])]
-    for path, image, scale in list(zip(paths, images, scales, strict=True))[: 1 if conf.style_stretched else None]:
-        long_side = round(pixels.scales(conf)[0] * scale)
-        short_side = round(long_side * min(image.shape[:2]) / max(image.shape[:2]))
-        if short_side < 2 ** (blocks - 1):
-            raise cli.UserError(
-                f"{path}: {short_side} pixels wide at the smallest scale, {2 ** (blocks - 1)} are needed; "
-                "raise start_size or --style_scale, or crop the picture"
-            )
 
 
 def check_memory(conf, network, content, styles):

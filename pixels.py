@@ -11,6 +11,7 @@ import losses
 import styles
 import vgg
 import vgg_preprocessing
+from cli import UserError
 from optimizer import Adam
 
 # What optimising takes at its peak: python benchmark.py memory; a target's bytes as tests/test_benchmark.py says
@@ -64,6 +65,23 @@ def fitted_size(image, long_side):
     """(h, w) of an image [H,W,3] when its longer side is so long."""
     scale = long_side / max(image.shape[:2])
     return tuple(max(1, round(side * scale)) for side in image.shape[:2])
+
+
+def check_sizes(conf, content, styles):
+    """Raises UserError when pooling would leave nothing of a picture at the smallest scale.
+
+    Args:
+      content, styles: (what it is called, [H,W,3]), and several of that.
+    """
+    blocks = max(int(vgg.short_name(layer)[4]) for layer in (*conf.content_layers, *conf.style_layers))
+    own = [] if conf.style_stretched else [(*style, conf.style_scale) for style in styles]
+    for name, image, scale in [(*content, 1), *own]:
+        short_side = min(fitted_size(image, round(scales(conf)[0] * scale)))
+        if short_side < 2 ** (blocks - 1):
+            raise UserError(
+                f"{name}: {short_side} pixels wide at the smallest scale, {2 ** (blocks - 1)} are needed; "
+                "raise the size, start_size or style_scale, or crop the picture"
+            )
 
 
 def resized_style(conf, style, content):

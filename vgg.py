@@ -139,9 +139,12 @@ def read_weights(scope, path, exclude_scopes=""):
     path, kind = files.located(path), os.path.splitext(path)[1]
     reader = {".h5": _read_h5, ".mat": _read_mat, ".npz": _read_npz}.get(kind)
     if not os.path.exists(path) and (reader or not os.path.exists(path + ".index")):
-        raise UserError(
-            f"{path}: no such loss network; pretrained/README.md says where to get it, or 'python download.py {scope[:6]}'"
+        remedy = (
+            f"'python download.py {scope[:6]}' fetches it"
+            if path.endswith(f"{scope[:6]}_notop.h5")
+            else ("pretrained/README.md says where to get it, or which to name as loss_model_file instead")
         )
+        raise UserError(f"{path}: no such loss network; {remedy}")
     try:
         weights = reader(path) if reader else _read_ckpt(path, scope, exclude_scopes)
     except UserError:

@@ -190,6 +190,7 @@ def test_where_a_model_stands_among_the_iterates(house, trained):
     assert [row["size"] for row in rows] == [32] * 12 + [48] * 12
     recipe = trained.with_name("fast-style-model.yml")
     worths = config.read_recipe(recipe)["worth_lbfgs_iterations"]
+    assert (worths["photos"], worths["evaluations"]) == (2, 12)
     for size in (32, 48):
         curve = [row for row in rows if row["size"] == size]
         for start in ("noise", "photo"):
@@ -203,6 +204,14 @@ def test_where_a_model_stands_among_the_iterates(house, trained):
     assert config.read_recipe(recipe)["steps"] == 4
     assert config.load_conf(recipe).style_warmup_steps == 100
     assert Image.open(house / "out" / "objective.png").width > 300
+
+
+def test_where_the_curves_cannot_be_written_none_is_measured(house, trained, monkeypatch):
+    monkeypatch.delattr(figures, "mean_curves")
+    (house / "docs").write_text("a file, no folder")
+    result = inside(figures, "objective", "--model_file", trained, "--photos", "photos", cwd=house)
+    (house / "docs").unlink()
+    assert (result.returncode, "objective.csv: cannot be written" in result.stderr) == (1, True)
 
 
 def test_photos_are_drawn_evenly_and_a_bad_one_is_named_and_skipped(house, trained, monkeypatch):
@@ -317,8 +326,12 @@ PAIR = ("recipes", "--content_image", "style.png", "--style_image", "style.png")
     ("arguments", "words"),
     [
         (("objective",), "--model_file is missing"),
-        (("objective", "--model_file", "none.ckpt-done"), "none.yml: missing"),
-        (("objective", "--model_file", "none.ckpt-done", "--sizes", "a"), "missing"),
+        (("objective", "--model_file", "none.ckpt-done"), "--photos is missing"),
+        (("objective", "--model_file", "none.ckpt-done", "--photos", "photos"), "none.yml: missing"),
+        (
+            (*PAIR[:1], *PAIR[3:], "--network", "vgg_16=deep.npz", "--content_image", "narrow.png"),
+            "narrow.png: 6 pixels wide",
+        ),
         (("recipes", "--content_image", "none.jpg"), "none.jpg: no such image"),
         (("recipes", "--output_dir", "style.png/out"), "style.png/out/figure.png: cannot be written"),
         ((*PAIR, "--style_image", "style.png"), "--style_image: 2 given, this figure takes one"),
@@ -329,6 +342,8 @@ PAIR = ("recipes", "--content_image", "style.png", "--style_image", "style.png")
 )
 def test_a_mistake_is_one_line(arguments, words, house):
     np.savez(house / "shallow.npz", **vgg_weights(VGG_16_CONVS[:10]))
+    np.savez(house / "deep.npz", **vgg_weights(VGG_16_CONVS))
+    Image.new("RGB", (160, 8)).save(house / "narrow.png")
     result = inside(figures, *arguments, cwd=house)
     assert result.returncode in (1, 2)
     assert words in result.stderr
