@@ -211,7 +211,7 @@ class PixelsConf(LossNetworkConf):
     noise: float = 127.5  # amplitude of the noise of `noise` and `mix`, around the mean colour
     optimizer: str = "adam"  # adam or lbfgs
     learning_rate: float = 5.0  # Adam's, in pixel values
-    iterations: int = 100  # Adam's steps or L-BFGS' evaluations, at each scale
+    iterations: int = 150  # Adam's steps or L-BFGS' evaluations, at each scale
     rounds: int = 1  # so often L-BFGS starts anew; its losses are told after each
     averaging: float = 0.95  # decay of the mean over iterates that is the result; 0: the last iterate is
     clip: bool = True  # Adam keeps pixels in 0..255 throughout; else only the result is
