@@ -22,7 +22,7 @@ class NetworkConf:
     loss_model: str = EMBEDDED  # scope of the loss network: vgg_16* or vgg_19*
     loss_model_file: str = ""  # .ckpt, .h5, .mat, .npz, or the word imagenet; "": pretrained/<loss_model>.npz or .ckpt
     checkpoint_exclude_scopes: str = "vgg_16/fc"  # comma-separated: not read from the loss network's file
-    pooling: str = "max"  # the loss network's: max or avg
+    pooling: str = "max"  # the loss network's: max, avg or avg_same
     repeated_edges: bool = False  # the loss network repeats the edge's values instead of padding zeros
 
     def __post_init__(self):
@@ -218,8 +218,11 @@ class PixelsConf(LossNetworkConf):
     seed: int = 0  # of the noise, and of the views that are drawn
 
     def __post_init__(self):
-        """Raises UserError when layers and their weights are not as many."""
+        """Raises UserError when a layer is named twice, or layers and their weights are not as many."""
         super().__post_init__()
+        for key in ("content_layers", "style_layers"):
+            if twice := [layer for layer in getattr(self, key) if getattr(self, key).count(layer) > 1]:
+                raise UserError(f"{key}: {twice[0]} is there twice; keep one")
         if self.style_layer_weights and len(self.style_layer_weights) != len(self.style_layers):
             counts = f"{len(self.style_layer_weights)} for {len(self.style_layers)} style_layers"
             raise UserError(f"style_layer_weights: {counts}; give one for each layer")
@@ -278,7 +281,10 @@ def load_conf(path, kind=None):
     for field in dataclasses.fields(kind):
         if field.default is dataclasses.MISSING and field.name not in values:
             raise UserError(f"{field.name}: missing in {path}, add a line '{field.name}: ...'")
-    return kind(**converted)
+    try:
+        return kind(**converted)
+    except UserError as error:
+        raise UserError(f"{error} ({path})") from None
 
 
 def changed(conf, values, source):

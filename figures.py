@@ -440,7 +440,8 @@ def objective_report():
         files.check_writable(path)  # before the hours that follow
     method = load_model(FLAGS.model_file, training=True)
     for size in sizes:
-        curves[size] = mean_curves(method, paths, size)
+        photos = list(reader.read_squares(paths, size))  # one that cannot be read is skipped
+        curves[size] = mean_curves(method, photos)
         write_curves(os.path.join(folder, "objective.csv"), curves)
     plot_curves(os.path.join(folder, "objective.png"), curves)
     worths = {size: {start: worth(found[start], found["model"]) for start in STARTS} for size, found in curves.items()}
@@ -450,8 +451,8 @@ def objective_report():
             most = {start: worth(curves[size][start], curves[size]["last_norm"]) for start in STARTS}
             print(f"{size}x{size}: without output_affine no model is worth over {most['noise']} and {most['photo']}")
     if FLAGS.into_recipe:
-        measured = {"photos": len(paths), "evaluations": evaluations(500)}
-        trained = config.read_recipe(recipe) | {"worth_lbfgs_iterations": measured | worths}
+        measured = {"photos": len(photos), "evaluations": evaluations(500)}
+        trained = config.read_recipe(recipe) | {"worth_lbfgs_iterations": worths, "worth_measured_over": measured}
         checkpoints.write_recipe(FLAGS.model_file, conf, trained)
     return 0
 
@@ -486,12 +487,12 @@ class LastNorm(pixels.Differentiable):
         return self.objective.losses((tf.tanh(instance_norm(image)) + 1) * 127.5)
 
 
-def mean_curves(method, paths, size):
-    """Means over the photos' middle squares, in each of the model's styles; a photo that cannot be read is skipped.
+def mean_curves(method, photos):
+    """Means over photos, squares [S,S,3], in each of the model's styles.
 
     {"noise", "photo": [evaluations] from each start; "model", "unchanged", and if asked for "last_norm": scalar}.
     """
-    rows, photos = [], list(reader.read_squares(paths, size))
+    rows, size = [], len(photos[0])
     for photo, name in tqdm(list(itertools.product(photos, method.style_targets)), f"{size}x{size}", unit="picture"):
         photo = photo[None]
         objective = ModelsObjective(method, photo, name)
@@ -562,8 +563,7 @@ def recipes_sheet():
     confs, networks = {}, {}
     for name in RECIPES:  # all of them before the first one's minutes are spent
         confs[name], networks[name] = recipe(name, photo)
-        paths = single("content_image"), single("style_image")
-        pixels.check_sizes(confs[name], (paths[0], photo), [(paths[1], painting)])
+        pixels.check_sizes(confs[name], (single("content_image"), photo), [(single("style_image"), painting)])
     tiles, seconds = [], {}
     for name, conf in tqdm(confs.items(), unit="recipe"):
         start, network = time.perf_counter(), networks[name]
@@ -623,7 +623,7 @@ def recipes_page(confs, seconds):
     """The recipes' sheet as Markdown."""
     rows = [
         f"| `conf/{name}.yml` | {RECIPES[name]} | {conf.loss_model} | {conf.optimizer} "
-        f"| {conf.iterations * (conf.rounds if conf.optimizer == 'lbfgs' else 1)} | {len(pixels.scales(conf))} "
+        f"| {pixels.iterations(conf)} | {len(pixels.scales(conf))} "
         f"| {seconds[name]:.0f} |"
         for name, conf in confs.items()
     ]
@@ -643,8 +643,8 @@ content and style.
     return f"""# The recipes of optimize.py side by side
 
 Made by `{command}{network}`.
-All at this size, whatever the conf's own. In `gatys_basic` the style counts by the pixels; its `style_weight` is divided by
-as many times as there are more of them.
+All at this size, whatever the conf's own. In `gatys_basic` the style counts by the pixels; its `style_weight` is
+multiplied by (its own size / this size)^2, which keeps the balance.
 {instead}
 | conf | from | loss network | optimiser | iterations at each scale | scales | seconds |
 | --- | --- | --- | --- | --- | --- | --- |

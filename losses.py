@@ -208,7 +208,7 @@ def style_matrix(features, form):
 
 
 def style_error(features, target, form, pixels=None):
-    """How far features [N,h,w,C] are from a style's matrix A [C,C], as style_matrix gives it; G are theirs.
+    """How far features [N,h,w,C] are from a style's matrix A [C,C], as style_matrix gives it; G the features' own.
 
     "size": |G-A|^2 over the batch, divided by the features' size N*h*w*C. That is the normaliser of
       hzy46/fast-neural-style-tensorflow, kept so that the weights in its confs keep their meaning; the Lua reference

@@ -3,8 +3,8 @@
   python optimize.py --content_image images/Corgi.jpg --style_image images/starry.jpg
 
 With --content_weight 0 it synthesises texture, with --style_weight 0 it recovers a picture from its features, both from
-noise unless --init says otherwise. --sweep makes a labelled sheet of several values of one setting, which may be a style
-image, a mask or the styles' weights too: style_weights=1+3,3+1.
+noise unless the conf's init or --init says otherwise. --sweep makes a labelled sheet of several values of one setting,
+which can be a style image, a mask or the styles' weights: style_weights=1+3,3+1.
 """
 
 import csv
@@ -61,6 +61,7 @@ for name in OVERRIDES:
     flags.DEFINE_string(name, None, f"Instead of the conf's {name}.")
 FLAGS = flags.FLAGS
 
+BESIDE = (".csv", "-losses.png", "-progress.jpg")  # endings of what goes beside the result
 CONF = os.path.join(os.path.dirname(os.path.abspath(__file__)), "conf", "gatys.yml")
 FRAME_SECONDS = 0.12
 
@@ -79,18 +80,21 @@ def main(argv):
     check_inputs_stay((FLAGS.content_image, *FLAGS.style_image, *FLAGS.mask, conf.init))
     if FLAGS.sweep:
         return sweep(conf)
-    code = 0
+    code, output_file, animation = 0, FLAGS.output_file, FLAGS.animation
     try:
-        image, log, frames = run(conf, f"{stem()}-progress.jpg")
+        image, rows, frames = run(conf, f"{stem(output_file)}-progress.jpg")
     except Interrupted as interrupted:
-        image, log, frames = interrupted.args
-        cli.complain(f"interrupted; written as it was after {len(log)} iterations")
+        image, rows, frames = interrupted.args
+        # Beside what an earlier run may have left: half a picture does not replace a whole one.
+        output_file, animation = (path and "-interrupted".join(os.path.splitext(path)) for path in (output_file, animation))
         code = 130
-    reader.write_image(FLAGS.output_file, image)
-    print(FLAGS.output_file)
-    write_log(stem(), log, conf)
-    if FLAGS.animation:
-        write_animation(FLAGS.animation, [*frames, image])
+    reader.write_image(output_file, image)
+    print(output_file)
+    write_log(stem(output_file), rows, conf)
+    if animation:
+        write_animation(animation, [*frames, image])
+    if code:
+        cli.complain(f"interrupted after {len(rows)} iterations; kept as it was, {image.shape[1]}x{image.shape[0]} pixels")
     return code
 
 
@@ -98,14 +102,14 @@ class Interrupted(KeyboardInterrupt):
     """Ctrl-C; its args are what `run` would have returned, as far as it had come."""
 
 
-def stem():
-    """--output_file without its ending: the names beside it begin so."""
-    return os.path.splitext(FLAGS.output_file)[0]
+def stem(path):
+    """A path without its ending: the names beside it begin so."""
+    return os.path.splitext(path)[0]
 
 
 def check_inputs_stay(paths):
     """Raises UserError when one of them would be overwritten."""
-    beside = () if FLAGS.sweep else (FLAGS.animation, *(stem() + end for end in (".csv", "-losses.png", "-progress.jpg")))
+    beside = () if FLAGS.sweep else (FLAGS.animation, *(stem(FLAGS.output_file) + end for end in BESIDE))
     written = {os.path.realpath(path) for path in (FLAGS.output_file, *beside) if path}
     for path in paths:
         if path and os.path.realpath(path) in written:
@@ -132,47 +136,62 @@ def run(conf, progress_file=None):
       UserError: as prepared does, or the loss is not finite.
       Interrupted: Ctrl-C, after the first iteration.
     """
-    network, content, given, start = prepared(conf)
-    shown, log, frames, latest = content, [], [], None
-    if FLAGS.preserve_colors == "luminance":
-        content = colors.gray(content)
-    expected = conf.iterations * (conf.rounds if conf.optimizer == "lbfgs" else 1) * len(pixels.scales(conf))
-    with tqdm(total=expected, unit="it") as progress:
-
-        def callback(iteration, image, parts):
-            nonlocal latest
-            if iteration == 1 and log:
-                tqdm.write(f"after {len(log)} iterations: {told(log[-1])}")
-            log.append({"iteration": len(log) + 1, "long_side": max(image.shape[:2])})
-            log[-1] |= {name: float(loss) for name, loss in parts.items()}
-            latest = image
-            progress.total = max(progress.total, len(log))  # a line search may pass its number of evaluations
-            progress.update()
-            progress.set_postfix_str(told(log[-1]), refresh=False)
-            if not np.isfinite(log[-1]["total"]):
-                raise cli.UserError(f"iteration {len(log)}: the loss is {log[-1]['total']}; lower style_weight")
-            if progress_file and FLAGS.show_every and len(log) % FLAGS.show_every == 0:
-                frames.append(np.asarray(reader.to_pil(finished(image, shown))))
-                reader.write_image(progress_file, frames[-1])
-                del frames[: 0 if FLAGS.animation else -1]
-
+    network, photo, given, start = prepared(conf)
+    content = colors.gray(photo) if FLAGS.preserve_colors == "luminance" else photo
+    with tqdm(total=pixels.iterations(conf) * len(pixels.scales(conf)), unit="it") as progress:
+        log = Log(conf, photo, progress, progress_file)
         try:
-            image = pixels.stylize(conf, network, content, given, start, callback)
+            image = pixels.stylize(conf, network, content, given, start, log)
         except tf.errors.ResourceExhaustedError:
             base, per_pixel = pixels.memory_needed(conf, network)
             needed = (base + per_pixel * np.prod(pixels.fitted_size(content, conf.image_size))) / 1e9
             raise cli.UserError(f"about {needed:.1f} GB do not fit into the memory; lower --image_size") from None
         except KeyboardInterrupt:
-            if latest is None:
+            if log.image is None:
                 raise
-            raise Interrupted(finished(np.clip(latest, 0, 255), shown), log, frames) from None
-        if len(log) > conf.iterations:
-            tqdm.write(f"after {len(log)} iterations: {told(log[-1])}")
-        if len(log) < expected:
-            tqdm.write(f"ended after {len(log)} of {expected} evaluations: L-BFGS found no lower loss")
+            raise Interrupted(finished(np.clip(log.image, 0, 255), photo), log.rows, log.frames) from None
+        log.tell()
     if not np.isfinite(image).all():  # the losses are those before a step: the last step's own are not among them
-        raise cli.UserError(f"iteration {len(log)}: the picture is no longer finite; lower style_weight")
-    return finished(image, shown), log, frames
+        raise cli.UserError(f"iteration {len(log.rows)}: the picture is no longer finite; lower style_weight")
+    return finished(image, photo), log.rows, log.frames
+
+
+class Log:
+    """What is seen of a run: pixels.stylize's callback.
+
+    rows: each iteration's losses; frames: the pictures that --show_every showed; image: what Ctrl-C keeps, [h,w,3].
+    """
+
+    def __init__(self, conf, photo, progress, progress_file):
+        self.conf, self.photo, self.progress, self.progress_file = conf, photo, progress, progress_file
+        self.rows, self.frames, self.image, self.done = [], [], None, 0
+
+    def __call__(self, iteration, image, parts):
+        if iteration == 1 and self.rows:
+            self.tell()
+        row = {"iteration": len(self.rows) + 1, "long_side": max(image.shape[:2])}
+        row |= {name: float(loss) for name, loss in parts.items()}
+        if not np.isfinite(row["total"]):
+            raise cli.UserError(f"iteration {row['iteration']}: the loss is {row['total']}; lower style_weight")
+        before = [each["total"] for each in self.rows if each["long_side"] == row["long_side"]]
+        if self.conf.optimizer == "adam" or row["total"] <= min(before, default=row["total"]):
+            self.image = image  # of L-BFGS the best: its line search tries worse ones
+        self.rows.append(row)
+        self.done = iteration
+        self.progress.total = max(self.progress.total, len(self.rows))  # a line search may pass its number of evaluations
+        self.progress.update()
+        self.progress.set_postfix_str(told(row), refresh=False)
+        if self.progress_file and FLAGS.show_every and len(self.rows) % FLAGS.show_every == 0:
+            self.frames.append(np.asarray(reader.to_pil(finished(image, self.photo))))
+            reader.write_image(self.progress_file, self.frames[-1])
+            del self.frames[: 0 if FLAGS.animation else -1]
+
+    def tell(self):
+        """Prints the losses at the end of a scale or a round, and whether L-BFGS ended it before its time."""
+        ended = ""
+        if self.conf.optimizer == "lbfgs" and self.done < self.conf.iterations:
+            ended = f"; ended after {self.done} of {self.conf.iterations} evaluations, as none lowered the loss further"
+        tqdm.write(f"after {len(self.rows)} iterations: {told(self.rows[-1])}{ended}")
 
 
 def prepared(conf):
@@ -237,7 +256,7 @@ def check_memory(conf, network, content, styles):
     """Raises UserError when the picture, or a style image at its scale, does not fit into the memory."""
     base, per_pixel = pixels.memory_needed(conf, network)
     # An animation's pictures are kept, three bytes a pixel; those of all smaller scales together are not above the last's.
-    shown = 2 * conf.iterations * conf.rounds / FLAGS.show_every if FLAGS.animation else 0
+    shown = 2 * pixels.iterations(conf) / FLAGS.show_every if FLAGS.animation else 0
     memory.check(*pixels.fitted_size(content, conf.image_size), base, per_pixel + 3 * shown)
     for style in () if conf.style_stretched else styles:
         size = pixels.fitted_size(style.image, round(conf.style_scale * conf.image_size))
@@ -269,13 +288,15 @@ def sweep(conf):
 def settings(conf):
     """{a value as --sweep has it: (the conf with it, {flag: what it is instead})}.
 
-    The setting is a key of the conf or one of SWEPT_FLAGS, of which a value with a + between is a list.
+    The setting is a key of the conf or one of SWEPT_FLAGS; a + goes between several of one value.
 
     Raises:
       UserError: it is neither, a value is none of its kind, or the sheet would overwrite a picture that is asked for.
     """
     key, values = swept(), FLAGS.sweep.partition("=")[2].split(",")
-    keys = [field.name for field in dataclasses.fields(conf)]
+    if not all(values):
+        raise cli.UsageError(f"--sweep: got '{FLAGS.sweep}', such as style_weight=1,10,100 is needed")
+    keys = [field.name for field in dataclasses.fields(conf) if not field.name.startswith("loss_model")]
     if key not in (*keys, *SWEPT_FLAGS):
         raise cli.UsageError(f"--sweep: no setting {key}; there are {', '.join(sorted((*keys, *SWEPT_FLAGS)))}")
     if key == "style_scale" and conf.style_stretched:
@@ -288,7 +309,8 @@ def settings(conf):
             check_inputs_stay([path for paths in given.values() for path in paths])
         return {value: (conf, {key: one}) for value, one in given.items()}
     try:
-        given = {value: yaml.safe_load(value) for value in values}
+        lists = isinstance(getattr(conf, key), tuple)
+        given = {value: [*map(yaml.safe_load, value.split("+"))] if lists else yaml.safe_load(value) for value in values}
     except yaml.YAMLError:
         raise cli.UsageError(f"--sweep: got '{FLAGS.sweep}', such as style_weight=1,10,100 is needed") from None
     if key == "init":
@@ -301,8 +323,8 @@ def swept():
     return (FLAGS.sweep or "").partition("=")[0]
 
 
-def write_log(stem, log, conf):
-    """Writes stem.csv, a row for each iteration, and stem-losses.png where matplotlib is there.
+def write_log(start, log, conf):
+    """Writes start + ".csv", a row for each iteration, and start + "-losses.png" where matplotlib is there.
 
     The file has the losses themselves, the plot what each adds to the total; its gray lines are changes of scale.
     """
@@ -313,11 +335,11 @@ def write_log(stem, log, conf):
             writer.writeheader()
             writer.writerows(log)
 
-    files.write_whole(f"{stem}.csv", write)
+    files.write_whole(f"{start}.csv", write)
     try:
         from matplotlib.figure import Figure
     except ImportError:
-        print(f"No plot of {stem}.csv: pip install -r requirements-figures.txt")
+        print(f"No plot of {start}.csv: pip install -r requirements-figures.txt")
         return
     axes = (figure := Figure(layout="constrained")).subplots()
     weights = {"content": conf.content_weight, "style": conf.style_weight, "tv": conf.tv_weight, "total": 1}
@@ -330,7 +352,7 @@ def write_log(stem, log, conf):
             axes.axvline(row["iteration"], color="lightgray", zorder=0)
     axes.set(xlabel="iteration", ylabel="loss")
     axes.legend()
-    files.write_whole(f"{stem}-losses.png", lambda temporary: figure.savefig(temporary, dpi=80))
+    files.write_whole(f"{start}-losses.png", lambda temporary: figure.savefig(temporary, dpi=80))
 
 
 def write_animation(path, frames):

@@ -56,6 +56,11 @@ def scales(conf):
     return [round(conf.image_size / STEP**k) for k in range(count, -1, -1)]
 
 
+def iterations(conf):
+    """How many there are at each scale."""
+    return conf.iterations * (conf.rounds if conf.optimizer == "lbfgs" else 1)
+
+
 def fitted(image, long_side):
     """[H,W,3] -> [h,w,3] float32 with max(h, w) == long_side."""
     return vgg_preprocessing.resized(image, fitted_size(image, long_side))
@@ -67,20 +72,21 @@ def fitted_size(image, long_side):
     return tuple(max(1, round(side * scale)) for side in image.shape[:2])
 
 
-def check_sizes(conf, content, styles):
+def check_sizes(conf, content, named_styles):
     """Raises UserError when pooling would leave nothing of a picture at the smallest scale.
 
     Args:
-      content, styles: (what it is called, [H,W,3]), and several of that.
+      content, named_styles: (what it is called, [H,W,3]), and several of that.
     """
-    blocks = max(int(vgg.short_name(layer)[4]) for layer in (*conf.content_layers, *conf.style_layers))
-    own = [] if conf.style_stretched else [(*style, conf.style_scale) for style in styles]
+    deepest = max((*conf.content_layers, *conf.style_layers), key=lambda layer: vgg.short_name(layer)[4])
+    own = [] if conf.style_stretched else [(*style, conf.style_scale) for style in named_styles]
     for name, image, scale in [(*content, 1), *own]:
         short_side = min(fitted_size(image, round(scales(conf)[0] * scale)))
-        if short_side < 2 ** (blocks - 1):
+        if not vgg.pooled(short_side, deepest, conf.pooling):
+            needed = next(side for side in range(1, 99) if vgg.pooled(side, deepest, conf.pooling))
             raise UserError(
-                f"{name}: {short_side} pixels wide at the smallest scale, {2 ** (blocks - 1)} are needed; "
-                "raise the size, start_size or style_scale, or crop the picture"
+                f"{name}: its short side is {short_side} pixels at the smallest scale, {needed} are needed; "
+                "raise image_size, start_size or style_scale, or crop the picture"
             )
 
 
@@ -150,7 +156,7 @@ class Objective(Differentiable):
         self.shares = {layer: weight / sum(weights) for layer, weight in zip(conf.style_layers, weights, strict=True)}
         self.content = self._targets(content) if conf.content_weight else {}
         self.styles = [
-            (style.weight, self._fades(style.mask), self._style_targets(style.image))
+            (style.weight, self._guides(style.mask), self._style_targets(style.image))
             for style in styles
             if conf.style_weight and style.weight
         ]
@@ -171,13 +177,13 @@ class Objective(Differentiable):
                 found[layer].append(losses.style_matrix(features, self.conf.style_form))
         return {layer: tf.concat(grams, 0) for layer, grams in found.items()}
 
-    def _fades(self, mask):
+    def _guides(self, mask):
         """{layer: [1,h,w,1]} from a mask [H,W] of the picture; None when there is none."""
         if mask is None:
             return None
         layers, pooling = self.conf.style_layers, self.conf.pooling
         sizes = {layer: [vgg.pooled(side, layer, pooling) for side in mask.shape] for layer in layers}
-        return {layer: fade(mask, *size) for layer, size in sizes.items()}
+        return {layer: guide(mask, *size) for layer, size in sizes.items()}
 
     def _features(self, image, view, layers=None):
         return self.network(losses.turned(image, view), layers)
@@ -194,8 +200,8 @@ class Objective(Differentiable):
             errors = [
                 weight
                 * self.shares[layer]
-                * losses.style_error(faded(features, layer, fades, view), found[view], form, self.pixels)
-                for weight, fades, targets in self.styles
+                * losses.style_error(guided(features, layer, guides, view), found[view], form, self.pixels)
+                for weight, guides, targets in self.styles
                 for layer, found in targets.items()
             ]
             parts["style"] = tf.add_n(errors)
@@ -203,16 +209,17 @@ class Objective(Differentiable):
         return parts | {"total": tf.add_n([weights[name] * loss for name, loss in parts.items()])}
 
 
-def fade(mask, height, width):
+def guide(mask, height, width):
     """What features [1,h,w,C] are times for their Gram matrix to be the region's of a mask [H,W] 0..1: [1,h,w,1]."""
     mask = tf.image.resize(tf.constant(mask[None, :, :, None], tf.float32), (height, width), "area")
-    # gram() divides by the whole picture's pixels; this makes it the region's, softly counted.
+    # gram() divides by the whole picture's pixels; this makes it the region's, softly counted. (F F^T is that of a region
+    # as large as the picture.)
     return mask / tf.sqrt(tf.reduce_mean(tf.square(mask)) + 1e-6)
 
 
-def faded(features, layer, fades, view):
-    """A layer's features in a view, times what `fades` has for it unless that is None."""
-    return features[layer] * losses.turned(fades[layer], view) if fades else features[layer]
+def guided(features, layer, guides, view):
+    """A layer's features in a view, times what `guides` has for it unless that is None."""
+    return features[layer] * losses.turned(guides[layer], view) if guides else features[layer]
 
 
 def lbfgs(objective, image, evaluations, callback=lambda *_: None, bounded=False):

@@ -190,7 +190,7 @@ def test_where_a_model_stands_among_the_iterates(house, trained):
     assert [row["size"] for row in rows] == [32] * 12 + [48] * 12
     recipe = trained.with_name("fast-style-model.yml")
     worths = config.read_recipe(recipe)["worth_lbfgs_iterations"]
-    assert (worths["photos"], worths["evaluations"]) == (2, 12)
+    assert config.read_recipe(recipe)["worth_measured_over"] == {"photos": 2, "evaluations": 12}
     for size in (32, 48):
         curve = [row for row in rows if row["size"] == size]
         for start in ("noise", "photo"):
@@ -330,7 +330,7 @@ PAIR = ("recipes", "--content_image", "style.png", "--style_image", "style.png")
         (("objective", "--model_file", "none.ckpt-done", "--photos", "photos"), "none.yml: missing"),
         (
             (*PAIR[:1], *PAIR[3:], "--network", "vgg_16=deep.npz", "--content_image", "narrow.png"),
-            "narrow.png: 6 pixels wide",
+            "narrow.png: its short side is 6 pixels",
         ),
         (("recipes", "--content_image", "none.jpg"), "none.jpg: no such image"),
         (("recipes", "--output_dir", "style.png/out"), "style.png/out/figure.png: cannot be written"),

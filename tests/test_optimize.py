@@ -33,6 +33,7 @@ def easel(tmp_path):
         "iterations": 3,
     }
     (tmp_path / "conf.yml").write_text(yaml.safe_dump(conf))
+    (tmp_path / "twice.yml").write_text(yaml.safe_dump(conf | {"style_layers": ["vgg_16/conv1/conv1_2"] * 2}))
     (tmp_path / "layers.yml").write_text(yaml.safe_dump(conf | {"style_layers": ["vgg_16/nonsense"]}))
     return tmp_path
 
@@ -179,38 +180,55 @@ def test_of_a_sweep_that_cannot_be_none_is_begun(easel, monkeypatch):
         assert (result.returncode, words in result.stderr) == (1, True), result.stderr
 
 
-@pytest.mark.parametrize("flags", [(), ("--sweep", "style_weight=1,2,3")])
-def test_ctrl_c_keeps_what_there_is(flags, easel, monkeypatch):
-    """In a run the last iterate and its losses, in a sweep the finished tiles."""
-    stylize, calls = optimize.pixels.stylize, []
+def interrupted_at(iteration, run_number, monkeypatch):
+    """Has Ctrl-C come at an iteration of the n-th run; returns what the callback is given, [(losses, image)]."""
+    stylize, seen, runs = optimize.pixels.stylize, [], []
 
     def interrupted(conf, network, content, given, start, callback):
-        def until_the_fifth(iteration, image, parts):
-            callback(iteration, image, parts)
-            if iteration == 3 and (len(calls) == 3 or not flags):
+        def until_then(done, image, parts):
+            seen.append((float(parts["total"]), image.copy()))
+            callback(done, image, parts)
+            if done == iteration and len(runs) == run_number:
                 raise KeyboardInterrupt
 
-        calls.append(conf.style_weight)
-        return stylize(conf, network, content, given, start, until_the_fifth)
+        runs.append(conf)
+        return stylize(conf, network, content, given, start, until_then)
 
     monkeypatch.setattr(optimize.pixels, "stylize", interrupted)
-    result = run(easel, *BOTH, *flags, "--animation", "out/o.gif") if not flags else run(easel, *BOTH, *flags)
+    return seen
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "lbfgs"])
+def test_ctrl_c_keeps_what_there_is_beside_an_earlier_result(optimizer, easel, monkeypatch):
+    """The last mean of Adam's iterates, the best of L-BFGS', which tries worse ones; and the losses up to then."""
+    conf = yaml.safe_load((easel / "conf.yml").read_text()) | {"optimizer": optimizer, "start_size": 0, "iterations": 30}
+    (easel / "one.yml").write_text(yaml.safe_dump(conf))
+    (easel / "out").mkdir()
+    (easel / "out" / "o.png").write_bytes(b"earlier")
+    seen = interrupted_at(9, 1, monkeypatch)
+    result = run(easel, *BOTH, "-c", "one.yml", "--show_every", 2, "--animation", "out/o.gif")
+    assert (result.returncode, "interrupted after 9 iterations" in result.stderr) == (130, True)
+    assert (easel / "out" / "o.png").read_bytes() == b"earlier"
+    assert (easel / "out" / "o-interrupted.gif").exists()
+    with open(easel / "out" / "o-interrupted.csv", encoding="utf-8") as file:
+        assert len(list(csv.DictReader(file))) == 9
+    kept = np.asarray(Image.open(easel / "out" / "o-interrupted.png"), float)
+    expected = seen[-1] if optimizer == "adam" else min(seen, key=lambda each: each[0])
+    assert np.abs(kept - np.clip(expected[1], 0, 255)).max() < 1
+
+
+def test_a_sweep_keeps_its_finished_tiles_on_ctrl_c(easel, monkeypatch):
+    interrupted_at(3, 3, monkeypatch)
+    result = run(easel, *BOTH, "--sweep", "style_weight=1,2,3")
     assert (result.returncode, "interrupted" in result.stderr) == (130, True)
-    image = Image.open(easel / "out" / "o.png")
-    if flags:
-        assert calls == [1, 2, 3]
-        assert image.width > 2 * 40
-    else:
-        assert max(image.size) == 20  # the first scale's
-        assert len(list(csv.DictReader((easel / "out" / "o.csv").open()))) == 3
-        assert (easel / "out" / "o.gif").exists()
+    assert Image.open(easel / "out" / "o.png").width > 2 * 40
 
 
 def test_a_stretched_style_may_be_narrow(easel):
     Image.new("RGB", (400, 8), "red").save(easel / "narrow.png")
     conf = yaml.safe_load((easel / "conf.yml").read_text())
     narrow = ("--content_image", "photo.png", "--style_image", "narrow.png")
-    assert "narrow.png: 1 pixels wide" in run(easel, *narrow).stderr
+    assert "narrow.png: its short side is 1 pixels" in run(easel, *narrow).stderr
     (easel / "stretched.yml").write_text(yaml.safe_dump(conf | {"style_stretched": True}))
     result = run(easel, *narrow, "-c", "stretched.yml")
     assert result.returncode == 0, result.stderr
@@ -249,7 +267,7 @@ def test_a_run_of_lbfgs_that_ends_early_says_so(easel):
     (easel / "done.yml").write_text(yaml.safe_dump(conf | changes))
     result = run(easel, *BOTH, "-c", "done.yml")
     assert result.returncode == 0, result.stderr
-    assert re.search(r"ended after \d+ of 30 evaluations", result.stderr + result.stdout)
+    assert re.search(r"ended after \d+ of 30 evaluations", result.stdout)
 
 
 def test_a_containers_memory_is_what_there_is(tmp_path, monkeypatch):
@@ -303,12 +321,16 @@ def test_every_round_of_lbfgs_is_told(easel):
             1,
             "init: 'nosie' is neither auto, content, noise, style, mix nor a picture that exists",
         ),
-        ((*BOTH, "--style_scale", 0.1), 1, "style.png: 2 pixels wide at the smallest scale, 4 are needed"),
+        ((*BOTH, "--style_scale", 0.1), 1, "style.png: its short side is 2 pixels at the smallest scale, 4 are needed"),
         (("--style_weight", 0, "--content_weight", 0), 2, "both 0"),
         (("--style_weight", 0, "--init", "style", "--content_image", "photo.png"), 2, "--style_image is missing"),
         (("--content_image", "none.jpg", "--style_image", "style.png"), 1, "none.jpg: no such image"),
         ((*BOTH, "--sweep", "style_weight=[1,2]"), 2, "such as style_weight=1,10,100 is needed"),
-        ((*BOTH, "--sweep", "style_weight"), 1, "style_weight: got None, a number is needed (--sweep)"),
+        ((*BOTH, "--sweep", "style_weight"), 2, "such as style_weight=1,10,100 is needed"),
+        ((*BOTH, "--sweep", "style_layer_weights=1+2,1"), 1, "style_layer_weights: 1 for 2 style_layers"),
+        ((*BOTH, "--sweep", "style_layer_weights=0+0"), 1, "not all of them 0"),
+        ((*BOTH, "--sweep", "loss_model=vgg_19"), 2, "no setting loss_model"),
+        ((*BOTH, "-c", "twice.yml"), 1, "vgg_16/conv1/conv1_2 is there twice; keep one (twice.yml)"),
         ((*BOTH, "--style_scale", 1e6), 1, "of memory"),
         ((*BOTH, "--image_size", 1e12), 1, "of memory"),
         ((*BOTH, "--output_file", "photo.png"), 1, "photo.png: would be overwritten"),

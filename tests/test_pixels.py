@@ -235,6 +235,13 @@ def test_style_weights_and_masks(network):
     assert style_loss({"mask": left}) != pytest.approx(plain, rel=1e-2)
 
 
+def test_lbfgs_has_targets_of_the_one_view_that_it_sees(network):
+    for optimizer, count in (("adam", losses.VIEWS), ("lbfgs", 1)):
+        objective = pixels.Objective(conf(turned_losses=True, optimizer=optimizer), network, CONTENT, [styles.Style(STYLE)])
+        assert {len(found) for found in objective.content.values()} == {count}
+        assert {len(found) for _, _, targets in objective.styles for found in targets.values()} == {count}
+
+
 def test_layers_have_the_weights_that_the_conf_gives_them(network):
     def style_loss(**changes):
         objective = pixels.Objective(conf(**changes), network, CONTENT, [styles.Style(STYLE)])
