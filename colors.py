@@ -19,7 +19,7 @@ def gray(image):
 
 
 def match_luminance(image, source):
-    """A picture's luminance with the mean and deviation of another's. Two [H,W,3] of any sizes -> the first's shape, gray.
+    """A picture's luminance with another's mean and standard deviation. Two [H,W,3] of any sizes -> the first's, gray.
 
     Of luminance-only transfer (Gatys et al. 2016, "Preserving color in neural artistic style transfer"). Clipped to 0..255.
     """

@@ -1,14 +1,14 @@
-"""Whether a picture fits into the machine's memory. Where it does not, the system would kill the process without a word."""
+"""Whether a picture fits into the memory that there is. Where not, the system would kill the process without a word."""
 
 import os
 
 from cli import UserError
 
-CONTAINERS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
 def check(height, width, base, per_pixel, remedy=None):
-    """Raises UserError when a picture needs more memory than the machine has.
+    """Raises UserError when a picture needs more memory than there is.
 
     Args:
       height, width: the picture's, in pixels.
@@ -28,7 +28,7 @@ def check(height, width, base, per_pixel, remedy=None):
 def physical():
     """The memory that there is in bytes, the machine's or a container's share; None where neither can be told."""
     limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")] if hasattr(os, "sysconf") else []
-    for path in CONTAINERS:
+    for path in CGROUP_LIMITS:
         try:
             with open(path, encoding="ascii") as file:
                 limits.append(int(file.read()))

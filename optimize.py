@@ -44,7 +44,8 @@ flags.DEFINE_multi_string("style_image", [], "A picture that gives the manner; m
 flags.DEFINE_list("style_weights", [], "Weights of several style images (default: the same for all).")
 flags.DEFINE_multi_string("mask", [], "Where each style image applies: white here, black not; in the order of the styles.")
 flags.DEFINE_string("output_file", "generated/optimized.png", "Where the result goes; a CSV and a plot go beside it.")
-MATCHES = {"luminance": colors.match_luminance, "histogram": colors.match_covariance}  # what the styles get
+# How the style images are recoloured for each kind of --preserve_colors.
+MATCHES = {"luminance": colors.match_luminance, "histogram": colors.match_covariance}
 COLORS = ("no", *MATCHES)
 flags.DEFINE_enum("preserve_colors", "no", COLORS, "Transfer luminance alone, or keep the colours' mean and covariance.")
 flags.DEFINE_string(

@@ -142,7 +142,7 @@ def read_weights(scope, path, exclude_scopes=""):
         remedy = (
             f"'python download.py {scope[:6]}' fetches it"
             if path.endswith(f"{scope[:6]}_notop.h5")
-            else ("pretrained/README.md says where to get it, or which to name as loss_model_file instead")
+            else "pretrained/README.md says where to get it, or which to name as loss_model_file instead"
         )
         raise UserError(f"{path}: no such loss network; {remedy}")
     try:

@@ -286,7 +286,14 @@ def test_worth():
     assert figures.worth(np.array([5.0, 3, 2]), 1) == "more than 3"
 
 
-def test_the_recipes_sheet(house):
+def test_the_recipes_sheet(house, monkeypatch):
+    seen, stylize = {}, figures.pixels.stylize
+
+    def noted(conf, network, *rest):
+        seen[conf.style_form, conf.image_size] = (conf, network)
+        return stylize(conf, network, *rest)
+
+    monkeypatch.setattr(figures.pixels, "stylize", noted)
     np.savez(house / "deep.npz", **vgg_weights(VGG_16_CONVS[:11]))
     flags = ("--content_image", "style.png", "--style_image", "photos/0.jpg", "--network", "vgg_16=deep.npz")
     sizes = ("--long_side", 32, "--evaluations", 2)
@@ -296,6 +303,12 @@ def test_the_recipes_sheet(house):
     for name in figures.RECIPES:
         assert f"`conf/{name}.yml`" in text
     assert "All of them with vgg_16=deep.npz instead" in text
+    assert "--evaluations 2`" in text
+    assert all(network.repeated_edges == conf.repeated_edges for conf, network in seen.values())
+    own = config.load_conf(os.path.join(figures.ROOT, "conf", "gatys_basic.yml"), config.PixelsConf)
+    # Half the squares go with the pixels, of F F^T with the pixels' square.
+    assert seen["half_sum", 32][0].style_weight == pytest.approx(own.style_weight * (own.image_size / 32) ** 2)
+    assert {conf.repeated_edges for conf, _ in seen.values()} == {False, True}
     assert Image.open(house / "out" / "sheet.jpg").height > 3 * 24
 
 

@@ -273,9 +273,9 @@ def test_a_run_of_lbfgs_that_ends_early_says_so(easel):
 def test_a_containers_memory_is_what_there_is(tmp_path, monkeypatch):
     (tmp_path / "max").write_text("max\n")
     (tmp_path / "limit").write_text("1000000\n")
-    monkeypatch.setattr(memory, "CONTAINERS", (tmp_path / "none", tmp_path / "max"))
+    monkeypatch.setattr(memory, "CGROUP_LIMITS", (tmp_path / "none", tmp_path / "max"))
     assert memory.physical() > 1e8
-    monkeypatch.setattr(memory, "CONTAINERS", (tmp_path / "limit",))
+    monkeypatch.setattr(memory, "CGROUP_LIMITS", (tmp_path / "limit",))
     assert memory.physical() == 1000000
 
 
