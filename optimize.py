@@ -174,10 +174,10 @@ class Log:
         row |= {name: float(loss) for name, loss in parts.items()}
         if not np.isfinite(row["total"]):
             raise cli.UserError(f"iteration {row['iteration']}: the loss is {row['total']}; lower style_weight")
-        before = [each["total"] for each in self.rows if each["long_side"] == row["long_side"]]
-        if self.conf.optimizer == "adam" or row["total"] <= min(before, default=row["total"]):
-            self.image = image  # of L-BFGS the best: its line search tries worse ones
         self.rows.append(row)
+        of_scale = (each["total"] for each in self.rows if each["long_side"] == row["long_side"])
+        if self.conf.optimizer == "adam" or row["total"] == min(of_scale):
+            self.image = image  # of L-BFGS the best: its line search tries worse ones
         self.done = iteration
         self.progress.total = max(self.progress.total, len(self.rows))  # a line search may pass its number of evaluations
         self.progress.update()
@@ -256,9 +256,12 @@ def read_inputs(conf):
 def check_memory(conf, network, content, styles):
     """Raises UserError when the picture, or a style image at its scale, does not fit into the memory."""
     base, per_pixel = pixels.memory_needed(conf, network)
-    # An animation's pictures are kept, three bytes a pixel; those of all smaller scales together are not above the last's.
-    shown = 2 * pixels.iterations(conf) / FLAGS.show_every if FLAGS.animation else 0
-    memory.check(*pixels.fitted_size(content, conf.image_size), base, per_pixel + 3 * shown)
+    result = pixels.fitted_size(content, conf.image_size)
+    memory.check(*result, base, per_pixel)
+    if FLAGS.animation:
+        # Its pictures are kept, three bytes a pixel; those of all smaller scales together are not above the last's.
+        shown = 2 * pixels.iterations(conf) / FLAGS.show_every
+        memory.check(*result, base, per_pixel + 3 * shown, "raise --show_every or leave --animation out")
     for style in () if conf.style_stretched else styles:
         size = pixels.fitted_size(style.image, round(conf.style_scale * conf.image_size))
         memory.check(*size, base, per_pixel / 2, "lower --style_scale")  # nothing is kept for a gradient

@@ -83,7 +83,7 @@ def check_sizes(conf, content, named_styles):
     for name, image, scale in [(*content, 1), *own]:
         short_side = min(fitted_size(image, round(scales(conf)[0] * scale)))
         if not vgg.pooled(short_side, deepest, conf.pooling):
-            needed = next(side for side in range(1, 99) if vgg.pooled(side, deepest, conf.pooling))
+            needed = 2 ** (int(vgg.short_name(deepest)[4]) - 1)
             raise UserError(
                 f"{name}: its short side is {short_side} pixels at the smallest scale, {needed} are needed; "
                 "raise image_size, start_size or style_scale, or crop the picture"

@@ -333,6 +333,7 @@ def test_every_round_of_lbfgs_is_told(easel):
         ((*BOTH, "-c", "twice.yml"), 1, "vgg_16/conv1/conv1_2 is there twice; keep one (twice.yml)"),
         ((*BOTH, "--style_scale", 1e6), 1, "of memory"),
         ((*BOTH, "--image_size", 1e12), 1, "of memory"),
+        ((*BOTH, "--animation", "o.gif", "--show_every", 1, "--iterations", 1e9), 1, "raise --show_every or leave"),
         ((*BOTH, "--output_file", "photo.png"), 1, "photo.png: would be overwritten"),
         ((*BOTH, "--output_file", "photo.png/o.png"), 1, "photo.png/o.png: cannot be written"),
         ((*BOTH, "--output_file", "out.gif", "--animation", "out.gif"), 2, "is the --output_file too"),
