@@ -23,6 +23,8 @@ import tempfile
 import time
 from unittest import mock
 
+if any(word in argument for argument in sys.argv[1:] for word in ("train", "optimize")):  # forms of memory too
+    import onednn  # noqa: F401
 import quiet_tensorflow  # noqa: F401
 
 # isort: split

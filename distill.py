@@ -8,6 +8,7 @@ command resumes.
 import functools
 import os
 
+import onednn  # noqa: F401
 import quiet_tensorflow  # noqa: F401
 
 # isort: split

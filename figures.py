@@ -13,6 +13,7 @@ import itertools
 import os
 import time
 
+import onednn  # noqa: F401
 import quiet_tensorflow  # noqa: F401
 
 # isort: split

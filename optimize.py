@@ -12,6 +12,7 @@ import dataclasses
 import itertools
 import os
 
+import onednn  # noqa: F401
 import quiet_tensorflow  # noqa: F401
 
 # isort: split

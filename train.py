@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import os
 
+import onednn  # noqa: F401
 import quiet_tensorflow  # noqa: F401
 
 # isort: split

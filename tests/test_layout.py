@@ -3,7 +3,9 @@
 import ast
 import dataclasses
 import glob
+import importlib
 import os
+import platform
 import re
 
 import pytest
@@ -11,6 +13,7 @@ from conftest import ROOT
 
 import checkpoints
 import config
+import onednn
 
 # From the highest to the lowest: each may import only what comes later.
 NOUNS = [
@@ -67,7 +70,7 @@ def test_a_verb_imports_no_verb(verb):
 
 def test_no_module_is_forgotten():
     files = {os.path.basename(path)[:-3] for path in glob.glob(os.path.join(ROOT, "*.py"))}
-    assert files == {*NOUNS, *VERBS, "quiet_tensorflow"}
+    assert files == {*NOUNS, *VERBS, "onednn", "quiet_tensorflow"}
     assert METHOD_FILES
 
 
@@ -98,3 +101,18 @@ def test_the_reference_names_every_conf_key_and_flag():
     assert len(keys) > 60
     assert len(defined) > 40
     assert sorted((keys | defined) - named) == []
+
+
+@pytest.mark.parametrize("verb", ["train", "optimize", "distill", "figures", "benchmark"])
+def test_what_computes_gradients_asks_for_onednn_before_tensorflow_is_loaded(verb):
+    with open(os.path.join(ROOT, f"{verb}.py"), encoding="utf-8") as file:
+        text = file.read()
+    assert 0 < text.find("import onednn") < text.find("import quiet_tensorflow")
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="oneDNN is left alone off x86")
+@pytest.mark.parametrize(("environment", "after"), [({}, "1"), ({"TF_ENABLE_ONEDNN_OPTS": "0"}, "0")])
+def test_onednn_is_on_unless_the_environment_has_it_off(environment, after, monkeypatch):
+    monkeypatch.setattr(os, "environ", dict(environment))
+    importlib.reload(onednn)
+    assert os.environ["TF_ENABLE_ONEDNN_OPTS"] == after
