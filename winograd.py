@@ -2,7 +2,7 @@
 
 In float32 results of deviation 1 differ from the direct ones by some 1e-4 at most.
 
-Lavin and Gray 2016 (arXiv 1509.09308). oneDNN, which TensorFlow convolves with on CPUs, multiplies directly; cuDNN on GPUs
+Lavin and Gray 2016 (arXiv 1509.09308). oneDNN and TensorFlow's own kernels for CPUs multiply directly; cuDNN on GPUs
 has Winograd of its own. The transforms pass over memory a few times, so that many channels are needed for it to pay.
 """
 
