@@ -1,7 +1,7 @@
 """The training loop that train.py and distill.py share: data, Adam, resuming, logs, checkpoints, stopping.
 
 It knows nothing of what is trained. A trainee has `train_step(content, optimizer, variables)`, one step on a batch that
-returns its scalar losses by tag, "total_loss" among them.
+returns its scalar losses by tag, a total the last of them.
 """
 
 import collections
@@ -140,9 +140,9 @@ def fit(conf, trainee, optimizer, variables, batches, steps, received, look, aft
             with precision():
                 losses = {tag: float(loss) for tag, loss in trainee.train_step(content, optimizer, variables).items()}
             step = int(optimizer.iterations)
-            if not math.isfinite(losses["total_loss"]):
+            if broken := [tag for tag, loss in losses.items() if not math.isfinite(loss)]:
                 raise UserError(
-                    f"step {step}: total_loss is {losses['total_loss']}; the last good checkpoint in {folder} is kept. "
+                    f"step {step}: {broken[-1]} is {losses[broken[-1]]}; the last good checkpoint in {folder} is kept. "
                     "Lower learning_rate, or a weight of the losses, and run the same command"
                 )
             recent.append(losses)

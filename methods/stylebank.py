@@ -99,7 +99,7 @@ class StyleBank(tf.Module):
         scale = self.conf.reconstruction_weight * self._stylizing_norm / (self._shared_norm(gradients, variables) + 1e-12)
         gradients = [gradient if gradient is None else scale * gradient for gradient in gradients]
         optimizer.apply_gradients(zip(gradients, variables, strict=True))
-        return {"losses/reconstruction_loss": loss, "total_loss": loss}
+        return {"losses/reconstruction_loss": loss}  # no total: it would stand beside those of the stylising steps
 
     def _shared_norm(self, gradients, variables):
         """The norm of the encoder's and decoder's gradients."""

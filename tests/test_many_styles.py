@@ -243,6 +243,8 @@ def test_a_recipe_has_the_losses_of_all_steps(house):
     trained = config.read_recipe(str(house / "models" / "small" / "fast-style-model.yml"))
     means = trained["mean_losses_of_the_last_100_steps"]
     assert {"losses/style_loss", "losses/reconstruction_loss"} <= set(means)
+    weighted = [loss for tag, loss in means.items() if tag.startswith("weighted_losses/")]
+    assert means["total_loss"] == pytest.approx(sum(weighted), rel=1e-5)  # the reconstruction's has no part in it
     assert f"style_images {house / 'style.png'}" in trained["sha256"]
 
 
