@@ -1,7 +1,7 @@
 """The training loop that train.py and distill.py share: data, Adam, resuming, logs, checkpoints, stopping.
 
 It knows nothing of what is trained. A trainee has `train_step(content, optimizer, variables)`, one step on a batch that
-returns its scalar losses by tag, a total the last of them.
+returns its scalar losses by tag: "total_loss", if it has one, as the last. One that is not finite stops the run.
 """
 
 import collections
