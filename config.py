@@ -174,6 +174,7 @@ class MsgNetConf(ManyStylesConf):
     width: int = 128  # channels inside a bottleneck; four times as many between them
     blocks: int = 6  # bottlenecks at the smallest size
     style_sizes: tuple[int, ...] = (256, 384, 512)  # long sides of each style image: of the brush
+    whole_grams: bool = False  # most steps take a painting's Gram matrix as kept, not a crop's: not for a new net
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

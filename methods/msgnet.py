@@ -15,6 +15,7 @@ from cli import UserError
 DEPTH = 3  # of the encoder as autoencoder.padded counts: both sides are halved twice
 LIMIT = 3.0  # of a place's length in the features, in root mean squares
 REFRESHING = 8  # visits of a style after which its kept Gram matrix is computed anew: its image is larger than the batch
+CROPPING = 4  # with conf.whole_grams, visits of a style of which one still takes a crop's
 
 
 class MsgNet(tf.Module):
@@ -26,7 +27,9 @@ class MsgNet(tf.Module):
     of high contrast, up to 14 deviations from the mean, were made larger by every block and looked alike in all styles;
     Gram matrices have the norm 1; CoMatch's matrix begins at the identity plus the published noise, so that its result is
     not the same map in every channel; a step takes the Gram matrix of a crop of the style image. Those of whole images are
-    kept in the model, one for each named style and each of conf.style_sizes, so that it needs no picture of them.
+    kept in the model, one for each named style and each of conf.style_sizes, so that it needs no picture of them. With
+    conf.whole_grams most steps take these: they are what a named style will have, but no gradient goes through them, so
+    that crops alone teach the encoder to read styles, and in a new net they fall behind it.
 
     Raises UserError as losses.PerceptualLoss and, when training, autoencoder.check_size and reader.read_painting do.
     """
@@ -66,21 +69,25 @@ class MsgNet(tf.Module):
         """One step on a batch [N,S,S,3] of RGB 0..255, with the next style at the next size; returns its losses by tag."""
         visit, index = divmod(int(optimizer.iterations), len(self._images))
         image = self._images[index]
+        place = divmod(index, len(self.conf.style_sizes))
         if visit % REFRESHING == 0:
-            place = [divmod(index, len(self.conf.style_sizes))]
-            self.grams.scatter_nd_update(place, self._gram(tf.cast(image, tf.float32)[None]))
+            self.grams.scatter_nd_update([place], self._gram(tf.cast(image, tf.float32)[None]))
+        if self.conf.whole_grams and visit % CROPPING:
+            return self._train_step(content, optimizer, variables, tf.constant(index), gram=self.grams[place])
         size = [min(self.conf.image_size, side) for side in image.shape[:2]]
         crop = tf.image.stateless_random_crop(image, [*size, 3], [self.conf.seed, int(optimizer.iterations)])
         return self._train_step(content, optimizer, variables, tf.constant(index), tf.cast(crop, tf.float32)[None])
 
     @tf.function(reduce_retracing=True)
-    def _train_step(self, content, optimizer, variables, index, style):
+    def _train_step(self, content, optimizer, variables, index, style=None, gram=None):
+        """A step towards the index-th style, of which CoMatch gets the Gram matrix of an image [1,h,w,3], or gram [C,C]."""
         view = losses.drawn_view(self.conf, optimizer.iterations)
         content_targets = self.perceptual_loss.content_targets(content, view)
         style_targets = {layer: targets[index] for layer, targets in self._targets.items()}
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(variables)
-            generated = self._decoded(comatch(self._encoded(content), self.match, self._gram_of(style)[0]))
+            gram = self._gram_of(style)[0] if gram is None else gram
+            generated = self._decoded(comatch(self._encoded(content), self.match, gram))
             parts = self.perceptual_loss(generated, content_targets, style_targets, self.conf.style_weight, view)
         optimizer.apply_gradients(zip(tape.gradient(parts["total_loss"], variables), variables, strict=True))
         return parts

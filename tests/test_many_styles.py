@@ -120,6 +120,21 @@ def test_comatchs_matrix_learns_and_the_grams_are_kept(house):
     np.testing.assert_allclose(method.grams[0, 1], method._gram(style[None])[0], rtol=1e-2, atol=1e-3)
 
 
+def test_whole_grams_are_taken_in_three_visits_of_four(house):
+    """The others, and those that compute it anew, take that of the image."""
+    method = make("msgnet", house, training=True, whole_grams=True)
+    kept, optimizer = method.grams.numpy(), Adam(train.trainable(method), 0.0)
+    content, follows = tf.constant(photo(32, 32, 1)[None], tf.float32), []
+    for visit in range(5):
+        totals = []
+        for grams in (kept, kept[::-1]):
+            method.grams.assign(grams)
+            optimizer.iterations.assign(4 * visit)  # two styles at two sizes
+            totals.append(float(method.train_step(content, optimizer, train.trainable(method))["total_loss"]))
+        follows.append(abs(totals[0] / totals[1] - 1) > 1e-4)
+    assert follows == [False, True, True, True, False]
+
+
 def test_a_gram_matrix_tells_the_colours(house):
     """Those of one texture in red and in blue differ: no norm hides them before the features."""
     method, texture = make("msgnet", house), RNG.normal(0, 20, (1, 24, 24, 3))
