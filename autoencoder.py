@@ -85,20 +85,11 @@ def padded(images, depth):
 
 
 def regions(shares, images, depth, features):
-    """masks() of images [N,H,W,3] as far as their features [N,h,w,C] go: [S,h,w,1]."""
-    return scaled(masks(shares, images, depth), features)
-
-
-def masks(shares, images, depth):
-    """Shares of the styles [S,h,w] for the pixels of padded() images [N,H,W,3]: [S,H',W',1].
+    """Shares of the styles [S,H,W] for images [N,H,W,3], padded and scaled as their features [N,h,w,C] are: [S,h,w,1].
 
     Shares without size, [S,1,1], stand for the whole picture.
     """
-    return padded(tf.image.resize(shares[..., None], tf.shape(images)[1:3], "area"), depth)
-
-
-def scaled(masks, features):
-    """Masks [S,H,W,1] as far as features [N,h,w,C] go: [S,h,w,1]."""
+    masks = padded(tf.image.resize(shares[..., None], tf.shape(images)[1:3], "area"), depth)
     return tf.image.resize(masks, tf.shape(features)[1:3], "area")
 
 

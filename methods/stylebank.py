@@ -2,6 +2,7 @@
 
 import os
 
+import numpy as np
 import tensorflow as tf
 
 import autoencoder
@@ -13,6 +14,7 @@ import styles
 from cli import UserError
 
 DEPTH = 3  # of the encoder as autoencoder.padded counts: both sides are halved twice
+NOTHING = 1e-3  # of a pixel, which the styles' masks may leave to nobody without the photo being recovered for it
 NORM_MEMORY = 0.9  # share of the stylising steps' mean gradient norm that each of them keeps
 
 
@@ -20,8 +22,8 @@ class StyleBank(tf.Module):
     """An encoder and a decoder that give a photo back, and for each style a filter bank that goes between them.
 
     Departures from the paper: behind its norms no decoder can tell how bright and colourful the photo was, so a recovered
-    photo gets the photo's own mean and deviation in each channel; and where masks divide a picture, the decoder's norms
-    treat each region by itself, so that no style colours another's.
+    photo gets the photo's own mean and deviation in each channel; and masks divide pictures, one decoded in each style,
+    instead of features: no training step sees such features, and regions made of them were paler, with gray patches.
 
     With conf.frozen_model the encoder, the decoder and the banks of a finished model stay as they are, and only banks that
     it lacks are trained.
@@ -31,7 +33,7 @@ class StyleBank(tf.Module):
 
     style_kinds = ("name",)
     of_style = ()  # names of variables that an initial_model does not give
-    memory = (690e6, 940)  # bytes at stylising's peak, and more for each pixel: by masks; one style alone takes 590
+    memory = (730e6, 425)  # bytes at stylising's peak, and more for each pixel: by masks
 
     def __init__(self, conf, training=False):
         super().__init__()
@@ -77,8 +79,7 @@ class StyleBank(tf.Module):
         content_targets = self.perceptual_loss.content_targets(content, view)
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(variables)
-            filtered = model.conv2d(self._encoded(content), self.banks[name], 1)
-            generated = self._decoded(tf.nn.relu(model.instance_norm(filtered)))
+            generated = self._decoded(banked(self._encoded(content), self.banks[name]))
             targets = self.style_targets[name]
             parts = self.perceptual_loss(generated, content_targets, targets, self.conf.style_weight, view)
         gradients = tape.gradient(parts["total_loss"], variables)
@@ -93,7 +94,7 @@ class StyleBank(tf.Module):
         """Its gradient gets lambda times the norm that those of the stylising steps have. Equation 6."""
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(variables)
-            recovered = recolored(self._decoded(self._encoded(content)), tf.ones_like(content[:1, ..., :1]), content)
+            recovered = recolored(self._decoded(self._encoded(content)), content)
             loss = losses.content_error(recovered, content, "mean") / autoencoder.UNIT**2
         gradients = tape.gradient(loss, variables)
         scale = self.conf.reconstruction_weight * self._stylizing_norm / (self._shared_norm(gradients, variables) + 1e-12)
@@ -115,41 +116,42 @@ class StyleBank(tf.Module):
         if not style:
             style, strength = [styles.Style(name=self.style_names[0])], 0.0
         shares = styles.shares(style, *content.shape[1:3])
-        banks = tf.stack([self.banks[each.name] for each in style])
+        banks, strengths = tf.stack([self.banks[each.name] for each in style]), tf.fill([len(style)], float(strength))
         if all(each.mask is None for each in style):  # one fused bank then does for all of them
-            banks, shares = tf.tensordot(shares[:, 0, 0], banks, 1)[None], tf.ones([1, 1, 1])
-        return self._stylize(content, banks, shares, strength)
+            banks, strengths = tf.tensordot(shares[:, 0, 0], banks, 1)[None], strengths[:1]
+            shares = tf.ones([1, 1, 1])
+        elif (nobodys := 1 - shares.sum(0)).max() > NOTHING:
+            shares = np.concatenate([shares, nobodys[None]])
+            banks, strengths = tf.concat([banks, banks[:1]], 0), tf.concat([strengths, [0.0]], 0)
+        return self._stylize(content, shares, banks, strengths)
 
     @tf.function(
         input_signature=[
             tf.TensorSpec([None] * 3 + [3]),
-            tf.TensorSpec([None, 3, 3, None, None]),
             tf.TensorSpec([None] * 3),
-            tf.TensorSpec([]),
+            tf.TensorSpec([None, 3, 3, None, None]),
+            tf.TensorSpec([None]),
         ]
     )
-    def _stylize(self, content, banks, shares, strength):
-        size, whole = tf.shape(content)[1:3], tf.reduce_all(shares >= 1)  # whole: one style has all of the picture
+    def _stylize(self, content, shares, banks, strengths):
+        size = tf.shape(content)[1:3]
 
         def stylized(photo):
             padded = autoencoder.padded(photo[None], DEPTH)
-            regions = autoencoder.masks(shares, photo[None], DEPTH)
-            unstyled = 1 - strength * tf.reduce_sum(regions, 0, keepdims=True)
-            x = self._encoded(padded)
-            styled = in_regions(banked, x, autoencoder.scaled(regions, x), banks)
-            x = autoencoder.scaled(unstyled, x) * x + strength * styled
-            nobodys = tf.maximum(1 - tf.reduce_sum(regions, 0, keepdims=True), 0)  # rounding leaves less than nothing
-            regions = tf.concat([regions, nobodys], 0)
+            features = self._encoded(padded)
 
-            def norm(x):
-                there = autoencoder.scaled(regions, x)
-                return tf.cond(whole, lambda: model.instance_norm(x), lambda: in_regions(normal, x, there))
+            def added(sum_, each):
+                share, bank, strength = each
+                bank = tf.ensure_shape(bank, self.banks[self.style_names[0]].shape)
+                x = (1 - strength) * features + strength * banked(features, bank)
+                image = self._decoded(x)
+                image += (1 - strength) * (recolored(image, padded) - image)
+                return sum_ + share[..., None] * tf.clip_by_value(image[0, : size[0], : size[1]], 0.0, 255.0)
 
-            image = self._decoded(x, norm)
-            image += unstyled * (in_regions(lambda *part: recolored(*part, padded), image, regions) - image)
-            return image[0, : size[0], : size[1]]
+            parts = (shares, banks, strengths)
+            return tf.foldl(added, parts, tf.zeros_like(photo), parallel_iterations=1)  # in the memory of one
 
-        return tf.clip_by_value(tf.map_fn(stylized, content), 0.0, 255.0)
+        return tf.map_fn(stylized, content)
 
     def _encoded(self, images):
         """[N,H,W,3] RGB 0..255 -> [N,H/4,W/4,width]."""
@@ -159,43 +161,23 @@ class StyleBank(tf.Module):
         x = tf.nn.relu(model.instance_norm(model.conv2d(x, self.kernels["conv3"], 2)))
         return tf.nn.relu(model.instance_norm(model.conv2d(x, self.kernels["conv4"], 1)))
 
-    def _decoded(self, x, norm=model.instance_norm):
+    def _decoded(self, x):
         """[N,h,w,width] -> [N,4*h,4*w,3] RGB in about 0..255."""
-        x = tf.nn.relu(norm(model.conv2d(x, self.kernels["deconv4"], 1)))
-        x = tf.nn.relu(norm(model.upsample_conv2d(x, self.kernels["deconv3"])))
-        x = tf.nn.relu(norm(model.upsample_conv2d(x, self.kernels["deconv2"])))
+        x = tf.nn.relu(model.instance_norm(model.conv2d(x, self.kernels["deconv4"], 1)))
+        x = tf.nn.relu(model.instance_norm(model.upsample_conv2d(x, self.kernels["deconv3"])))
+        x = tf.nn.relu(model.instance_norm(model.upsample_conv2d(x, self.kernels["deconv2"])))
         return autoencoder.in_pixels(model.conv2d_to_image(x, self.kernels["deconv1"]))
 
 
-def in_regions(function, x, regions, *each):
-    """function(x, region, *each[i]) of x [1,H,W,C] for every region of [S,H,W,1], there where that is: [1,H,W,C]."""
-    return tf.foldl(
-        lambda found, part: found + part[0] * function(x, *part), (regions, *each), initializer=tf.zeros_like(x)
-    )
+def banked(x, bank):
+    """Features [N,h,w,C] through a style's bank [3,3,C,C]."""
+    return tf.nn.relu(model.instance_norm(model.conv2d(x, bank, 1)))
 
 
-def banked(x, region, bank):
-    """Features [1,h,w,C] through a bank [3,3,C,C] that sees one region [1,h,w,1] alone."""
-    return tf.nn.relu(normal(model.conv2d(region * x, bank, 1), region))
-
-
-def normal(x, region):
-    """x [N,H,W,C] to mean 0 and variance 1 over a region [1,H,W,1]."""
-    mean, variance = moments(x, region)
-    return (x - mean) * tf.math.rsqrt(variance + 1e-9)
-
-
-def moments(x, region):
-    """Mean and variance [N,1,1,C] of x [N,H,W,C] over a region [1,H,W,1]; 0 where that is empty."""
-    size = tf.maximum(tf.reduce_sum(region), 1e-9)
-    mean = tf.reduce_sum(region * x, [1, 2], keepdims=True) / size
-    return mean, tf.reduce_sum(region * tf.square(x - mean), [1, 2], keepdims=True) / size
-
-
-def recolored(images, region, photos):
-    """Images with the mean and deviation that photos have in each channel of a region. [N,H,W,3] both -> the same."""
-    mean, variance = moments(photos, region)
-    return mean + tf.sqrt(variance) * normal(images, region)
+def recolored(images, photos):
+    """Images with the mean and deviation that photos have in each channel. [N,H,W,3] both -> the same."""
+    mean, variance = tf.nn.moments(photos, [1, 2], keepdims=True)
+    return mean + tf.sqrt(variance) * model.instance_norm(images)
 
 
 def frozen_names(conf):

@@ -1,6 +1,5 @@
 """MSG-Net and StyleBank: several styles in one model, by name, weight, region and brush."""
 
-import dataclasses
 import os
 from types import SimpleNamespace
 
@@ -170,46 +169,24 @@ def test_weights_fuse_styles(method):
 
 
 def test_masks_give_each_style_its_region(method):
-    """Far from the border each half is nearer to its own style's picture; with StyleBank the other's has no part in it."""
+    """Where a mask is 1 or 0 the picture is that of one style alone; what the masks leave is nobody's."""
     size = (64, 96)
     image = photo(*size)[None].astype(np.float32)
     left = np.zeros(size, np.float32)
     left[:, :48] = 1
     on_the_left = styles.Style(name="style", mask=left)
     mixed = np.asarray(method.stylize(image, [on_the_left, styles.Style(name="0", mask=1 - left)]))
-    alone = [np.asarray(method.stylize(image, [styles.Style(name=n, mask=np.ones(size))])) for n in ("style", "0")]
-    errors = [
-        [np.abs(mixed[:, :, part] - each[:, :, part]).mean() for each in alone] for part in (slice(24), slice(72, None))
-    ]
-    assert errors[0][0] < errors[0][1]
-    assert errors[1][1] < errors[1][0]
-    if isinstance(method, stylebank.StyleBank):
-        nobodys = np.asarray(method.stylize(image, [on_the_left]))
-        changes = [np.abs(nobodys - mixed)[:, :, part].mean() for part in (slice(24), slice(72, None))]
-        assert changes[0] < 0.1 * changes[1], changes
+    alone = [np.asarray(method.stylize(image, named(name))) for name in ("style", "0")]
+    assert np.abs(alone[0] - alone[1]).mean() > 0.1
+    np.testing.assert_allclose(mixed, np.where(left[..., None] == 1, *alone), atol=0.01)
+    rest = np.asarray(method.stylize(image, [on_the_left]))
+    unstyled = image if isinstance(method, msgnet.MsgNet) else method.stylize(image, [])
+    np.testing.assert_allclose(rest, np.where(left[..., None] == 1, alone[0], unstyled), atol=0.01)
     overlapping = [
         styles.Style(name="style", weight=0.5, mask=np.ones(size)),
         styles.Style(None, 0.5, np.ones(size), "style"),
     ]
     np.testing.assert_allclose(method.stylize(image, overlapping), alone[0], atol=0.05)
-
-
-def test_no_style_of_msgnet_changes_anothers_region(house):
-    method, left = make("msgnet", house), np.zeros(IMAGE.shape[1:3], np.float32)
-    left[:, : left.shape[1] // 2] = 1
-    first, second = named("style", "0")
-    masked = [dataclasses.replace(first, mask=left), dataclasses.replace(second, mask=1 - left)]
-    found = np.asarray(method.stylize(IMAGE, masked))
-    alone = [np.asarray(method.stylize(IMAGE, named(name))) for name in ("style", "0")]
-    assert np.abs(alone[0] - alone[1]).mean() > 0.1
-    np.testing.assert_allclose(found, np.where(left[..., None] == 1, *alone), atol=0.01)
-
-
-def test_a_region_of_all_is_the_whole_picture(house):
-    """The norms of regions are then those of pictures."""
-    method = make("stylebank", house)
-    masked = method.stylize(IMAGE, [styles.Style(name="style", mask=np.full((1, 1), 1 - 1e-6))], 0.7)
-    np.testing.assert_allclose(masked, method.stylize(IMAGE, named("style"), 0.7), atol=0.05)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (5, 3), (33, 18)])
