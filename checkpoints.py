@@ -22,17 +22,19 @@ VERSION = "1.0.0"
 BOOKKEEPING = re.compile(r"global_step|beta[12]_power|.*/Adam(_1)?")  # what an optimiser adds to a model's variables
 
 
-def restore(path, variables, untouched=()):
+def restore(path, variables, untouched=(), grown=()):
     """Assigns every variable from a checkpoint (V1 file, or V2 prefix); an optimiser's bookkeeping in it may be left over.
 
-    Variables of the names `untouched` keep what they hold, and the file may have them or not.
+    Variables of the names `untouched` keep what they hold, and the file may have them or not; those of the names `grown`
+    do so where the file lacks them.
 
     Raises:
       UserError: no such file, not a checkpoint, or a variable missing, extra, misshapen or not finite: it is named.
     """
     reader = _open(path)
     shapes = reader.get_variable_to_shape_map()
-    wanted = {scope(variable): variable for variable in variables if scope(variable) not in untouched}
+    kept = {*untouched, *(name for name in grown if name not in shapes)}
+    wanted = {scope(variable): variable for variable in variables if scope(variable) not in kept}
     for name, variable in wanted.items():
         if name not in shapes:
             raise UserError(f"{path}: variable {name} is missing: not a model of this method, or a damaged file")

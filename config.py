@@ -184,6 +184,7 @@ class StyleBankConf(ManyStylesConf):
     method: str = "stylebank"
     style_size: int = 0  # short side of a style image, whole; 0: like the training images (image_size, cropped)
     width: int = 256  # channels of the encoder's features, and of each filter bank
+    blocks: int = 0  # residual blocks at the beginning of the decoder, of which the paper has none
     stylizing_steps: int = 2  # between two of reconstruction
     reconstruction_weight: float = 1.0  # of the latter's gradient, beside those of the former
     frozen_model: str = ""  # a finished model of which all stays as it is: only banks that it lacks are trained

@@ -78,7 +78,7 @@ def train(conf, method, paths):
 
     def begin():
         if conf.initial_model:
-            checkpoints.restore(conf.initial_model, [*trainable(method), *method.kept], method.of_style)
+            checkpoints.restore(conf.initial_model, [*trainable(method), *method.kept], method.of_style, method.grown)
 
     return training.run(conf, method, trainable(method), paths, used_files(conf), look, preview, begin)
 

@@ -24,6 +24,7 @@ class AdaIn(tf.Module):
     style_kinds = ("image",)
     kept = ()  # what a model file holds beside the trainable variables
     of_style = ()  # names of variables that an initial_model does not give
+    grown = ()  # names of variables that an initial_model may lack: they then begin where they change nothing
     memory = (650e6, 350)  # bytes that stylising takes at its peak, and more for each pixel: python benchmark.py memory
 
     def __init__(self, conf, training=False):

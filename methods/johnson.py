@@ -16,6 +16,7 @@ class Johnson(tf.Module):
     style_kinds = ()  # its one style is in its weights
     kept = ()  # what a model file holds beside the trainable variables
     of_style = model.AFFINE  # names of variables that an initial_model, often of another style, does not give
+    grown = ()  # names of variables that an initial_model may lack: they then begin where they change nothing
     memory = (850e6, 430)  # bytes that stylising takes at its peak, and more for each pixel: python benchmark.py memory
 
     def __init__(self, conf, training=False):

@@ -6,6 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 import autoencoder
+import checkpoints
 import losses
 import model
 import reader
@@ -59,6 +60,11 @@ class MsgNet(tf.Module):
             self._images = [tf.constant(image) for image in images]
             of_the_largest = found[len(sizes) - 1 :: len(sizes)]
             self.style_targets = dict(zip(self.style_names, of_the_largest, strict=True))
+
+    @property
+    def grown(self):
+        """Names of variables that an initial_model may lack: they then begin where they change nothing."""
+        return [name for name in map(checkpoints.scope, self.trainable_variables) if name.startswith("msgnet/res")]
 
     @property
     def kept(self):

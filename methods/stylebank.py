@@ -24,6 +24,8 @@ class StyleBank(tf.Module):
     Departures from the paper: behind its norms no decoder can tell how bright and colourful the photo was, so a recovered
     photo gets the photo's own mean and deviation in each channel; and masks divide pictures, one decoded in each style,
     instead of features: no training step sees such features, and regions made of them were paler, with gray patches.
+    With conf.blocks the decoder begins with residual blocks, for depth that one convolution at a quarter of the size has
+    not; at first they change nothing.
 
     With conf.frozen_model the encoder, the decoder and the banks of a finished model stay as they are, and only banks that
     it lacks are trained.
@@ -33,7 +35,7 @@ class StyleBank(tf.Module):
 
     style_kinds = ("name",)
     of_style = ()  # names of variables that an initial_model does not give
-    memory = (730e6, 425)  # bytes at stylising's peak, and more for each pixel: by masks
+    memory = (830e6, 420)  # bytes at stylising's peak, and more for each pixel: by masks, with three blocks
 
     def __init__(self, conf, training=False):
         super().__init__()
@@ -51,6 +53,11 @@ class StyleBank(tf.Module):
             paths = dict(zip(self.style_names, conf.style_images, strict=True))
             images = {name: reader.read_style(paths[name], conf) for name in self._trained}
             self.style_targets = {name: self.perceptual_loss.style_targets(image) for name, image in images.items()}
+
+    @property
+    def grown(self):
+        """Names of variables that an initial_model may lack: they then begin where they change nothing."""
+        return [checkpoints.scope(self.kernels[scope]) for scope in block_scopes(self.conf)]
 
     @property
     def kept(self):
@@ -164,6 +171,8 @@ class StyleBank(tf.Module):
     def _decoded(self, x):
         """[N,h,w,width] -> [N,4*h,4*w,3] RGB in about 0..255."""
         x = tf.nn.relu(model.instance_norm(model.conv2d(x, self.kernels["deconv4"], 1)))
+        for i in range(self.conf.blocks):
+            x = model.residual(x, self.kernels[f"res{i}/a"], self.kernels[f"res{i}/b"])
         x = tf.nn.relu(model.instance_norm(model.upsample_conv2d(x, self.kernels["deconv3"])))
         x = tf.nn.relu(model.instance_norm(model.upsample_conv2d(x, self.kernels["deconv2"])))
         return autoencoder.in_pixels(model.conv2d_to_image(x, self.kernels["deconv1"]))
@@ -200,6 +209,8 @@ def frozen_names(conf):
         raise UserError(f"frozen_model: {conf.frozen_model} is a model of {recipe.method}, one of {conf.method} is needed")
     if recipe.width != conf.width:
         raise UserError(f"width: got {conf.width}, but {conf.frozen_model} has {recipe.width}")
+    if recipe.blocks != conf.blocks:
+        raise UserError(f"blocks: got {conf.blocks}, but {conf.frozen_model} has {recipe.blocks}")
     names, ours = styles.names(recipe.style_images), styles.names(conf.style_images)
     if missing := [name for name in names if name not in ours]:
         raise UserError(
@@ -214,7 +225,16 @@ def initial_kernels(conf, trainable):
     """New {scope: kernel} of encoder and decoder."""
     shapes = {"conv1": (9, 3, 32), "conv2": (3, 32, 64), "conv3": (3, 64, 128), "conv4": (3, 128, conf.width)}
     shapes |= {"deconv4": (3, conf.width, 128), "deconv3": (3, 128, 64), "deconv2": (3, 64, 32), "deconv1": (9, 32, 3)}
-    return autoencoder.kernel_variables("stylebank", shapes, conf.seed, trainable)
+    shapes |= dict.fromkeys(block_scopes(conf), (3, 128, 128))
+    kernels = autoencoder.kernel_variables("stylebank", shapes, conf.seed, trainable)
+    for scope in block_scopes(conf)[1::2]:
+        kernels[scope].assign(tf.zeros_like(kernels[scope]))
+    return kernels
+
+
+def block_scopes(conf):
+    """The scopes of the two kernels of each residual block."""
+    return [f"res{i}/{kernel}" for i in range(conf.blocks) for kernel in "ab"]
 
 
 def initial_bank(conf, number, name, trainable):

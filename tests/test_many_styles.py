@@ -299,6 +299,37 @@ def test_the_rounds_of_stylebank(house):
         assert {"stylebank/conv1/weights", "stylebank/deconv1/weights"} <= moved
 
 
+def test_stylebanks_blocks_begin_as_the_identity(house):
+    plain, deep = (make("stylebank", house, blocks=count) for count in (0, 2))
+    np.testing.assert_allclose(deep.stylize(IMAGE, named("0")), plain.stylize(IMAGE, named("0")), atol=1e-2)
+    deep.kernels["res1/b"].assign(deep.kernels["res1/a"])
+    assert np.abs(deep.stylize(IMAGE, named("0")) - plain.stylize(IMAGE, named("0"))).max() > 1
+
+
+@pytest.mark.parametrize(
+    ("name", "has", "lacks"),
+    [
+        ("stylebank", "stylebank/res0/b/weights", "stylebank/res1/b/weights"),
+        ("msgnet", "msgnet/res1/3/weights", "msgnet/res2/3/weights"),
+    ],
+)
+def test_an_initial_model_may_lack_what_begins_without_effect(house, name, has, lacks):
+    """The blocks that it has are taken over."""
+    before = make(name, house, blocks=1)
+    kernel = next(v for v in before.variables if checkpoints.scope(v) == has)
+    kernel.assign(kernel + 1)
+    checkpoints.save(str(house / "before.ckpt-done"), [*before.trainable_variables, *before.kept])
+    keys = {"blocks": 2, "initial_model": "before.ckpt-done", "learning_rate": 1e-9}
+    conf = many_styles_conf(house, name, naming="x", **keys)
+    result = inside(train, "-c", conf, cwd=house)
+    assert result.returncode == 0, result.stderr
+    found, old = (
+        tf.train.load_checkpoint(str(house / f)) for f in ("models/x/fast-style-model.ckpt-done", "before.ckpt-done")
+    )
+    np.testing.assert_allclose(found.get_tensor(has), old.get_tensor(has), atol=1e-6)
+    assert np.abs(found.get_tensor(lacks)).max() < 1e-6
+
+
 def test_the_reconstructions_gradient_is_as_long_as_the_stylisings(house):
     """Times lambda: seen in a plain gradient step."""
     method = make("stylebank", house, training=True, reconstruction_weight=0.5)
@@ -429,6 +460,7 @@ def test_a_style_is_added_to_a_trained_bank(desk):
         ({"frozen_model": "msgnet.ckpt-done"}, "frozen_model: msgnet.ckpt-done is a model of msgnet"),
         ({"frozen_model": "none.ckpt-done"}, "frozen_model: none.ckpt-done: no such model with its recipe"),
         ({"width": 4}, "width: got 4, but stylebank.ckpt-done has 8"),
+        ({"blocks": 1}, "blocks: got 1, but stylebank.ckpt-done has 0"),
         ({"initial_model": "stylebank.ckpt-done"}, "initial_model: does not go with frozen_model"),
     ],
 )
