@@ -1,7 +1,7 @@
 """Measures speed and memory: python benchmark.py stylize|train|optimize|memory
 
 With --method adain or wct, stylising takes a style instead: a new one each time, or one whose statistics are known; with
---method msgnet or stylebank, of the size in conf/<method>_cpu.yml, it is compared with Johnson's net.
+--method msgnet or stylebank, of the size of models/<method>.ckpt-done, it is compared with Johnson's net.
 What is compared takes turns within one run, so that a noisy machine is as noisy for each; medians of several rounds are
 printed. Johnson's net is compared with direct convolutions, a naive resize convolution, and the original's form of all of
 it, in training also with its own in bfloat16.
@@ -102,7 +102,7 @@ def stylizing(size):
             runs[form] = in_form(form, lambda method=method: method.stylize(picture).numpy())
         return runs
     if issubclass(config.METHOD_CONFS[FLAGS.method], config.ManyStylesConf):
-        method = METHODS[FLAGS.method](config.load_conf(os.path.join(ROOT, "conf", f"{FLAGS.method}_cpu.yml")))
+        method = METHODS[FLAGS.method](config.load_conf(os.path.join(ROOT, "models", f"{FLAGS.method}.yml")))
         style, johnson = (
             [styles.Style(name=method.style_names[0])],
             METHODS["johnson"](config.Conf(style_image="", naming="")),
