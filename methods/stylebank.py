@@ -193,8 +193,8 @@ def frozen_names(conf):
     """The names of the styles that conf.frozen_model has; none without one.
 
     Raises:
-      UserError: there is no such model, it is none of this method and width, or the conf does not list all its styles and
-        at least one more, or has an initial_model too.
+      UserError: there is no such model, it is none of this method, width and blocks, or the conf does not list all its
+        styles and at least one more, or has an initial_model too.
     """
     if not conf.frozen_model:
         return ()
