@@ -182,6 +182,8 @@ def test_masks_give_each_style_its_region(method):
     rest = np.asarray(method.stylize(image, [on_the_left]))
     unstyled = image if isinstance(method, msgnet.MsgNet) else method.stylize(image, [])
     np.testing.assert_allclose(rest, np.where(left[..., None] == 1, alone[0], unstyled), atol=0.01)
+    everywhere = method.stylize(image, [styles.Style(name="style", mask=np.ones(size))], 0.7)
+    np.testing.assert_allclose(everywhere, method.stylize(image, named("style"), 0.7), atol=0.05)
     overlapping = [
         styles.Style(name="style", weight=0.5, mask=np.ones(size)),
         styles.Style(None, 0.5, np.ones(size), "style"),
