@@ -1,7 +1,7 @@
 """Measures speed and memory: python benchmark.py stylize|train|optimize|memory
 
 With --method adain or wct, stylising takes a style instead: a new one each time, or one whose statistics are known; with
---method msgnet or stylebank, of the size of models/<method>.ckpt-done, it is compared with Johnson's net.
+--method msgnet or stylebank, models/<method>.ckpt-done is compared with Johnson's net.
 What is compared takes turns within one run, so that a noisy machine is as noisy for each; medians of several rounds are
 printed. Johnson's net is compared with direct convolutions, a naive resize convolution, and the original's form of all of
 it, in training also with its own in bfloat16.
@@ -40,7 +40,7 @@ import styles
 import training
 import vgg
 import winograd
-from methods import METHODS
+from methods import METHODS, load_model
 from optimizer import Adam
 from tests import original
 
@@ -102,7 +102,7 @@ def stylizing(size):
             runs[form] = in_form(form, lambda method=method: method.stylize(picture).numpy())
         return runs
     if issubclass(config.METHOD_CONFS[FLAGS.method], config.ManyStylesConf):
-        method = METHODS[FLAGS.method](config.load_conf(os.path.join(ROOT, "models", f"{FLAGS.method}.yml")))
+        method = load_model(os.path.join(ROOT, "models", f"{FLAGS.method}.ckpt-done"))
         style, johnson = (
             [styles.Style(name=method.style_names[0])],
             METHODS["johnson"](config.Conf(style_image="", naming="")),
