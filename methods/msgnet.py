@@ -6,7 +6,6 @@ import numpy as np
 import tensorflow as tf
 
 import autoencoder
-import checkpoints
 import losses
 import model
 import reader
@@ -37,6 +36,7 @@ class MsgNet(tf.Module):
 
     style_kinds = ("name", "image")
     of_style = ()  # names of variables that an initial_model does not give
+    grown = ()  # names of variables that an initial_model may lack; no blocks, since limited() acts in an empty one too
     memory = (700e6, 1470)  # bytes that stylising takes at its peak, and more for each pixel: python benchmark.py memory
 
     def __init__(self, conf, training=False):
@@ -60,11 +60,6 @@ class MsgNet(tf.Module):
             self._images = [tf.constant(image) for image in images]
             of_the_largest = found[len(sizes) - 1 :: len(sizes)]
             self.style_targets = dict(zip(self.style_names, of_the_largest, strict=True))
-
-    @property
-    def grown(self):
-        """Names of variables that an initial_model may lack: they then begin where they change nothing."""
-        return [name for name in map(checkpoints.scope, self.trainable_variables) if name.startswith("msgnet/res")]
 
     @property
     def kept(self):
