@@ -173,7 +173,8 @@ class MsgNetConf(ManyStylesConf):
     style_normaliser: str = "channels"
     width: int = 128  # channels inside a bottleneck; four times as many between them
     blocks: int = 6  # bottlenecks at the smallest size
-    style_sizes: tuple[int, ...] = (256, 384, 512)  # long sides of each style image: of the brush
+    style_sizes: tuple[int, ...] = (256, 384, 512)  # long sides of each style image: of the brush; in turn, may repeat
+    content_path: bool = False  # contents' features also pass CoMatch by a matrix that is the same for all styles
     whole_grams: bool = False  # most steps take a painting's Gram matrix as kept, not a crop's: not for a new net
 
 
@@ -397,8 +398,8 @@ def _check(key, value):
         raise ValueError("a number below 1 is needed")
     if key == "widths" and (len(value) != 5 or min(value) < 1):
         raise ValueError("five whole numbers above 0 are needed")
-    if key == "style_sizes" and (min(value) < SMALLEST or len(set(value)) < len(value)):
-        raise ValueError(f"different whole numbers of at least {SMALLEST} are needed")
+    if key == "style_sizes" and min(value) < SMALLEST:
+        raise ValueError(f"whole numbers of at least {SMALLEST} are needed")
     if key == "style_layer_weights" and not (min(value) >= 0 and 0 < sum(value) < float("inf")):
         raise ValueError("numbers of 0 or more, not all of them 0, are needed")
     if key == "levels" and (min(value) < 1 or max(value) > 5 or len(set(value)) < len(value)):

@@ -313,7 +313,7 @@ def many_styles_sheets():
 
 def brushes(method, photo):
     """Rows of tiles of a photo [H,W,3] in a model's styles, one row for each size of its brush; none without sizes."""
-    sizes = sorted(getattr(method.conf, "style_sizes", ()))
+    sizes = getattr(method, "sizes", ())
     return [
         [(in_style(method, photo, name, size=size), f"{name}, {size}") for name in method.style_names] for size in sizes
     ]

@@ -36,29 +36,32 @@ class MsgNet(tf.Module):
 
     style_kinds = ("name", "image")
     of_style = ()  # names of variables that an initial_model does not give
-    grown = ()  # names of variables that an initial_model may lack; no blocks, since limited() acts in an empty one too
+    # Names of variables that an initial_model may lack; no blocks, since limited() acts in an empty one too.
+    grown = ("msgnet/comatch/path",)
     memory = (700e6, 1470)  # bytes that stylising takes at its peak, and more for each pixel: python benchmark.py memory
 
     def __init__(self, conf, training=False):
         super().__init__()
         self.conf, self.style_names = conf, styles.names(conf.style_images)
         self.layers = initial_layers(conf)
-        channels, sizes = 4 * conf.width, sorted(conf.style_sizes)
+        self.sizes = sorted(set(conf.style_sizes))
+        channels = 4 * conf.width
         noise = tf.random.stateless_uniform([channels, channels], [conf.seed, -1], 0, 0.02)
         self.match = tf.Variable(tf.eye(channels) + noise, name="msgnet/comatch/weights")
-        kept = tf.zeros([len(self.style_names), len(sizes), channels, channels])
+        self.path = tf.Variable(tf.zeros([channels] * 2), name="msgnet/comatch/path") if conf.content_path else 0.0
+        kept = tf.zeros([len(self.style_names), len(self.sizes), channels, channels])
         self.grams = tf.Variable(kept, trainable=False, name="msgnet/grams")
         self._of_image = functools.lru_cache(maxsize=16)(lambda style: self._gram(np.float32(style.image)[None]))
         if training:
             autoencoder.check_size(conf, DEPTH)
-            if 0 < conf.steps < len(conf.style_images) * len(sizes):
+            if 0 < conf.steps < len(conf.style_images) * len(conf.style_sizes):
                 raise UserError(f"steps: got {conf.steps}, less than there are styles times style_sizes; raise it")
-            images = [reader.read_painting(path, size).rgb for path in conf.style_images for size in sizes]
+            images = [reader.read_painting(path, size).rgb for path in conf.style_images for size in self.sizes]
             self.perceptual_loss = losses.PerceptualLoss(conf)
             found = [self.perceptual_loss.style_targets(np.float32(image)[None]) for image in images]
             self._targets = {layer: tf.stack([each[layer] for each in found]) for layer in found[0]}
             self._images = [tf.constant(image) for image in images]
-            of_the_largest = found[len(sizes) - 1 :: len(sizes)]
+            of_the_largest = found[len(self.sizes) - 1 :: len(self.sizes)]
             self.style_targets = dict(zip(self.style_names, of_the_largest, strict=True))
 
     @property
@@ -68,9 +71,11 @@ class MsgNet(tf.Module):
 
     def train_step(self, content, optimizer, variables):
         """One step on a batch [N,S,S,3] of RGB 0..255, with the next style at the next size; returns its losses by tag."""
-        visit, index = divmod(int(optimizer.iterations), len(self._images))
+        turn, which = divmod(int(optimizer.iterations), len(self.style_names))
+        visit, turn = divmod(turn, len(self.conf.style_sizes))
+        place = which, self.sizes.index(self.conf.style_sizes[turn])
+        index = which * len(self.sizes) + place[1]
         image = self._images[index]
-        place = divmod(index, len(self.conf.style_sizes))
         if visit % REFRESHING == 0:
             self.grams.scatter_nd_update([place], self._gram(tf.cast(image, tf.float32)[None]))
         if self.conf.whole_grams and visit % CROPPING:
@@ -88,7 +93,7 @@ class MsgNet(tf.Module):
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(variables)
             gram = self._gram_of(style)[0] if gram is None else gram
-            generated = self._decoded(comatch(self._encoded(content), self.match, gram))
+            generated = self._decoded(comatch(self._encoded(content), self.match, gram, self.path))
             parts = self.perceptual_loss(generated, content_targets, style_targets, self.conf.style_weight, view)
         optimizer.apply_gradients(zip(tape.gradient(parts["total_loss"], variables), variables, strict=True))
         return parts
@@ -107,8 +112,7 @@ class MsgNet(tf.Module):
 
     def _of_name(self, style):
         """A named style's Gram matrix [1,C,C], between those of the two nearest sizes."""
-        sizes = sorted(self.conf.style_sizes)
-        place = np.interp(style.size or max(sizes), sizes, range(len(sizes)))
+        place = np.interp(style.size or max(self.sizes), self.sizes, range(len(self.sizes)))
         lower, upper = int(np.floor(place)), int(np.ceil(place))
         grams = self.grams[self.style_names.index(style.name)]
         return (grams[lower] + np.float32(place - lower) * (grams[upper] - grams[lower]))[None]
@@ -138,7 +142,7 @@ class MsgNet(tf.Module):
 
             def added(sum_, each):  # decoded one by one: norms over all would mix the styles' colours
                 share, gram = each
-                decoded = self._decoded(comatch(features, self.match, gram))[0, : size[0], : size[1]]
+                decoded = self._decoded(comatch(features, self.match, gram, self.path))[0, : size[0], : size[1]]
                 return sum_ + share[..., None] * tf.clip_by_value(decoded, 0.0, 255.0)
 
             return tf.foldl(added, (shares, grams), tf.zeros_like(image), parallel_iterations=1)  # in the memory of one
@@ -162,9 +166,12 @@ class MsgNet(tf.Module):
         return autoencoder.in_pixels(autoencoder.image_conv(tf.nn.relu6(joint_norm(x)), self.layers["conv2"]))
 
 
-def comatch(x, match, gram):
-    """CoMatch: features [N,h,w,C] times a learned matrix and a style's Gram matrix, [C,C] both. Equation 3."""
-    return tf.tensordot(x, tf.ensure_shape(tf.matmul(match, gram), match.shape), 1)
+def comatch(x, match, gram, path=0.0):
+    """CoMatch: features [N,h,w,C] times a learned matrix and a style's Gram matrix, [C,C] both. Equation 3.
+
+    `path` [C,C], not in the paper, is added to the product: a Gram matrix has few directions and lets no others through.
+    """
+    return tf.tensordot(x, tf.ensure_shape(tf.matmul(match, gram), match.shape) + path, 1)
 
 
 def joint_norm(x):

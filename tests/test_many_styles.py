@@ -49,6 +49,8 @@ def test_comatch_against_numpy():
     x, match, gram = (RNG.standard_normal(shape).astype(np.float32) for shape in ((2, 3, 4, 5), (5, 5), (5, 5)))
     ours = msgnet.comatch(x, match, gram)
     np.testing.assert_allclose(ours, np.einsum("nhwa,ab,bc->nhwc", x, match, gram), rtol=1e-4, atol=1e-5)
+    path = RNG.standard_normal((5, 5)).astype(np.float32)
+    np.testing.assert_allclose(msgnet.comatch(x, match, gram, path), ours + x @ path, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", MANY_STYLES)
@@ -117,6 +119,20 @@ def test_comatchs_matrix_learns_and_the_grams_are_kept(house):
     assert np.abs(method.match - before).max() > 1e-6
     style = np.asarray(Image.open(house / "style.png").resize((48, 36), Image.LANCZOS), np.float32)
     np.testing.assert_allclose(method.grams[0, 1], method._gram(style[None])[0], rtol=1e-2, atol=1e-3)
+
+
+def test_a_size_may_have_several_turns(house):
+    """Each of all styles; there is one Gram matrix of it."""
+    method = make("msgnet", house, training=True, steps=8, style_sizes=[48, 32, 48])
+    assert method.grams.shape[:2] == (2, 2)
+    found, optimizer = [], Adam(train.trainable(method), 0.0)
+    method._train_step = lambda content, optimizer, variables, index, *_, **__: found.append(int(index))
+    for step in range(8):
+        optimizer.iterations.assign(step)
+        method.train_step(tf.zeros([1, 32, 32, 3]), optimizer, [])
+    sides = [max(method._images[index].shape) for index in found]
+    assert sides == [48, 48, 32, 32, 48, 48, 48, 48]
+    assert [index // 2 for index in found] == [0, 1] * 4
 
 
 def test_whole_grams_are_taken_in_three_visits_of_four(house):
@@ -308,15 +324,21 @@ def test_stylebanks_blocks_begin_as_the_identity(house):
     assert np.abs(deep.stylize(IMAGE, named("0")) - plain.stylize(IMAGE, named("0"))).max() > 1
 
 
-def test_an_initial_model_may_lack_stylebanks_blocks(house):
-    """Those that it has are taken over."""
-    has, lacks = "stylebank/res0/b/weights", "stylebank/res1/b/weights"
-    before = make("stylebank", house, blocks=1)
+@pytest.mark.parametrize(
+    ("name", "keys", "has", "lacks"),
+    [
+        ("stylebank", {"blocks": 2}, "stylebank/res0/b/weights", "stylebank/res1/b/weights"),
+        ("msgnet", {"content_path": True}, "msgnet/comatch/weights", "msgnet/comatch/path"),
+    ],
+)
+def test_an_initial_model_may_lack_what_begins_without_effect(house, name, keys, has, lacks):
+    """What it has is taken over."""
+    before = make(name, house, blocks=1)
     kernel = next(v for v in before.variables if checkpoints.scope(v) == has)
     kernel.assign(kernel + 1)
     checkpoints.save(str(house / "before.ckpt-done"), [*before.trainable_variables, *before.kept])
-    keys = {"blocks": 2, "initial_model": "before.ckpt-done", "learning_rate": 1e-9}
-    conf = many_styles_conf(house, "stylebank", naming="x", **keys)
+    keys |= {"initial_model": "before.ckpt-done", "learning_rate": 1e-9}
+    conf = many_styles_conf(house, name, naming="x", **keys)
     result = inside(train, "-c", conf, cwd=house)
     assert result.returncode == 0, result.stderr
     found, old = (
@@ -324,6 +346,18 @@ def test_an_initial_model_may_lack_stylebanks_blocks(house):
     )
     np.testing.assert_allclose(found.get_tensor(has), old.get_tensor(has), atol=1e-6)
     assert np.abs(found.get_tensor(lacks)).max() < 1e-6
+
+
+def test_the_content_path_counts_once_for_a_mixture(house):
+    """It belongs to no style: by its matrix alone all mixtures of all styles are one picture, and not the one without."""
+    method = make("msgnet", house, content_path=True)
+    path = RNG.standard_normal(method.path.shape).astype(np.float32)
+    before = method.stylize(IMAGE, named("0"))
+    method.path.assign(path)
+    assert np.abs(method.stylize(IMAGE, named("0")) - before).max() > 1
+    method.grams.assign(tf.zeros_like(method.grams))
+    both = named("0:1", "style:3")
+    np.testing.assert_allclose(method.stylize(IMAGE, both), method.stylize(IMAGE, named("0")), atol=1e-2)
 
 
 def test_the_reconstructions_gradient_is_as_long_as_the_stylisings(house):
