@@ -14,8 +14,8 @@ from cli import UserError
 
 DEPTH = 3  # of the encoder as autoencoder.padded counts: both sides are halved twice
 LIMIT = 3.0  # of a place's length in the features, in root mean squares
-REFRESHING = 8  # visits of a style after which its kept Gram matrix is computed anew: its image is larger than the batch
-CROPPING = 4  # with conf.whole_grams, visits of a style of which one still takes a crop's
+REFRESHING = 8  # rounds of all styles and sizes of which one computes the kept Gram matrices anew, of whole images
+CROPPING = 4  # with conf.whole_grams, rounds of which one still takes crops'
 
 
 class MsgNet(tf.Module):
@@ -29,7 +29,8 @@ class MsgNet(tf.Module):
     not the same map in every channel; a step takes the Gram matrix of a crop of the style image. Those of whole images are
     kept in the model, one for each named style and each of conf.style_sizes, so that it needs no picture of them. With
     conf.whole_grams most steps take these: they are what a named style will have, but no gradient goes through them, so
-    that crops alone teach the encoder to read styles, and in a new net they fall behind it.
+    that crops alone teach the encoder to read styles, and in a new net they fall behind it. With conf.content_path CoMatch
+    adds a matrix that all styles share (comatch); at first it changes nothing.
 
     Raises UserError as losses.PerceptualLoss and, when training, autoencoder.check_size and reader.read_painting do.
     """
