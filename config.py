@@ -186,6 +186,8 @@ class StyleBankConf(ManyStylesConf):
     style_size: int = 0  # short side of a style image, whole; 0: like the training images (image_size, cropped)
     width: int = 256  # channels of the encoder's features, and of each filter bank
     blocks: int = 0  # residual blocks at the beginning of the decoder, of which the paper has none
+    bank_blocks: int = 0  # residual blocks at the end of each bank, of which the paper has none
+    bank_norms: bool = False  # each bank has scales and offsets for its norm and the decoder's
     stylizing_steps: int = 2  # between two of reconstruction
     reconstruction_weight: float = 1.0  # of the latter's gradient, beside those of the former
     frozen_model: str = ""  # a finished model of which all stays as it is: only banks that it lacks are trained

@@ -24,8 +24,12 @@ class StyleBank(tf.Module):
     Departures from the paper: behind its norms no decoder can tell how bright and colourful the photo was, so a recovered
     photo gets the photo's own mean and deviation in each channel; and masks divide pictures, one decoded in each style,
     instead of features: no training step sees such features, and regions made of them were paler, with gray patches.
-    With conf.blocks the decoder begins with residual blocks, for depth that one convolution at a quarter of the size has
-    not; at first they change nothing.
+
+    Three more are there if asked for, and change nothing at first. With conf.blocks the decoder begins with residual
+    blocks, for depth that one convolution at a quarter of the size has not; with conf.bank_blocks each bank ends with some
+    of its own. With conf.bank_norms a bank has a scale and an offset for every channel of its norm and of the decoder's, as
+    in Dumoulin et al. 2017 (arXiv 1610.07629): without them each channel that the last convolution reads has the same mean
+    and deviation in all styles.
 
     With conf.frozen_model the encoder, the decoder and the banks of a finished model stay as they are, and only banks that
     it lacks are trained.
@@ -43,6 +47,7 @@ class StyleBank(tf.Module):
         frozen = frozen_names(conf) if training else ()
         self.kernels = initial_kernels(conf, trainable=not frozen)
         self.banks = {name: initial_bank(conf, i, name, name not in frozen) for i, name in enumerate(self.style_names)}
+        self.norms = {name: initial_norms(conf, name, name not in frozen) for name in self.style_names}
         self._stylizing_norm = tf.Variable(0.0, trainable=False, name="stylebank/stylizing_norm")
         if frozen:
             checkpoints.restore(conf.frozen_model, self.kept)
@@ -57,13 +62,16 @@ class StyleBank(tf.Module):
     @property
     def grown(self):
         """Names of variables that an initial_model may lack: they then begin where they change nothing."""
-        return [checkpoints.scope(self.kernels[scope]) for scope in block_scopes(self.conf)]
+        blocks = [self.kernels[scope] for scope in block_scopes(self.conf.blocks)]
+        blocks += [kernel for bank in self.banks.values() for kernel in bank[1:]]
+        return [*map(checkpoints.scope, blocks), *(f"stylebank/banks/{name}/norms" for name in self.style_names)]
 
     @property
     def kept(self):
         """What a model file holds beside the trainable variables."""
-        kernels = [*self.kernels.values(), *self.banks.values()]
-        return [self._stylizing_norm, *(kernel for kernel in kernels if not kernel.trainable)]
+        weights = [*self.kernels.values(), *(kernel for bank in self.banks.values() for kernel in bank)]
+        weights += self.norms.values() if self.conf.bank_norms else ()
+        return [self._stylizing_norm, *(each for each in weights if not each.trainable)]
 
     def train_step(self, content, optimizer, variables):
         """One step on a batch [N,S,S,3] of RGB 0..255; returns its losses by tag.
@@ -86,7 +94,8 @@ class StyleBank(tf.Module):
         content_targets = self.perceptual_loss.content_targets(content, view)
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(variables)
-            generated = self._decoded(banked(self._encoded(content), self.banks[name]))
+            norms = self.norms[name]
+            generated = self._decoded(self._banked(self._encoded(content), self.banks[name], norms), norms)
             targets = self.style_targets[name]
             parts = self.perceptual_loss(generated, content_targets, targets, self.conf.style_weight, view)
         gradients = tape.gradient(parts["total_loss"], variables)
@@ -101,7 +110,7 @@ class StyleBank(tf.Module):
         """Its gradient gets lambda times the norm that those of the stylising steps have. Equation 6."""
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(variables)
-            recovered = recolored(self._decoded(self._encoded(content)), content)
+            recovered = recolored(self._decoded(self._encoded(content), no_norms(self.conf)), content)
             loss = losses.content_error(recovered, content, "mean") / autoencoder.UNIT**2
         gradients = tape.gradient(loss, variables)
         scale = self.conf.reconstruction_weight * self._stylizing_norm / (self._shared_norm(gradients, variables) + 1e-12)
@@ -123,39 +132,44 @@ class StyleBank(tf.Module):
         if not style:
             style, strength = [styles.Style(name=self.style_names[0])], 0.0
         shares = styles.shares(style, *content.shape[1:3])
-        banks, strengths = tf.stack([self.banks[each.name] for each in style]), tf.fill([len(style)], float(strength))
+        banks = tf.stack([tf.stack(self.banks[each.name]) for each in style])
+        strengths = tf.fill([len(style)], float(strength))
+        norms = tf.stack([self.norms[each.name] for each in style])
         if all(each.mask is None for each in style):  # one fused bank then does for all of them
-            banks, strengths = tf.tensordot(shares[:, 0, 0], banks, 1)[None], strengths[:1]
+            banks, norms = (tf.tensordot(shares[:, 0, 0], each, 1)[None] for each in (banks, norms))
+            strengths = strengths[:1]
             shares = tf.ones([1, 1, 1])
         elif (nobodys := 1 - shares.sum(0)).max() > NOTHING:
             shares = np.concatenate([shares, nobodys[None]])
-            banks, strengths = tf.concat([banks, banks[:1]], 0), tf.concat([strengths, [0.0]], 0)
-        return self._stylize(content, shares, banks, strengths)
+            banks, norms = (tf.concat([each, each[:1]], 0) for each in (banks, norms))
+            strengths = tf.concat([strengths, [0.0]], 0)
+        return self._stylize(content, shares, banks, norms, strengths)
 
     @tf.function(
         input_signature=[
             tf.TensorSpec([None] * 3 + [3]),
             tf.TensorSpec([None] * 3),
-            tf.TensorSpec([None, 3, 3, None, None]),
+            tf.TensorSpec([None] * 6),
+            tf.TensorSpec([None, None]),
             tf.TensorSpec([None]),
         ]
     )
-    def _stylize(self, content, shares, banks, strengths):
-        size = tf.shape(content)[1:3]
+    def _stylize(self, content, shares, banks, norms, strengths):
+        size, first = tf.shape(content)[1:3], self.banks[self.style_names[0]]
 
         def stylized(photo):
             padded = autoencoder.padded(photo[None], DEPTH)
             features = self._encoded(padded)
 
             def added(sum_, each):
-                share, bank, strength = each
-                bank = tf.ensure_shape(bank, self.banks[self.style_names[0]].shape)
-                x = (1 - strength) * features + strength * banked(features, bank)
-                image = self._decoded(x)
+                share, bank, norms, strength = each
+                bank = tf.unstack(tf.ensure_shape(bank, [len(first), *first[0].shape]))
+                x = (1 - strength) * features + strength * self._banked(features, bank, norms)
+                image = self._decoded(x, (1 - strength) * no_norms(self.conf) + strength * norms)
                 image += (1 - strength) * (recolored(image, padded) - image)
                 return sum_ + share[..., None] * tf.clip_by_value(image[0, : size[0], : size[1]], 0.0, 255.0)
 
-            parts = (shares, banks, strengths)
+            parts = (shares, banks, norms, strengths)
             return tf.foldl(added, parts, tf.zeros_like(photo), parallel_iterations=1)  # in the memory of one
 
         return tf.map_fn(stylized, content)
@@ -168,19 +182,27 @@ class StyleBank(tf.Module):
         x = tf.nn.relu(model.instance_norm(model.conv2d(x, self.kernels["conv3"], 2)))
         return tf.nn.relu(model.instance_norm(model.conv2d(x, self.kernels["conv4"], 1)))
 
-    def _decoded(self, x):
-        """[N,h,w,width] -> [N,4*h,4*w,3] RGB in about 0..255."""
-        x = tf.nn.relu(model.instance_norm(model.conv2d(x, self.kernels["deconv4"], 1)))
+    def _banked(self, x, bank, norms):
+        """Features [N,h,w,width] through a style's bank, kernels [3,3,width,width], and the first of its norms."""
+        x = normed(model.conv2d(x, bank[0], 1), by_scope(norms, self.conf)["bank"])
+        for kernel, kernel_1 in zip(bank[1::2], bank[2::2], strict=True):
+            x = model.residual(x, kernel, kernel_1)
+        return x
+
+    def _decoded(self, x, norms):
+        """[N,h,w,width], and a bank's norms -> [N,4*h,4*w,3] RGB in about 0..255."""
+        norms = by_scope(norms, self.conf)
+        x = normed(model.conv2d(x, self.kernels["deconv4"], 1), norms["deconv4"])
         for i in range(self.conf.blocks):
             x = model.residual(x, self.kernels[f"res{i}/a"], self.kernels[f"res{i}/b"])
-        x = tf.nn.relu(model.instance_norm(model.upsample_conv2d(x, self.kernels["deconv3"])))
-        x = tf.nn.relu(model.instance_norm(model.upsample_conv2d(x, self.kernels["deconv2"])))
+        x = normed(model.upsample_conv2d(x, self.kernels["deconv3"]), norms["deconv3"])
+        x = normed(model.upsample_conv2d(x, self.kernels["deconv2"]), norms["deconv2"])
         return autoencoder.in_pixels(model.conv2d_to_image(x, self.kernels["deconv1"]))
 
 
-def banked(x, bank):
-    """Features [N,h,w,C] through a style's bank [3,3,C,C]."""
-    return tf.nn.relu(model.instance_norm(model.conv2d(x, bank, 1)))
+def normed(x, norm):
+    """ReLU of x [N,h,w,C] after instance norm by a pair of scale [C] and offset [C]."""
+    return tf.nn.relu(model.instance_norm(x, *norm))
 
 
 def recolored(images, photos):
@@ -207,10 +229,9 @@ def frozen_names(conf):
     recipe = checkpoints.load_recipe(conf.frozen_model)
     if recipe.method != conf.method:
         raise UserError(f"frozen_model: {conf.frozen_model} is a model of {recipe.method}, one of {conf.method} is needed")
-    if recipe.width != conf.width:
-        raise UserError(f"width: got {conf.width}, but {conf.frozen_model} has {recipe.width}")
-    if recipe.blocks != conf.blocks:
-        raise UserError(f"blocks: got {conf.blocks}, but {conf.frozen_model} has {recipe.blocks}")
+    for key in ("width", "blocks", "bank_blocks", "bank_norms"):
+        if (theirs := getattr(recipe, key)) != (ours := getattr(conf, key)):
+            raise UserError(f"{key}: got {ours}, but {conf.frozen_model} has {theirs}")
     names, ours = styles.names(recipe.style_images), styles.names(conf.style_images)
     if missing := [name for name in names if name not in ours]:
         raise UserError(
@@ -225,21 +246,54 @@ def initial_kernels(conf, trainable):
     """New {scope: kernel} of encoder and decoder."""
     shapes = {"conv1": (9, 3, 32), "conv2": (3, 32, 64), "conv3": (3, 64, 128), "conv4": (3, 128, conf.width)}
     shapes |= {"deconv4": (3, conf.width, 128), "deconv3": (3, 128, 64), "deconv2": (3, 64, 32), "deconv1": (9, 32, 3)}
-    shapes |= dict.fromkeys(block_scopes(conf), (3, 128, 128))
     kernels = autoencoder.kernel_variables("stylebank", shapes, conf.seed, trainable)
-    for scope in block_scopes(conf)[1::2]:
+    return kernels | initial_blocks("stylebank", conf.blocks, 128, conf.seed + 1, trainable)
+
+
+def initial_blocks(name, count, channels, seed, trainable):
+    """{scope: kernel [3,3,channels,channels]} of new residual blocks, which change nothing as each's second kernel is 0."""
+    shapes = dict.fromkeys(block_scopes(count), (3, channels, channels))
+    kernels = autoencoder.kernel_variables(name, shapes, seed, trainable)
+    for scope in block_scopes(count)[1::2]:
         kernels[scope].assign(tf.zeros_like(kernels[scope]))
     return kernels
 
 
-def block_scopes(conf):
-    """The scopes of the two kernels of each residual block."""
-    return [f"res{i}/{kernel}" for i in range(conf.blocks) for kernel in "ab"]
+def block_scopes(count):
+    """The scopes of the two kernels of each of `count` residual blocks."""
+    return [f"res{i}/{kernel}" for i in range(count) for kernel in "ab"]
+
+
+def norm_channels(conf):
+    """The norms that a style's bank has scales and offsets for, its own and the decoder's: {scope: channels}."""
+    return {"bank": conf.width, "deconv4": 128, "deconv3": 64, "deconv2": 32}
+
+
+def no_norms(conf):
+    """Scales of 1, then offsets of 0, of all norms that a bank has them for: [2*C]."""
+    channels = sum(norm_channels(conf).values())
+    return tf.concat([tf.ones(channels), tf.zeros(channels)], 0)
+
+
+def by_scope(norms, conf):
+    """A bank's norms [2*C] -> {scope: (scale, offset)}."""
+    channels = norm_channels(conf)
+    parts = [tf.split(each, [*channels.values()]) for each in tf.split(norms, 2)]
+    return dict(zip(channels, zip(*parts, strict=True), strict=True))
 
 
 def initial_bank(conf, number, name, trainable):
-    """A new bank, a kernel [3,3,width,width] that lets features through, and some noise."""
+    """A new bank, kernels [3,3,width,width]: one that lets features through, with some noise, then those of its blocks."""
+    name = f"stylebank/banks/{name}"
     shape = [3, 3, conf.width, conf.width]
     noise = tf.random.stateless_truncated_normal(shape, [conf.seed, 100 + number], stddev=0.5 / (9 * conf.width) ** 0.5)
     kernel = noise + tf.pad(tf.eye(conf.width)[None, None], [[1, 1], [1, 1], [0, 0], [0, 0]])
-    return tf.Variable(kernel, trainable=trainable, name=f"stylebank/banks/{name}/weights")
+    blocks = initial_blocks(name, conf.bank_blocks, conf.width, conf.seed + 100 + number, trainable)
+    return [tf.Variable(kernel, trainable=trainable, name=f"{name}/weights"), *blocks.values()]
+
+
+def initial_norms(conf, name, trainable):
+    """A new bank's norms, which change nothing; without conf.bank_norms they are none that learn."""
+    if not conf.bank_norms:
+        return no_norms(conf)
+    return tf.Variable(no_norms(conf), trainable=trainable, name=f"stylebank/banks/{name}/norms")

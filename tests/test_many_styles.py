@@ -32,7 +32,7 @@ def make(name, house, training=False, **changes):
         features = RNG.standard_normal((*method.grams.shape[:2], 40, method.grams.shape[2])).astype(np.float32)
         method.grams.assign(np.einsum("stic,stid->stcd", features, features) / 1000)
     else:
-        method.banks["0"].assign(tf.reverse(method.banks["0"], [3]))
+        method.banks["0"][0].assign(tf.reverse(method.banks["0"][0], [3]))
     return method
 
 
@@ -291,9 +291,10 @@ def test_a_picture_is_a_style_for_msgnet_too(house):
 
 def test_without_a_style_the_bank_gives_the_photo_back(house):
     """As encoder and decoder recover it; so does strength 0."""
-    method = make("stylebank", house)
+    method = make("stylebank", house, bank_norms=True)
+    method.norms["0"].assign(2 + method.norms["0"])
     image = IMAGE[:, :36, :48] / 2 + 60
-    decoded = np.asarray(method._decoded(method._encoded(image)))
+    decoded = np.asarray(method._decoded(method._encoded(image), stylebank.no_norms(method.conf)))
     decoded = (decoded - decoded.mean((1, 2))) / decoded.std((1, 2))
     recovered = np.clip(decoded * image.std((1, 2)) + image.mean((1, 2)), 0, 255)  # in the photo's light and colours
     np.testing.assert_allclose(method.stylize(image, []), recovered, atol=1e-2)
@@ -302,7 +303,7 @@ def test_without_a_style_the_bank_gives_the_photo_back(house):
 
 def test_the_rounds_of_stylebank(house):
     """T steps of styles in turn, each touching its own bank and the shared net, and one of reconstruction."""
-    method = make("stylebank", house, training=True)
+    method = make("stylebank", house, training=True, bank_norms=True, bank_blocks=1)
     variables = train.trainable(method)
     content = tf.constant(np.stack([photo(32, 32, 1), photo(32, 32, 2)]), tf.float32)
     for step in range(6):
@@ -312,8 +313,9 @@ def test_the_rounds_of_stylebank(house):
         parts = method.train_step(content, optimizer, variables)
         moved = {v.name.removesuffix(":0") for v in variables if (v.numpy() != before[v.name]).any()}
         assert ("losses/reconstruction_loss" in parts) == (step % 3 == 2)
-        banks = [name for name in ("style", "0") if f"stylebank/banks/{name}/weights" in moved]
-        assert banks == ([["style"], ["0"], []] * 2)[step]
+        for part in ("weights", "norms", "res0/b/weights"):
+            banks = [name for name in ("style", "0") if f"stylebank/banks/{name}/{part}" in moved]
+            assert banks == ([["style"], ["0"], []] * 2)[step]
         assert {"stylebank/conv1/weights", "stylebank/deconv1/weights"} <= moved
 
 
@@ -324,10 +326,55 @@ def test_stylebanks_blocks_begin_as_the_identity(house):
     assert np.abs(deep.stylize(IMAGE, named("0")) - plain.stylize(IMAGE, named("0"))).max() > 1
 
 
+def test_a_banks_blocks(house):
+    """They begin as the identity, and are of their own style alone."""
+    plain, deep = (make("stylebank", house, bank_blocks=count) for count in (0, 2))
+    before = {name: plain.stylize(IMAGE, named(name)) for name in ("0", "style")}
+    np.testing.assert_allclose(deep.stylize(IMAGE, named("0")), before["0"], atol=1e-2)
+    for kernel in deep.banks["0"][2::2]:
+        kernel.assign(RNG.standard_normal(kernel.shape))
+    assert np.abs(deep.stylize(IMAGE, named("0")) - before["0"]).max() > 1
+    np.testing.assert_allclose(deep.stylize(IMAGE, named("style")), before["style"], atol=1e-2)
+
+
+def test_a_banks_norms(house):
+    """They begin without effect, are of their own style alone, and scale and move what the norms give."""
+    plain, method = (make("stylebank", house, bank_norms=norms) for norms in (False, True))
+    before = {name: plain.stylize(IMAGE, named(name)) for name in ("0", "style")}
+    np.testing.assert_allclose(method.stylize(IMAGE, named("0")), before["0"], atol=1e-2)
+    scale, offset = RNG.standard_normal((2, sum(stylebank.norm_channels(method.conf).values()))).astype(np.float32)
+    method.norms["0"].assign(tf.concat([scale, offset], 0))
+    assert np.abs(method.stylize(IMAGE, named("0")) - before["0"]).max() > 1
+    np.testing.assert_allclose(method.stylize(IMAGE, named("style")), before["style"], atol=1e-2)
+    x = RNG.standard_normal((1, 6, 5, 128)).astype(np.float32)
+    pair = stylebank.by_scope(method.norms["0"], method.conf)["deconv4"]
+    part = slice(method.conf.width, method.conf.width + 128)  # behind those of the bank
+    expected = scale[part] * (x - x.mean((1, 2))) / x.std((1, 2)) + offset[part]
+    np.testing.assert_allclose(stylebank.normed(x, pair), np.maximum(expected, 0), atol=1e-4)
+
+
+def test_norms_and_blocks_mix_and_divide_a_picture_as_banks_do(house):
+    method = make("stylebank", house, bank_norms=True, bank_blocks=1)
+    method.banks["0"][2].assign(0.1 * RNG.standard_normal(method.banks["0"][2].shape))
+    method.norms["0"].assign(method.norms["0"] + 0.5 * RNG.standard_normal(method.norms["0"].shape).astype(np.float32))
+    mixed = method.stylize(IMAGE, named("0:1", "style:3"))
+    left = np.zeros(IMAGE.shape[1:3], np.float32)
+    left[:, :25] = 1
+    parts = [styles.Style(name=name, mask=mask) for name, mask in (("0", left), ("style", 1 - left))]
+    divided = method.stylize(IMAGE, parts)
+    np.testing.assert_allclose(divided[:, :, :20], method.stylize(IMAGE, named("0"))[:, :, :20], atol=1e-2)
+    ours, theirs = ([*method.banks[name], method.norms[name]] for name in ("style", "0"))
+    for our, their in zip(ours, theirs, strict=True):
+        our.assign(0.75 * our + 0.25 * their)
+    np.testing.assert_allclose(mixed, method.stylize(IMAGE, named("style")), atol=1e-1)
+
+
 @pytest.mark.parametrize(
     ("name", "keys", "has", "lacks"),
     [
         ("stylebank", {"blocks": 2}, "stylebank/res0/b/weights", "stylebank/res1/b/weights"),
+        ("stylebank", {"blocks": 1, "bank_blocks": 1}, "stylebank/res0/b/weights", "stylebank/banks/0/res0/b/weights"),
+        ("stylebank", {"blocks": 1, "bank_norms": True}, "stylebank/res0/b/weights", "stylebank/banks/style/norms"),
         ("msgnet", {"content_path": True}, "msgnet/comatch/weights", "msgnet/comatch/path"),
     ],
 )
@@ -345,7 +392,8 @@ def test_an_initial_model_may_lack_what_begins_without_effect(house, name, keys,
         tf.train.load_checkpoint(str(house / f)) for f in ("models/x/fast-style-model.ckpt-done", "before.ckpt-done")
     )
     np.testing.assert_allclose(found.get_tensor(has), old.get_tensor(has), atol=1e-6)
-    assert np.abs(found.get_tensor(lacks)).max() < 1e-6
+    begins = next(v for v in make(name, house, **keys).variables if checkpoints.scope(v) == lacks)
+    np.testing.assert_allclose(found.get_tensor(lacks), begins, atol=1e-6)
 
 
 def test_the_content_path_counts_once_for_a_mixture(house):
@@ -460,14 +508,21 @@ def test_a_mask_that_is_none(house):
         styles.names(["x/a.jpg", "y/a.png"])
 
 
-def test_a_style_is_added_to_a_trained_bank(desk):
+@pytest.mark.parametrize("deep", [False, True])
+def test_a_style_is_added_to_a_trained_bank(deep, desk):
     """Nothing else changes, to the byte, in a run that is interrupted and resumed too."""
     first = desk / "stylebank.ckpt-done"
+    keys = {"bank_norms": True, "bank_blocks": 1} if deep else {}
+    if deep:
+        conf = many_styles_conf(desk, "stylebank", naming="deep", initial_model=str(first), steps=4, **keys)
+        assert inside(train, "-c", conf, cwd=desk).returncode == 0
+        first = desk / "models" / "deep" / "fast-style-model.ckpt-done"
     Image.fromarray(photo(60, 60, 5)).save(desk / "new.png")
     paths = [*yaml.safe_load((desk / "stylebank.yml").read_text())["style_images"], str(desk / "new.png")]
     (desk / "style.png").unlink()  # pictures of the styles that are there already are not needed
     for steps in (2, 4):
-        conf = many_styles_conf(desk, "stylebank", naming="more", style_images=paths, frozen_model=str(first), steps=steps)
+        keys |= {"style_images": paths, "frozen_model": str(first)}
+        conf = many_styles_conf(desk, "stylebank", naming="more", steps=steps, **keys)
         result = inside(train, "-c", conf, cwd=desk)
         assert result.returncode == 0, result.stderr
     done = desk / "models" / "more" / "fast-style-model.ckpt-done"
@@ -476,8 +531,9 @@ def test_a_style_is_added_to_a_trained_bank(desk):
         if name != "global_step":
             np.testing.assert_array_equal(old.get_tensor(name), new.get_tensor(name))
     added = set(new.get_variable_to_shape_map()) - set(old.get_variable_to_shape_map())
-    assert added == {"stylebank/banks/new/weights"}
-    start = stylebank.initial_bank(methods.load_model(str(done)).conf, 2, "new", True)
+    parts = ("weights", "norms", "res0/a/weights", "res0/b/weights") if deep else ("weights",)
+    assert added == {f"stylebank/banks/new/{part}" for part in parts}
+    start = stylebank.initial_bank(methods.load_model(str(done)).conf, 2, "new", True)[0]
     assert np.abs(new.get_tensor("stylebank/banks/new/weights") - start).max() > 1e-4
     assert evaluate(desk, "models/more/fast-style-model", "photos/0.jpg", "--style", "new").returncode == 0
 
@@ -491,6 +547,8 @@ def test_a_style_is_added_to_a_trained_bank(desk):
         ({"frozen_model": "none.ckpt-done"}, "frozen_model: none.ckpt-done: no such model with its recipe"),
         ({"width": 4}, "width: got 4, but stylebank.ckpt-done has 8"),
         ({"blocks": 1}, "blocks: got 1, but stylebank.ckpt-done has 0"),
+        ({"bank_blocks": 2}, "bank_blocks: got 2, but stylebank.ckpt-done has 0"),
+        ({"bank_norms": True}, "bank_norms: got True, but stylebank.ckpt-done has False"),
         ({"initial_model": "stylebank.ckpt-done"}, "initial_model: does not go with frozen_model"),
     ],
 )
