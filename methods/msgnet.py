@@ -6,6 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 import autoencoder
+import checkpoints
 import losses
 import model
 import reader
@@ -37,8 +38,6 @@ class MsgNet(tf.Module):
 
     style_kinds = ("name", "image")
     of_style = ()  # names of variables that an initial_model does not give
-    # Names of variables that an initial_model may lack; no blocks, since limited() acts in an empty one too.
-    grown = ("msgnet/comatch/path",)
     memory = (700e6, 1470)  # bytes that stylising takes at its peak, and more for each pixel: python benchmark.py memory
 
     def __init__(self, conf, training=False):
@@ -64,6 +63,16 @@ class MsgNet(tf.Module):
             self._images = [tf.constant(image) for image in images]
             of_the_largest = found[len(self.sizes) - 1 :: len(self.sizes)]
             self.style_targets = dict(zip(self.style_names, of_the_largest, strict=True))
+
+    @property
+    def grown(self):
+        """Names of variables that an initial_model may lack.
+
+        They then begin without effect, but for limited(), which acts in an empty block too: with six new ones the losses
+        were back after some 400 steps.
+        """
+        blocks = [scope for scope in map(checkpoints.scope, self.trainable_variables) if scope.startswith("msgnet/res")]
+        return ["msgnet/comatch/path", *blocks]
 
     @property
     def kept(self):

@@ -375,6 +375,7 @@ def test_norms_and_blocks_mix_and_divide_a_picture_as_banks_do(house):
         ("stylebank", {"blocks": 2}, "stylebank/res0/b/weights", "stylebank/res1/b/weights"),
         ("stylebank", {"blocks": 1, "bank_blocks": 1}, "stylebank/res0/b/weights", "stylebank/banks/0/res0/b/weights"),
         ("stylebank", {"blocks": 1, "bank_norms": True}, "stylebank/res0/b/weights", "stylebank/banks/style/norms"),
+        ("msgnet", {"blocks": 2}, "msgnet/res1/3/weights", "msgnet/res2/3/weights"),
         ("msgnet", {"content_path": True}, "msgnet/comatch/weights", "msgnet/comatch/path"),
     ],
 )
