@@ -230,8 +230,8 @@ def frozen_names(conf):
     if recipe.method != conf.method:
         raise UserError(f"frozen_model: {conf.frozen_model} is a model of {recipe.method}, one of {conf.method} is needed")
     for key in ("width", "blocks", "bank_blocks", "bank_norms"):
-        if (theirs := getattr(recipe, key)) != (ours := getattr(conf, key)):
-            raise UserError(f"{key}: got {ours}, but {conf.frozen_model} has {theirs}")
+        if (theirs := getattr(recipe, key)) != getattr(conf, key):
+            raise UserError(f"{key}: got {getattr(conf, key)}, but {conf.frozen_model} has {theirs}")
     names, ours = styles.names(recipe.style_images), styles.names(conf.style_images)
     if missing := [name for name in names if name not in ours]:
         raise UserError(

@@ -379,7 +379,7 @@ def test_norms_and_blocks_mix_and_divide_a_picture_as_banks_do(house):
         ("msgnet", {"content_path": True}, "msgnet/comatch/weights", "msgnet/comatch/path"),
     ],
 )
-def test_an_initial_model_may_lack_what_begins_without_effect(house, name, keys, has, lacks):
+def test_an_initial_model_may_lack_what_can_begin_anew(house, name, keys, has, lacks):
     """What it has is taken over."""
     before = make(name, house, blocks=1)
     kernel = next(v for v in before.variables if checkpoints.scope(v) == has)
