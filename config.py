@@ -175,6 +175,7 @@ class MsgNetConf(ManyStylesConf):
     blocks: int = 6  # bottlenecks at the smallest size
     style_sizes: tuple[int, ...] = (256, 384, 512)  # long sides of each style image: of the brush; in turn, may repeat
     content_path: bool = False  # contents' features also pass CoMatch by a matrix that is the same for all styles
+    style_norms: bool = False  # each named style has scales and offsets for the decoder's norms; needs whole_grams
     whole_grams: bool = False  # most steps take a painting's Gram matrix as kept, not a crop's: not for a new net
 
 

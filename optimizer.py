@@ -76,12 +76,12 @@ class Muon(Adam):
     """
 
     def _update(self, variable, gradient, t):
-        if variable.shape.rank != 4 or min(variable.shape[2:]) < FEATURES:
+        if variable.shape.rank not in (2, 4) or min(variable.shape[-2:]) < FEATURES:
             super()._update(variable, gradient, t)
             return
         super()._update(variable, gradient, t, 0.0, MOMENTUM)  # moves the slots alone, in float32 whatever the graph is in
         m, _ = self._slots[scope(variable)]
-        nesterov = tf.reshape(MOMENTUM * m + (1 - MOMENTUM) * gradient, [-1, variable.shape[3]])
+        nesterov = tf.reshape(MOMENTUM * m + (1 - MOMENTUM) * gradient, [-1, variable.shape[-1]])
         rate = self.learning_rate * UPDATE_RMS * max(nesterov.shape) ** 0.5
         variable.assign_sub(rate * tf.reshape(orthogonalised(nesterov), variable.shape))
 

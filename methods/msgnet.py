@@ -1,6 +1,7 @@
 """Zhang and Dana 2017 (arXiv 1703.06953), MSG-Net: many styles in one net, whose brush follows the style image's size."""
 
 import functools
+import types
 
 import numpy as np
 import tensorflow as tf
@@ -16,6 +17,7 @@ from cli import UserError
 DEPTH = 3  # of the encoder as autoencoder.padded counts: both sides are halved twice
 LIMIT = 3.0  # of a place's length in the features, in root mean squares
 REFRESHING = 8  # rounds of all styles and sizes of which one computes the kept Gram matrices anew, of whole images
+NO_NORMS = types.MappingProxyType({})
 CROPPING = 4  # with conf.whole_grams, rounds of which one still takes crops'
 
 
@@ -31,7 +33,9 @@ class MsgNet(tf.Module):
     kept in the model, one for each named style and each of conf.style_sizes, so that it needs no picture of them. With
     conf.whole_grams most steps take these: they are what a named style will have, but no gradient goes through them, so
     that crops alone teach the encoder to read styles, and in a new net they fall behind it. With conf.content_path CoMatch
-    adds a matrix that all styles share (comatch); at first it changes nothing.
+    adds a matrix that all styles share (comatch), with conf.style_norms each named style has a scale and an offset for
+    every channel of the decoder's norms, as in Dumoulin et al. 2017 (arXiv 1610.07629): steps that take crops leave them
+    out, as style images do later. Both change nothing at first.
 
     Raises UserError as losses.PerceptualLoss and, when training, autoencoder.check_size and reader.read_painting do.
     """
@@ -49,11 +53,15 @@ class MsgNet(tf.Module):
         noise = tf.random.stateless_uniform([channels, channels], [conf.seed, -1], 0, 0.02)
         self.match = tf.Variable(tf.eye(channels) + noise, name="msgnet/comatch/weights")
         self.path = tf.Variable(tf.zeros([channels] * 2), name="msgnet/comatch/path") if conf.content_path else 0.0
+        none = tf.zeros([len(self.style_names), 2, sum(norm_channels(conf).values())])  # scales less 1, and offsets
+        self.norms = tf.Variable(none, name="msgnet/norms") if conf.style_norms else none
         kept = tf.zeros([len(self.style_names), len(self.sizes), channels, channels])
         self.grams = tf.Variable(kept, trainable=False, name="msgnet/grams")
         self._of_image = functools.lru_cache(maxsize=16)(lambda style: self._gram(np.float32(style.image)[None]))
         if training:
             autoencoder.check_size(conf, DEPTH)
+            if conf.style_norms and not conf.whole_grams:
+                raise UserError("style_norms: steps that take crops leave them out; they need whole_grams: true")
             if 0 < conf.steps < len(conf.style_images) * len(conf.style_sizes):
                 raise UserError(f"steps: got {conf.steps}, less than there are styles times style_sizes; raise it")
             images = [reader.read_painting(path, size).rgb for path in conf.style_images for size in self.sizes]
@@ -72,7 +80,7 @@ class MsgNet(tf.Module):
         were back after some 400 steps.
         """
         blocks = [scope for scope in map(checkpoints.scope, self.trainable_variables) if scope.startswith("msgnet/res")]
-        return ["msgnet/comatch/path", *blocks]
+        return ["msgnet/comatch/path", "msgnet/norms", *blocks]
 
     @property
     def kept(self):
@@ -102,8 +110,11 @@ class MsgNet(tf.Module):
         style_targets = {layer: targets[index] for layer, targets in self._targets.items()}
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(variables)
-            gram = self._gram_of(style)[0] if gram is None else gram
-            generated = self._decoded(comatch(self._encoded(content), self.match, gram, self.path))
+            # By a product, since the gradient of an indexed row has another form than the optimizer's.
+            norms = tf.tensordot(tf.one_hot(index // len(self.sizes), len(self.style_names)), self.norms, 1)
+            if gram is None:
+                gram, norms = self._gram_of(style)[0], tf.zeros_like(norms)
+            generated = self._decoded(comatch(self._encoded(content), self.match, gram, self.path), norms)
             parts = self.perceptual_loss(generated, content_targets, style_targets, self.conf.style_weight, view)
         optimizer.apply_gradients(zip(tape.gradient(parts["total_loss"], variables), variables, strict=True))
         return parts
@@ -115,10 +126,16 @@ class MsgNet(tf.Module):
         output. Where the styles' masks leave a part of the content to nobody, it stays as it is.
         """
         shares = styles.shares(style, *content.shape[1:3])
+        norms = tf.stack([self._norms_of(each) for each in style])
         grams = tf.concat([self._of_image(each) if each.image is not None else self._of_name(each) for each in style], 0)
         if all(each.mask is None for each in style):  # CoMatch is linear in the Gram matrix: one then does for all of them
-            grams, shares = tf.tensordot(shares[:, 0, 0], grams, 1)[None], tf.ones([1, 1, 1])
-        return self._stylize(content, grams, shares, strength)
+            grams, norms = (tf.tensordot(shares[:, 0, 0], each, 1)[None] for each in (grams, norms))
+            shares = tf.ones([1, 1, 1])
+        return self._stylize(content, grams, norms, shares, strength)
+
+    def _norms_of(self, style):
+        """A style's scales less 1 and offsets [2,C]: 0 but for a named one."""
+        return tf.zeros_like(self.norms[0]) if style.image is not None else self.norms[self.style_names.index(style.name)]
 
     def _of_name(self, style):
         """A named style's Gram matrix [1,C,C], between those of the two nearest sizes."""
@@ -140,22 +157,24 @@ class MsgNet(tf.Module):
         input_signature=[
             tf.TensorSpec([None] * 3 + [3]),
             tf.TensorSpec([None] * 3),
+            tf.TensorSpec([None, 2, None]),
             tf.TensorSpec([None] * 3),
             tf.TensorSpec([]),
         ]
     )
-    def _stylize(self, content, grams, shares, strength):
+    def _stylize(self, content, grams, norms, shares, strength):
         size = tf.shape(content)[1:3]
 
         def stylized(image):
             features = self._encoded(autoencoder.padded(image[None], DEPTH))
 
             def added(sum_, each):  # decoded one by one: norms over all would mix the styles' colours
-                share, gram = each
-                decoded = self._decoded(comatch(features, self.match, gram, self.path))[0, : size[0], : size[1]]
+                share, gram, norms = each
+                decoded = self._decoded(comatch(features, self.match, gram, self.path), norms)[0, : size[0], : size[1]]
                 return sum_ + share[..., None] * tf.clip_by_value(decoded, 0.0, 255.0)
 
-            return tf.foldl(added, (shares, grams), tf.zeros_like(image), parallel_iterations=1)  # in the memory of one
+            parts = (shares, grams, norms)
+            return tf.foldl(added, parts, tf.zeros_like(image), parallel_iterations=1)  # in the memory of one
 
         rest = 1 - strength * tf.reduce_sum(shares, 0)[..., None]
         return rest * content + strength * tf.map_fn(stylized, content)
@@ -167,13 +186,16 @@ class MsgNet(tf.Module):
         x = bottleneck(x, self.layers, "down1", 2)
         return bottleneck(x, self.layers, "down2", 2)
 
-    def _decoded(self, x):
-        """[N,h,w,4*width] -> [N,4*h,4*w,3] RGB in about 0..255."""
+    def _decoded(self, x, norms):
+        """[N,h,w,4*width], and a style's scales less 1 and offsets [2,C] -> [N,4*h,4*w,3] RGB in about 0..255."""
+        norms = by_scope(norms, self.conf)
         for i in range(self.conf.blocks):
-            x = bottleneck(x, self.layers, f"res{i + 1}")
-        x = up_bottleneck(x, self.layers, "up1")
-        x = up_bottleneck(x, self.layers, "up2")
-        return autoencoder.in_pixels(autoencoder.image_conv(tf.nn.relu6(joint_norm(x)), self.layers["conv2"]))
+            x = bottleneck(x, self.layers, f"res{i + 1}", norms=norms)
+        x = up_bottleneck(x, self.layers, "up1", norms)
+        x = up_bottleneck(x, self.layers, "up2", norms)
+        scale, offset = norms["conv2"]
+        x = tf.nn.relu6(joint_norm(x) * scale + offset)
+        return autoencoder.in_pixels(autoencoder.image_conv(x, self.layers["conv2"]))
 
 
 def comatch(x, match, gram, path=0.0):
@@ -198,22 +220,27 @@ def joint_norm(x):
     return x * tf.math.rsqrt(variance + 1e-6)[:, None, None, None]
 
 
-def bottleneck(x, layers, scope, strides=1):
+def bottleneck(x, layers, scope, strides=1, norms=NO_NORMS):
     """limited() x + 1x1, 3x3 and 1x1 convolutions, each after norm and ReLU (to 6); x through a 1x1 where sizes change."""
-    y = autoencoder.conv(tf.nn.relu6(model.instance_norm(x)), layers[f"{scope}/1"])
-    y = autoencoder.conv(tf.nn.relu6(model.instance_norm(y)), layers[f"{scope}/2"], strides)
-    y = autoencoder.conv(tf.nn.relu6(model.instance_norm(y)), layers[f"{scope}/3"])
+    y = autoencoder.conv(normed(x, norms.get(f"{scope}/1", ())), layers[f"{scope}/1"])
+    y = autoencoder.conv(normed(y, norms.get(f"{scope}/2", ())), layers[f"{scope}/2"], strides)
+    y = autoencoder.conv(normed(y, norms.get(f"{scope}/3", ())), layers[f"{scope}/3"])
     shortcut = layers.get(f"{scope}/shortcut")
     return limited(y + (autoencoder.conv(x, shortcut, strides) if shortcut else x))
 
 
-def up_bottleneck(x, layers, scope):
+def up_bottleneck(x, layers, scope, norms=NO_NORMS):
     """bottleneck with twice the size: nearest upsampling before the 3x3, and behind the shortcut's 1x1 for less work."""
-    y = autoencoder.conv(tf.nn.relu6(model.instance_norm(x)), layers[f"{scope}/1"])
-    y = autoencoder.upsample_conv(tf.nn.relu6(model.instance_norm(y)), layers[f"{scope}/2"])
-    y = autoencoder.conv(tf.nn.relu6(model.instance_norm(y)), layers[f"{scope}/3"])
+    y = autoencoder.conv(normed(x, norms.get(f"{scope}/1", ())), layers[f"{scope}/1"])
+    y = autoencoder.upsample_conv(normed(y, norms.get(f"{scope}/2", ())), layers[f"{scope}/2"])
+    y = autoencoder.conv(normed(y, norms.get(f"{scope}/3", ())), layers[f"{scope}/3"])
     shortcut = autoencoder.conv(x, layers[f"{scope}/shortcut"])
     return limited(y + tf.repeat(tf.repeat(shortcut, 2, 1), 2, 2))
+
+
+def normed(x, norm):
+    """ReLU, to 6, of x [N,h,w,C] after instance norm by a pair of scale [C] and offset [C], or without: ()."""
+    return tf.nn.relu6(model.instance_norm(x, *norm))
 
 
 def limited(x):
@@ -228,19 +255,38 @@ def limited(x):
     return x * tf.math.rsqrt(1 + squares / (LIMIT**2 * mean + 1e-9))
 
 
+def norm_channels(conf):
+    """The decoder's norms, each called as the convolution behind it: {scope: channels}."""
+    convs = decoder_shapes(conf).items()
+    return {scope: channels_in for scope, (_, channels_in, _) in convs if not scope.endswith("shortcut")}
+
+
+def by_scope(norms, conf):
+    """A style's scales less 1 and offsets [2,C] -> {scope: (scale, offset)}."""
+    channels = norm_channels(conf)
+    parts = [tf.split(each, [*channels.values()]) for each in (1 + norms[0], norms[1])]
+    return dict(zip(channels, zip(*parts, strict=True), strict=True))
+
+
+def block_shapes(scope, channels_in, planes, channels_out):
+    """The shapes (size, channels in, out) of a bottleneck's convolutions by scope, with a shortcut's where sizes change."""
+    shapes = {f"{scope}/1": (1, channels_in, planes), f"{scope}/2": (3, planes, planes)}
+    shapes |= {f"{scope}/3": (1, planes, channels_out)}
+    return shapes | ({f"{scope}/shortcut": (1, channels_in, channels_out)} if channels_in != channels_out else {})
+
+
+def decoder_shapes(conf):
+    """The shapes of the decoder's convolutions, in order: {scope: (size, channels in, out)}."""
+    width, shapes = conf.width, {}
+    for i in range(conf.blocks):
+        shapes |= block_shapes(f"res{i + 1}", 4 * width, width, 4 * width)
+    return shapes | block_shapes("up1", 4 * width, 32, 128) | block_shapes("up2", 128, 16, 64) | {"conv2": (7, 64, 3)}
+
+
 def initial_layers(conf):
     """New {scope: (kernel, biases)} at He's scale; residual blocks begin as the identity, as in model.py."""
-
-    def block(scope, channels_in, planes, channels_out):
-        shapes = {f"{scope}/1": (1, channels_in, planes), f"{scope}/2": (3, planes, planes)}
-        shapes |= {f"{scope}/3": (1, planes, channels_out)}
-        return shapes | ({f"{scope}/shortcut": (1, channels_in, channels_out)} if channels_in != channels_out else {})
-
-    width, shapes = conf.width, {"conv1": (7, 3, 64)}
-    shapes |= block("down1", 64, 32, 128) | block("down2", 128, width, 4 * width)
-    for i in range(conf.blocks):
-        shapes |= block(f"res{i + 1}", 4 * width, width, 4 * width)
-    shapes |= block("up1", 4 * width, 32, 128) | block("up2", 128, 16, 64) | {"conv2": (7, 64, 3)}
+    shapes = {"conv1": (7, 3, 64)} | block_shapes("down1", 64, 32, 128)
+    shapes |= block_shapes("down2", 128, conf.width, 4 * conf.width) | decoder_shapes(conf)
     layers = autoencoder.layer_variables("msgnet", shapes, conf.seed)
     for i in range(conf.blocks):
         layers[f"res{i + 1}/3"][0].assign(tf.zeros_like(layers[f"res{i + 1}/3"][0]))

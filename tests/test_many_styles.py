@@ -150,6 +150,34 @@ def test_whole_grams_are_taken_in_three_visits_of_four(house):
     assert follows == [False, True, True, True, False]
 
 
+def test_the_norms_of_a_style_are_its_own(house):
+    """They change neither another named style nor a picture's; a mixture has them in proportion."""
+    method = make("msgnet", house, style_norms=True, whole_grams=True)
+    given = [named("0"), named("style"), [styles.Style(photo(40, 30, 7))]]
+    before = [method.stylize(IMAGE, style).numpy() for style in given]
+    norms = RNG.normal(0, 0.3, method.norms.shape[1:]).astype(np.float32)
+    method.norms.assign(tf.stack([norms if name == "0" else 0 * norms for name in method.style_names]))
+    ours, *others = [method.stylize(IMAGE, style).numpy() for style in given]
+    assert np.abs(ours - before[0]).mean() > 0.1
+    np.testing.assert_array_equal(others, before[1:])
+    mixed = method.stylize(IMAGE, named("0:1", "style:3"))
+    method.norms.assign(tf.stack([norms / 4] * 2))
+    np.testing.assert_allclose(mixed, method.stylize(IMAGE, named("0:1", "style:3")), atol=1e-2)
+
+
+def test_steps_with_whole_grams_teach_a_styles_norms(house):
+    """Those of the style whose turn it is, and none in the steps that take crops."""
+    method = make("msgnet", house, training=True, style_norms=True, whole_grams=True)
+    variables, content = train.trainable(method), tf.constant(photo(32, 32, 1)[None], tf.float32)
+    for visit, changed in ((0, []), (1, ["0"])):
+        optimizer = Adam(variables, 1e-3)
+        optimizer.iterations.assign(4 * visit + method.style_names.index("0"))
+        before = method.norms.numpy()
+        method.train_step(content, optimizer, variables)
+        moved = np.abs(method.norms - before).max((1, 2)) > 0
+        assert [name for name, each in zip(method.style_names, moved, strict=True) if each] == changed
+
+
 def test_a_gram_matrix_tells_the_colours(house):
     """Those of one texture in red and in blue differ: no norm hides them before the features."""
     method, texture = make("msgnet", house), RNG.normal(0, 20, (1, 24, 24, 3))
@@ -240,6 +268,7 @@ def test_any_picture_is_a_style(house, size):
         ("msgnet", {"image_size": 34}, "image_size: got 34, a multiple of 4 is needed for msgnet"),
         ("stylebank", {"image_size": 34}, "image_size: got 34, a multiple of 4 is needed for stylebank"),
         ("msgnet", {"steps": 3}, "steps: got 3, less than there are styles times style_sizes"),
+        ("msgnet", {"style_norms": True}, "style_norms: .* need whole_grams: true"),
     ],
 )
 def test_what_cannot_be_trained(name, changes, words, house):
@@ -377,6 +406,7 @@ def test_norms_and_blocks_mix_and_divide_a_picture_as_banks_do(house):
         ("stylebank", {"blocks": 1, "bank_norms": True}, "stylebank/res0/b/weights", "stylebank/banks/style/norms"),
         ("msgnet", {"blocks": 2}, "msgnet/res1/3/weights", "msgnet/res2/3/weights"),
         ("msgnet", {"content_path": True}, "msgnet/comatch/weights", "msgnet/comatch/path"),
+        ("msgnet", {"style_norms": True, "whole_grams": True}, "msgnet/comatch/weights", "msgnet/norms"),
     ],
 )
 def test_an_initial_model_may_lack_what_can_begin_anew(house, name, keys, has, lacks):
