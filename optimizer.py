@@ -68,7 +68,7 @@ class Adam(tf.Module):
 
 
 class Muon(Adam):
-    """Muon (Jordan et al. 2024) for kernels between features, Adam for the rest: kernels from or to pictures, vectors.
+    """Muon (Jordan et al. 2024) for kernels and matrices between features, Adam for the rest: from or to pictures, vectors.
 
     Its step is the momentum made orthogonal, so that directions in which gradients are small are learned as fast as others.
     `learning_rate` means about what it means to Adam, by Liu et al. 2025 (arXiv 2502.16982). keras.optimizers.Muon leaves

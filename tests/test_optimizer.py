@@ -14,8 +14,9 @@ def random(*shape, seed=0):
 
 
 def kernels(seed=0):
-    """Of the net's kinds: from a picture, between features (tall, wide), to a picture, and a vector."""
-    shapes = {"in": (9, 9, 3, 32), "tall": (3, 3, 16, 32), "wide": (1, 1, 16, 64), "out": (9, 9, 32, 3), "scale": (3,)}
+    """Of the nets' kinds: from a picture, between features (tall, wide, matrix), to a picture, and a vector."""
+    shapes = {"in": (9, 9, 3, 32), "tall": (3, 3, 16, 32), "wide": (1, 1, 16, 64), "matrix": (32, 32)}
+    shapes |= {"out": (9, 9, 32, 3), "scale": (3,)}
     return [tf.Variable(random(*shape, seed=seed), name=name) for name, shape in shapes.items()]
 
 
@@ -45,8 +46,8 @@ def test_muons_steps_are_its_formula_and_adams_the_rest():
         direction = orthogonalised(tf.constant(0.95 * momentum + 0.05 * gradient, tf.float32)).numpy()
         expected = expected - 1e-3 * 0.2 * 12 * direction
     np.testing.assert_allclose(ours[1].numpy().reshape(144, 32), expected, atol=1e-6)
-    for name, one, other in zip(("in", "tall", "wide", "out", "scale"), ours, theirs, strict=True):
-        assert np.allclose(one, other, atol=1e-7) == (name not in ("tall", "wide")), name
+    for name, one, other in zip(("in", "tall", "wide", "matrix", "out", "scale"), ours, theirs, strict=True):
+        assert np.allclose(one, other, atol=1e-7) == (name not in ("tall", "wide", "matrix")), name
     # Adam's first steps are of length 1, its later ones of about 0.2: UPDATE_RMS.
     moved = [np.sqrt(np.mean(np.square(v[1] - kernels()[1]))) for v in (ours, theirs)]
     assert 0.15 < moved[0] / moved[1] < 0.6
