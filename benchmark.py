@@ -3,8 +3,8 @@
 With --method adain or wct, stylising takes a style instead: a new one each time, or one whose statistics are known; with
 --method msgnet or stylebank, models/<method>.ckpt-done is compared with Johnson's net.
 What is compared takes turns within one run, so that a noisy machine is as noisy for each; medians of several rounds are
-printed. Johnson's net is compared with direct convolutions, a naive resize convolution, and the original's form of all of
-it, in training also with its own in bfloat16.
+printed. Johnson's net is compared with direct convolutions, a naive resize convolution, the original's form of all of it,
+and a net of half the channels; in training also with its own in bfloat16.
   stylize  seconds for one picture of --size x --size (default 512)
   train    seconds for one step: batch 4 at 256x256, a loss network of VGG-16's full widths (random weights)
   optimize seconds for one evaluation of loss and gradient at --size x --size (default 512), as SciPy's L-BFGS asks for it,
@@ -69,6 +69,7 @@ FORMS = {  # what each replaces
     },
 }
 
+HALF = "half width"  # ours, with a net of half the channels
 MIXED = "bfloat16"  # ours with mixed_precision
 
 NETWORKS = {f"optimize, {scope}": scope for scope in ("vgg_19", config.EMBEDDED)}
@@ -97,8 +98,9 @@ def stylizing(size):
     picture = random_pictures(1, size)
     if FLAGS.method == "johnson":
         runs = {}
-        for form in FORMS:
-            method = METHODS["johnson"](config.Conf(style_image="none", naming="none"))
+        for form in (*FORMS, HALF):
+            width = model.WIDTH // 2 if form == HALF else model.WIDTH
+            method = METHODS["johnson"](config.Conf(style_image="none", naming="none", width=width))
             runs[form] = in_form(form, lambda method=method: method.stylize(picture).numpy())
         return runs
     if issubclass(config.METHOD_CONFS[FLAGS.method], config.ManyStylesConf):
@@ -184,7 +186,7 @@ def memory():
         runs[FLAGS.form]()
         print(f"{FLAGS.form:14s} {peak():.2f} GB at {size}x{size}")
         return None
-    forms = {"johnson": [*FORMS, *NETWORKS], "adain": ["a new style"], "wct": ["a new style"]}
+    forms = {"johnson": [*FORMS, HALF, *NETWORKS], "adain": ["a new style"], "wct": ["a new style"]}
     for form in forms.get(FLAGS.method, [FLAGS.method]):
         flags_ = [f"--form={form}", f"--size={size}", f"--method={FLAGS.method}"]
         subprocess.run([sys.executable, __file__, "memory", *flags_], check=True)

@@ -39,7 +39,8 @@ def restore(path, variables, untouched=(), grown=()):
         if name not in shapes:
             raise UserError(f"{path}: variable {name} is missing: not a model of this method, or a damaged file")
         if shapes[name] != variable.shape.as_list():
-            raise UserError(f"{path}: variable {name} is {shapes[name]}, {variable.shape.as_list()} is needed")
+            found, needed = shapes[name], variable.shape.as_list()
+            raise UserError(f"{path}: variable {name} is {found}, {needed} is needed: is it of another width or method?")
     extra = sorted(name for name in shapes if name not in {*wanted, *untouched} and not BOOKKEEPING.fullmatch(name))
     if extra:
         raise UserError(f"{path}: variable {extra[0]} is not one of this method's: its recipe (.yml) is missing or wrong")
@@ -120,8 +121,13 @@ def load_recipe(model_file):
     path = recipe_path(model_file)
     if os.path.exists(path):
         return config.load_conf(path)
-    affine = "deconv3/scale" in _open(model_file).get_variable_to_shape_map()  # not in the original's; but recipes get lost
-    return config.Conf(style_image="unknown", naming=os.path.basename(model_file), output_affine=affine)
+    shapes = _open(model_file).get_variable_to_shape_map()
+    settings = {}  # what a model of this project without its recipe still tells; the original's tells nothing else
+    if "deconv3/scale" in shapes:
+        settings["output_affine"] = True
+    if len(shapes.get("conv1/conv/weight", ())) == 4:
+        settings["width"] = shapes["conv1/conv/weight"][3]
+    return config.Conf(style_image="unknown", naming=os.path.basename(model_file), **settings)
 
 
 def _open(path):

@@ -112,6 +112,7 @@ class Conf(MethodConf, PerceptualConf):
     style_image: str  # the painting
     method: str = "johnson"
     style_size: int = 0  # short side of a style image, whole; 0: like the training images (image_size, cropped)
+    width: int = 32  # channels of the net's first convolution; the next have twice and four times as many
 
     output_affine: bool = False  # scale and offset after the last norm, beginning as the style's; the original has none
 

@@ -5,6 +5,7 @@ python figures.py universal   AdaIN, WCT and a teacher side by side
 python figures.py objective --model_file models/x.ckpt-done --photos FOLDER   where a model stands against L-BFGS
 python figures.py many_styles   MSG-Net and StyleBank: every style, one-style nets beside them, regions, fusions, brushes
 python figures.py recipes   the recipes of optimize.py on one pair
+python figures.py gallery   every model of one style on the project's photos, for docs/gallery
 """
 
 import csv
@@ -36,6 +37,7 @@ import styles
 import vgg
 from methods import load_model, wct
 from model import instance_norm
+from reports import gallery
 
 try:
     import matplotlib
@@ -70,7 +72,7 @@ flags.DEFINE_bool("into_recipe", False, "objective: write into the model's recip
 flags.DEFINE_bool("last_norm", False, "objective: of the best picture that the original's net could give, too: the bound.")
 flags.DEFINE_integer("long_side", 512, "The results' long side in pixels.", lower_bound=config.SMALLEST)
 flags.DEFINE_string("network", None, "recipes: SCOPE or SCOPE=FILE, a loss network for all instead of each one's own.")
-flags.DEFINE_list("models", None, "universal, many_styles: the models (default: those of that kind that ship).")
+flags.DEFINE_list("models", None, "gallery, universal, many_styles: the models (default: those of that kind that ship).")
 flags.DEFINE_bool("show_styles", True, "universal: show the style pictures too; not all of them may be passed on.")
 flags.DEFINE_string("mask", None, "many_styles: a picture, white where the first style of two goes.")
 flags.DEFINE_string("teacher_dir", None, "universal: encoder1.npz to decoder5.npz of Collaborative Distillation.")
@@ -89,6 +91,7 @@ SMOOTHNESS = 1e-4  # weight of the total variation in feature inversion, as litt
 def main(argv):
     """Draws the figure named on the command line."""
     kinds = {
+        "gallery": gallery_report,
         "loss_network": loss_network_report,
         "many_styles": many_styles_sheets,
         "objective": objective_report,
@@ -100,6 +103,13 @@ def main(argv):
     if FLAGS.output_dir:
         files.check_writable(os.path.join(FLAGS.output_dir, "figure.png"))
     return kinds[argv[1]]()
+
+
+def gallery_report():
+    """The gallery of --models, by default of all one-style models that ship."""
+    model_files = FLAGS.models or gallery.one_style_models(os.path.join(ROOT, "models"))
+    gallery.draw(FLAGS.output_dir or os.path.join("docs", "gallery"), model_files, os.path.join(ROOT, "images"))
+    return 0
 
 
 def single(flag):

@@ -16,16 +16,21 @@ from vgg_preprocessing import mean_image_subtraction
 AFFINE = ("deconv3/scale", "deconv3/offset")  # output_affine's variables
 BORDER = 10  # pixels of reflection around the input: they take the blame for what happens at the edge and are cut off
 
-# scope: kernel size, channels in, channels out. The names are the variables' in a TF1 checkpoint, less "/weight".
-KERNELS = {
-    "conv1/conv": (9, 3, 32),
-    "conv2/conv": (3, 32, 64),
-    "conv3/conv": (3, 64, 128),
-    **{f"res{i}/residual/{conv}": (3, 128, 128) for i in range(1, 6) for conv in ("conv", "conv_1")},
-    "deconv1/conv_transpose/conv": (3, 128, 64),
-    "deconv2/conv_transpose/conv": (3, 64, 32),
-    "deconv3/conv": (9, 32, 3),
-}
+WIDTH = 32  # channels of conv1 in the paper
+
+
+def kernel_sizes(width=WIDTH):
+    """{scope: (kernel size, channels in, channels out)} of the net; TF1 checkpoints add "/weight" to the scope."""
+    return {
+        "conv1/conv": (9, 3, width),
+        "conv2/conv": (3, width, 2 * width),
+        "conv3/conv": (3, 2 * width, 4 * width),
+        **{f"res{i}/residual/{conv}": (3, 4 * width, 4 * width) for i in range(1, 6) for conv in ("conv", "conv_1")},
+        "deconv1/conv_transpose/conv": (3, 4 * width, 2 * width),
+        "deconv2/conv_transpose/conv": (3, 2 * width, width),
+        "deconv3/conv": (9, width, 3),
+    }
+
 
 # Nearest x4 then stride 2, seen from one axis: tap j of a 3-tap kernel reads input pixel m-1 (first column) or m (second)
 # for the even output 2m, and always m for the odd output 2m+1. FOLD[parity, pixel, tap].
@@ -159,7 +164,7 @@ def image_transform_net(images, w, least_slope=0.0):
     return (x[:, BORDER : BORDER + height, BORDER : BORDER + width] + 1) * 127.5
 
 
-def initial_kernels(initializer, seed):
+def initial_kernels(initializer, seed, width=WIDTH):
     """New variables by scope, named as in a TF1 checkpoint.
 
     "normal" is the original's truncated normal of stddev 0.1 everywhere, with which a residual block multiplies its input
@@ -167,7 +172,7 @@ def initial_kernels(initializer, seed):
     as the identity: what a run of few steps needs.
     """
     kernels = {}
-    for i, (scope, (size, channels_in, channels_out)) in enumerate(KERNELS.items()):
+    for i, (scope, (size, channels_in, channels_out)) in enumerate(kernel_sizes(width).items()):
         stddev = 0.1 if initializer == "normal" else math.sqrt(2 / (size * size * channels_in))
         value = tf.random.stateless_truncated_normal([size, size, channels_in, channels_out], [seed, i], stddev=stddev)
         if initializer == "identity" and scope.endswith("conv_1"):

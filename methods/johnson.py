@@ -24,7 +24,7 @@ class Johnson(tf.Module):
         self.conf = conf
         style = reader.read_style(conf.style_image, conf) if training else tf.zeros([1, 1, 1, 3])
         affine = model.output_affine(style) if conf.output_affine else {}
-        self.kernels = model.initial_kernels(conf.initializer, conf.seed) | affine
+        self.kernels = model.initial_kernels(conf.initializer, conf.seed, conf.width) | affine
         if training:
             self.perceptual_loss = losses.PerceptualLoss(conf)
             self.style_targets = {"": self.perceptual_loss.style_targets(style)}

@@ -12,7 +12,7 @@ import config
 import files
 import model
 from cli import UserError
-from methods import METHODS
+from methods import METHODS, load_model
 from optimizer import Adam, scope
 
 tf1 = tf.compat.v1
@@ -115,6 +115,18 @@ def test_our_model_opens_in_the_originals_graph(affine, tmp_path):
         method.kernels.pop(name, None)
     ours = method.stylize(IMAGE[None].astype(np.float32))[0].numpy()
     assert np.abs(ours - original[: IMAGE.shape[0], : IMAGE.shape[1]]).max() < 1
+
+
+@pytest.mark.parametrize("affine", [False, True])
+@pytest.mark.parametrize("width", [16, 32])
+def test_a_model_that_lost_its_recipe_opens(width, affine, tmp_path):
+    conf = config.Conf(style_image="x", naming="x", width=width, output_affine=affine)
+    method = METHODS["johnson"](conf)
+    path = str(tmp_path / "x.ckpt-done")
+    checkpoints.save(path, method.variables)
+    found = checkpoints.load_recipe(path)
+    assert (found.width, found.output_affine) == (width, affine)
+    np.testing.assert_array_equal(load_model(path).stylize(IMAGE[None]), method.stylize(IMAGE[None]))
 
 
 def test_our_training_checkpoint_goes_on_in_the_originals_graph_and_back(tmp_path):

@@ -2,6 +2,7 @@
 
 import csv
 import os
+import re
 import shutil
 
 import numpy as np
@@ -30,6 +31,7 @@ import reader
 import sheets
 import vgg
 from methods import METHODS, load_model
+from reports import gallery
 
 distill = load("distill")
 figures = load("figures")
@@ -112,6 +114,24 @@ def untrained(house, name, conf):
     checkpoints.save(path, [*method.trainable_variables, *method.kept])
     checkpoints.write_recipe(path, method.conf)
     return path
+
+
+def test_the_gallery(house):
+    """Each model of one style, at both widths, on every photo: all the pictures that the page shows are there."""
+    folder = house / "shipped"
+    folder.mkdir()
+    for width in (8, 16):
+        path = untrained(house, "johnson", write_conf(house, width=width))
+        for ending in ("ckpt-done", "yml"):
+            os.replace(f"{path.removesuffix('.ckpt-done')}.{ending}", folder / f"net{width}.{ending}")
+    models = gallery.one_style_models(str(folder))
+    result = inside(figures, "gallery", "--models", ",".join(models), "--output_dir", "docs/gallery", cwd=house)
+    assert result.returncode == 0, result.stderr
+    page = (house / "docs" / "gallery" / "README.md").read_text()
+    shown = re.findall(r"\]\(([^/)]+\.jpg)\)", page)
+    assert len(shown) == 2 * (len(gallery.PHOTOS) + 1)
+    sides = [max(Image.open(house / "docs" / "gallery" / name).size) for name in shown]
+    assert sides == 2 * len(gallery.PHOTOS) * [512] + 2 * [1024]
 
 
 def test_the_sheets_of_many_styles(house):

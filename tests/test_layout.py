@@ -37,6 +37,7 @@ NOUNS = [
 ]
 NOUNS += ["files", "memory", "cli"]
 VERBS = ["train", "eval", "optimize", "distill", "figures", "download", "benchmark"]
+REPORT_FILES = sorted(glob.glob(os.path.join(ROOT, "reports", "[a-z]*.py")))
 METHOD_FILES = sorted(glob.glob(os.path.join(ROOT, "methods", "[a-z]*.py")))
 
 
@@ -56,13 +57,18 @@ def imports(path):
 @pytest.mark.parametrize("noun", NOUNS)
 def test_a_noun_imports_only_lower_nouns(noun):
     allowed = NOUNS[NOUNS.index(noun) + 1 :]
-    ours = imports(os.path.join(ROOT, f"{noun}.py")) & {*NOUNS, *VERBS, "methods"}
+    ours = imports(os.path.join(ROOT, f"{noun}.py")) & {*NOUNS, *VERBS, "methods", "reports"}
     assert ours <= set(allowed)
 
 
 @pytest.mark.parametrize("path", METHOD_FILES, ids=os.path.basename)
 def test_a_method_imports_no_method_and_no_verb(path):
-    assert not imports(path) & {*VERBS, "methods"}
+    assert not imports(path) & {*VERBS, "methods", "reports"}
+
+
+@pytest.mark.parametrize("path", REPORT_FILES, ids=os.path.basename)
+def test_a_report_imports_no_report_and_no_verb(path):
+    assert not imports(path) & {*VERBS, "reports"}
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -74,6 +80,7 @@ def test_no_module_is_forgotten():
     files = {os.path.basename(path)[:-3] for path in glob.glob(os.path.join(ROOT, "*.py"))}
     assert files == {*NOUNS, *VERBS, "onednn", "quiet_tensorflow"}
     assert METHOD_FILES
+    assert REPORT_FILES
 
 
 def test_there_is_one_version():

@@ -68,11 +68,13 @@ def test_nan_is_not_hidden():
     assert np.isnan(model.image_transform_net(tf.zeros([1, 16, 16, 3]), kernels)).any()
 
 
-@pytest.mark.parametrize("initializer", ["normal", "identity"])
-@pytest.mark.parametrize(("height", "width"), [(64, 48), (61, 50)])
-def test_pixels_are_the_originals(initializer, height, width):
+@pytest.mark.parametrize(
+    ("initializer", "height", "width", "channels"),
+    [("normal", 64, 48, 32), ("identity", 61, 50, 32), ("normal", 61, 50, 16), ("identity", 64, 48, 16)],
+)
+def test_pixels_are_the_originals(initializer, height, width, channels):
     images = tf.random.stateless_uniform([2, height, width, 3], [1, 2]) * 255
-    kernels = model.initial_kernels(initializer, 3)
+    kernels = model.initial_kernels(initializer, 3, channels)
     ours = model.image_transform_net(images, kernels)
     theirs = original.image_transform_net(images, kernels)
     assert theirs.shape[1:3] == (math.ceil(height / 4) * 4, math.ceil(width / 4) * 4)
@@ -111,6 +113,11 @@ def test_reflect_border_is_numpys(size):
     x = tf.random.normal([1, size, size + 1, 2])
     padded = np.pad(x, [(0, 0), (10, 10), (10, 10), (0, 0)], "reflect")
     np.testing.assert_array_equal(model.reflect_border(x, 10), padded)
+
+
+def test_half_width_is_a_quarter_of_the_weights():
+    nets = [model.initial_kernels("normal", 0, width).values() for width in (32, 16)]
+    assert [sum(kernel.shape.num_elements() for kernel in net) for net in nets] == [1_674_432, 422_496]
 
 
 def test_identity_start_passes_through_residual_blocks():

@@ -404,3 +404,6 @@ def test_a_run_may_begin_with_another_style(house):
     wrong = inside(train, "-c", write_conf(house, naming="third", initial_model="none"), cwd=house)
     assert wrong.returncode == 1
     assert "none: no such model file" in wrong.stderr
+    wrong = inside(train, "-c", write_conf(house, naming="fourth", initial_model=str(first), width=8), cwd=house)
+    assert wrong.returncode == 1
+    assert "conv1/conv/weight is [9, 9, 3, 32], [9, 9, 3, 8] is needed: is it of another width" in wrong.stderr

@@ -1,0 +1,1 @@
+"""What figures.py draws, one file for each report."""

@@ -1,0 +1,82 @@
+"""docs/gallery: every model of one style that ships, on the project's photos."""
+
+import os
+
+import checkpoints
+import files
+import reader
+import vgg_preprocessing
+from methods import load_model
+
+PHOTOS = ("Corgi", "chelsea", "astronaut", "coffee", "rocket")
+LARGE_PHOTO = "Corgi"  # also shown large
+SIZE, LARGE_SIZE = 512, 1024  # long sides in pixels
+COMMAND = "python figures.py gallery"
+
+
+def draw(folder, model_files, photo_dir):
+    """Writes <folder>/<model>-<photo>.jpg, <folder>/<model>-large.jpg and the page that shows them, README.md.
+
+    Args:
+      folder: where they go.
+      model_files: .ckpt-done files of the method johnson, with their recipes.
+      photo_dir: the folder with PHOTOS as .jpg.
+
+    Raises:
+      UserError: as load_model and reader.read_image do.
+    """
+    photos = {(name, SIZE): f"{name}.jpg" for name in PHOTOS} | {(LARGE_PHOTO, LARGE_SIZE): "large.jpg"}
+    pictures = {(name, size): sized(os.path.join(photo_dir, f"{name}.jpg"), size) for name, size in photos}
+    for path in model_files:
+        method = load_model(path)
+        for key, picture in pictures.items():
+            image = method.stylize(picture[None])[0]
+            reader.write_image(os.path.join(folder, f"{model_name(path)}-{photos[key]}"), image)
+    page_file = os.path.join(folder, "README.md")
+    files.write_text(page_file, page(model_files))
+    print(page_file)
+
+
+def sized(path, long_side):
+    """A picture enlarged or reduced to this long side in pixels: [H,W,3] float32 RGB 0..255."""
+    image = reader.read_image(path).rgb.astype("float32")
+    scale = long_side / max(image.shape[:2])
+    return vgg_preprocessing.resized(image, [round(side * scale) for side in image.shape[:2]])
+
+
+def model_name(path):
+    """models/wave.ckpt-done -> wave."""
+    return os.path.basename(path).removesuffix(".ckpt-done")
+
+
+def one_style_models(folder):
+    """The .ckpt-done files in a folder whose method is johnson, sorted by name."""
+    paths = sorted(os.path.join(folder, name) for name in os.listdir(folder) if name.endswith(".ckpt-done"))
+    return [path for path in paths if checkpoints.load_recipe(path).method == "johnson"]
+
+
+def page(model_files):
+    """The gallery as Markdown: a row for each model, then each model's large picture."""
+    rows = [
+        f"| [{name}](../../models/{name}.yml) | " + " | ".join(f"![]({name}-{photo}.jpg)" for photo in PHOTOS) + " |"
+        for name in map(model_name, model_files)
+    ]
+    large = [
+        f"## {name}\n\n![The corgi, {LARGE_SIZE} pixels wide]({name}-large.jpg)" for name in map(model_name, model_files)
+    ]
+    photos = " | ".join(f"![{photo}](../../images/{photo}.jpg)" for photo in PHOTOS)
+    return "\n".join(
+        [
+            "# Gallery: the models of one style",
+            "",
+            f"Made by `{COMMAND}`. The long side of the small pictures is {SIZE} pixels, of the large ones {LARGE_SIZE}.",
+            "",
+            "| model |" + " |" * len(PHOTOS),
+            "| --- |" + " --- |" * len(PHOTOS),
+            f"| the photo | {photos} |",
+            *rows,
+            "",
+            "\n\n".join(large),
+            "",
+        ]
+    )
