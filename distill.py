@@ -100,7 +100,7 @@ class Lesson(tf.Module):
         settled = int(optimizer.iterations) >= SETTLING * self.conf.steps
         return self._train_step(content, optimizer, variables, not settled)
 
-    @tf.function
+    @tf.function(autograph=False)
     def _train_step(self, content, optimizer, variables, learning):
         images = self._images(content, optimizer.iterations)
         targets = self._targets(images)

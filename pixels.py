@@ -133,7 +133,7 @@ def views(conf):
 class Differentiable(tf.Module):
     """A loss of pixels with its gradient. `losses` of [1,H,W,3] RGB gives scalars by name, what is minimised as "total"."""
 
-    @tf.function
+    @tf.function(autograph=False)
     def losses_and_gradient(self, image, *view):
         """(losses, d total / d image) of [1,H,W,3] RGB: one graph on all cores, or on the GPU."""
         with tf.GradientTape() as tape:
@@ -262,7 +262,7 @@ def adam(objective, image, conf, before=None, callback=lambda *_: None):
     for old, new in zip(before.state() if before else [], optimizer.state(), strict=False):
         new.assign(tf.image.resize(old, new.shape[1:3]) if old.shape.rank else old)
 
-    @tf.function
+    @tf.function(autograph=False)
     def step():
         parts, gradient = objective.losses_and_gradient(variable, losses.drawn_view(conf, optimizer.iterations))
         optimizer.apply_gradients([(gradient, variable)])

@@ -63,7 +63,9 @@ def convolved(x, kernel):
     return winograd(x, kernel), gradient
 
 
-@tf.function(experimental_attributes={"_noinline": True})  # traced once for all layers of one shape, not for each
+@tf.function(
+    autograph=False, experimental_attributes={"_noinline": True}
+)  # traced once for all layers of one shape, not for each
 def winograd(x, kernel, turned=False):
     """[N,H,W,I] and [3,3,I,O] -> [N,H-2,W-2,O], some rows at a time.
 

@@ -62,11 +62,13 @@ class AdaIn(tf.Module):
         """(mean, deviation), [1,1,1,C] each, of a Style's features."""
         return self._encoded_moments(tf.cast(style.image, tf.float32)[None])
 
-    @tf.function(input_signature=[tf.TensorSpec([1, None, None, 3])])
+    @tf.function(autograph=False, input_signature=[tf.TensorSpec([1, None, None, 3])])
     def _encoded_moments(self, image):
         return moments(self.encoder(autoencoder.padded(image, DEPTH), self.layers[-1:])[self.layers[-1]])
 
-    @tf.function(input_signature=[IMAGES, MOMENTS, MOMENTS, tf.TensorSpec([None, None, None]), tf.TensorSpec([])])
+    @tf.function(
+        autograph=False, input_signature=[IMAGES, MOMENTS, MOMENTS, tf.TensorSpec([None, None, None]), tf.TensorSpec([])]
+    )
     def _stylize(self, content, means, deviations, shares, strength):
         size = tf.shape(content)[1:3]
 
@@ -80,7 +82,7 @@ class AdaIn(tf.Module):
 
         return tf.clip_by_value(tf.map_fn(stylized, content), 0.0, 255.0)
 
-    @tf.function
+    @tf.function(autograph=False)
     def _reconstruction_step(self, content, optimizer, variables):
         layer = self.layers[-1]
         features = self.encoder(content, [layer])[layer]
@@ -91,7 +93,7 @@ class AdaIn(tf.Module):
         optimizer.apply_gradients(zip(tape.gradient(total, variables), variables, strict=True))
         return {"losses/pixel_loss": pixel, "losses/feature_loss": feature, "total_loss": total}
 
-    @tf.function
+    @tf.function(autograph=False)
     def _train_step(self, content, style, optimizer, variables):
         style = styles.recast(style, self.conf, optimizer.iterations)
         of_content = self.encoder(content, self.layers[-1:])[self.layers[-1]]

@@ -38,7 +38,7 @@ class Johnson(tf.Module):
         """[N,H,W,3] float32 RGB 0..255 -> the same size stylised; strength 0 is the content, 1 the net's output."""
         return self._stylize(content, strength)
 
-    @tf.function
+    @tf.function(autograph=False)
     def _train_step(self, content, optimizer, variables, reconstructs):
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(variables)
@@ -56,7 +56,7 @@ class Johnson(tf.Module):
         optimizer.apply_gradients(zip(tape.gradient(parts["total_loss"], variables), variables, strict=True))
         return parts
 
-    @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3]), tf.TensorSpec([])])
+    @tf.function(autograph=False, input_signature=[tf.TensorSpec([None, None, None, 3]), tf.TensorSpec([])])
     def _stylize(self, content, strength):
         # One image at a time: as fast as together, and in the memory of one.
         images = tf.map_fn(lambda image: model.image_transform_net(image[None], self.kernels)[0], content)

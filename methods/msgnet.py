@@ -102,7 +102,7 @@ class MsgNet(tf.Module):
         crop = tf.image.stateless_random_crop(image, [*size, 3], [self.conf.seed, int(optimizer.iterations)])
         return self._train_step(content, optimizer, variables, tf.constant(index), tf.cast(crop, tf.float32)[None])
 
-    @tf.function(reduce_retracing=True)
+    @tf.function(autograph=False, reduce_retracing=True)
     def _train_step(self, content, optimizer, variables, index, style=None, gram=None):
         """A step towards the index-th style, of which CoMatch gets the Gram matrix of an image [1,h,w,3], or gram [C,C]."""
         view = losses.drawn_view(self.conf, optimizer.iterations)
@@ -144,7 +144,7 @@ class MsgNet(tf.Module):
         grams = self.grams[self.style_names.index(style.name)]
         return (grams[lower] + np.float32(place - lower) * (grams[upper] - grams[lower]))[None]
 
-    @tf.function(input_signature=[tf.TensorSpec([1, None, None, 3])])
+    @tf.function(autograph=False, input_signature=[tf.TensorSpec([1, None, None, 3])])
     def _gram(self, image):
         return self._gram_of(image)
 
@@ -154,13 +154,14 @@ class MsgNet(tf.Module):
         return gram / (tf.norm(gram) + 1e-12)
 
     @tf.function(
+        autograph=False,
         input_signature=[
             tf.TensorSpec([None] * 3 + [3]),
             tf.TensorSpec([None] * 3),
             tf.TensorSpec([None, 2, None]),
             tf.TensorSpec([None] * 3),
             tf.TensorSpec([]),
-        ]
+        ],
     )
     def _stylize(self, content, grams, norms, shares, strength):
         size = tf.shape(content)[1:3]

@@ -88,7 +88,7 @@ class StyleBank(tf.Module):
         # A graph for each style: a bank whose turn it is not gets no gradient then, where a zero would have Adam move it.
         return self._stylizing_step(content, optimizer, variables, self._trained[count % len(self._trained)])
 
-    @tf.function
+    @tf.function(autograph=False)
     def _stylizing_step(self, content, optimizer, variables, name):
         view = losses.drawn_view(self.conf, optimizer.iterations)
         content_targets = self.perceptual_loss.content_targets(content, view)
@@ -105,7 +105,7 @@ class StyleBank(tf.Module):
         optimizer.apply_gradients(zip(gradients, variables, strict=True))
         return parts
 
-    @tf.function
+    @tf.function(autograph=False)
     def _reconstruction_step(self, content, optimizer, variables):
         """Its gradient gets lambda times the norm that those of the stylising steps have. Equation 6."""
         with tf.GradientTape(watch_accessed_variables=False) as tape:
@@ -146,13 +146,14 @@ class StyleBank(tf.Module):
         return self._stylize(content, shares, banks, norms, strengths)
 
     @tf.function(
+        autograph=False,
         input_signature=[
             tf.TensorSpec([None] * 3 + [3]),
             tf.TensorSpec([None] * 3),
             tf.TensorSpec([None] * 6),
             tf.TensorSpec([None, None]),
             tf.TensorSpec([None]),
-        ]
+        ],
     )
     def _stylize(self, content, shares, banks, norms, strengths):
         size, first = tf.shape(content)[1:3], self.banks[self.style_names[0]]

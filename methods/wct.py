@@ -42,7 +42,9 @@ class Wct(tf.Module):
         self._statistics = functools.lru_cache(maxsize=16)(self._measured)  # once for many pictures
         images, shares = tf.TensorSpec([None, None, None, 3]), tf.TensorSpec([None, None, None])
         self._levels = {
-            depth: tf.function(functools.partial(self._level, depth), [images, *ONE_STYLE, shares, tf.TensorSpec([])])
+            depth: tf.function(
+                functools.partial(self._level, depth), [images, *ONE_STYLE, shares, tf.TensorSpec([])], autograph=False
+            )
             for depth in conf.levels
         }
 
@@ -68,7 +70,7 @@ class Wct(tf.Module):
         found = self._encoded(tf.cast(style.image, tf.float32)[None])
         return {depth: (mean, power(covariance, 0.5)) for depth, (mean, covariance) in found.items()}
 
-    @tf.function(input_signature=[tf.TensorSpec([1, None, None, 3])])
+    @tf.function(autograph=False, input_signature=[tf.TensorSpec([1, None, None, 3])])
     def _encoded(self, image):
         features = self.encoder(autoencoder.padded(image, max(self.layers)))
         return {depth: statistics(features[layer][0]) for depth, layer in self.layers.items()}
@@ -89,7 +91,7 @@ class Wct(tf.Module):
 
         return tf.map_fn(stylized, content)
 
-    @tf.function
+    @tf.function(autograph=False)
     def _train_step(self, content, optimizer, variables):
         targets = self.encoder(content)
         with tf.GradientTape(watch_accessed_variables=False) as tape:
