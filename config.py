@@ -116,6 +116,8 @@ class Conf(MethodConf, PerceptualConf):
 
     output_affine: bool = False  # scale and offset after the last norm, beginning as the style's; the original has none
 
+    border_losses: bool = False  # the losses see the border too, which is cut off later: nothing can be hidden there
+
     # Help for runs of few steps.
     least_slope: float = 0.0  # of the final tanh in the backward pass, where it leads out of saturation
     initializer: str = "normal"  # normal: stddev 0.1 everywhere. identity: He's scale, each residual block starts as x

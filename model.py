@@ -144,11 +144,11 @@ def tanh(x, least_slope):
     return function(x)
 
 
-def image_transform_net(images, w, least_slope=0.0):
+def image_transform_net(images, w, least_slope=0.0, border=0):
     """The net itself. [N,H,W,3] RGB 0..255, and kernels by scope (and output_affine(), if any) -> [N,H,W,3] RGB 0..255.
 
     The original's output is H and W rounded up to a multiple of 4; here the surplus is cut at the bottom and the right.
-    `least_slope` is tanh()'s, for training.
+    For training: `least_slope` is tanh()'s, and `border` pixels of the reflected border, at most BORDER, stay on each side.
     """
     x = reflect_border(mean_image_subtraction(images), BORDER)
     x = tf.nn.relu(instance_norm(conv2d(x, w["conv1/conv"], 1)))
@@ -160,8 +160,8 @@ def image_transform_net(images, w, least_slope=0.0):
     x = tf.nn.relu(instance_norm(resize_conv2d(x, w["deconv2/conv_transpose/conv"])))
     x = instance_norm(conv2d_to_image(x, w["deconv3/conv"]), *map(w.get, AFFINE))
     x = tanh(x, least_slope)
-    height, width = tf.shape(images)[1], tf.shape(images)[2]
-    return (x[:, BORDER : BORDER + height, BORDER : BORDER + width] + 1) * 127.5
+    height, width, first = tf.shape(images)[1], tf.shape(images)[2], BORDER - border
+    return (x[:, first : BORDER + height + border, first : BORDER + width + border] + 1) * 127.5
 
 
 def initial_kernels(initializer, seed, width=WIDTH):

@@ -40,9 +40,11 @@ class Johnson(tf.Module):
 
     @tf.function(autograph=False)
     def _train_step(self, content, optimizer, variables, reconstructs):
+        border = model.BORDER if self.conf.border_losses else 0
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(variables)
-            generated = model.image_transform_net(content, self.kernels, self.conf.least_slope)
+            generated = model.image_transform_net(content, self.kernels, self.conf.least_slope, border)
+            content = model.reflect_border(content, border) if border else content
             if reconstructs:
                 # Towards the photo as the last norm could give it at best: its own means and contrast are out of reach.
                 norm = model.instance_norm(content, *map(self.kernels.get, model.AFFINE))

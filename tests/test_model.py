@@ -108,6 +108,14 @@ def test_any_size_keeps_its_size(size):
     assert np.isfinite(image).all()
 
 
+@pytest.mark.parametrize("size", [(16, 12), (13, 10)])
+def test_a_border_that_stays_lies_around_the_same_picture(size):
+    images, kernels = tf.random.uniform([1, *size, 3]) * 255, model.initial_kernels("identity", 0, 8)
+    whole = model.image_transform_net(images, kernels, border=model.BORDER)
+    assert whole.shape == (1, size[0] + 20, size[1] + 20, 3)
+    np.testing.assert_allclose(whole[:, 10:-10, 10:-10], model.image_transform_net(images, kernels), atol=1e-3)
+
+
 @pytest.mark.parametrize("size", [1, 2, 5, 11, 40])
 def test_reflect_border_is_numpys(size):
     x = tf.random.normal([1, size, size + 1, 2])

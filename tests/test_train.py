@@ -389,6 +389,19 @@ def test_mixed_precision_computes_about_the_same_and_is_the_runs_own(has, house,
     np.testing.assert_allclose(pictures[1], pictures[0], atol=1e-2)
 
 
+def test_border_losses_see_what_is_cut_off(house):
+    """Reflected photos through the same net: other losses, of more pixels; the style picture is as it was."""
+    losses = []
+    for border in (False, True):
+        conf = config.load_conf(write_conf(house, border_losses=border, initializer="identity", batch_size=1))
+        method = METHODS["johnson"](conf, training=True)
+        content = tf.random.stateless_uniform([1, 32, 32, 3], [1, 2]) * 255
+        variables = [*method.kernels.values()]
+        losses.append(method.train_step(content, Adam(variables, 1e-3), variables))
+    assert losses[0].keys() == losses[1].keys()
+    assert float(losses[0]["losses/content_loss"]) != pytest.approx(float(losses[1]["losses/content_loss"]), rel=1e-4)
+
+
 def test_a_run_may_begin_with_another_style(house):
     """After a step of hardly any length the weights are the other model's, and the recipe tells of it."""
     assert inside(train, "-c", write_conf(house, naming="first"), cwd=house).returncode == 0
