@@ -186,7 +186,7 @@ def output_affine(style):
 
     A departure from the original; the paper's output layer has no norm at all. The last norm alone gives every picture the
     same mean and contrast in each channel, whatever the style: even the best picture that comes out of it is then far from
-    what optimised pixels reach (docs/styles).
+    what optimised pixels reach (python figures.py objective --last_norm).
 
     Args:
       style: [N,H,W,3] RGB 0..255.
