@@ -24,24 +24,18 @@ import time
 from unittest import mock
 
 if any(word in argument for argument in sys.argv[1:] for word in ("train", "optimize")):  # forms of memory too
-    import onednn  # noqa: F401
-import quiet_tensorflow  # noqa: F401
+    from core import onednn  # noqa: F401
+from core import quiet_tensorflow  # noqa: F401
 
 # isort: split
 import numpy as np
 import tensorflow as tf
 from absl import flags
 
-import cli
-import config
 import model
-import pixels
-import styles
-import training
-import vgg
-import winograd
-from methods import METHODS, load_model
-from optimizer import Adam
+from core import cli, config, styles, training, vgg, winograd
+from core.optimizer import Adam
+from methods import METHODS, gatys, load_model
 from tests import original
 
 flags.DEFINE_integer("size", None, "Height and width of the picture.", lower_bound=1)
@@ -160,11 +154,11 @@ def evaluations(conf, weights, size, reference_class):
     content, style, picture = random_pictures(3, size)
     flat = picture.ravel().astype(np.float64)
     network = vgg.Vgg(conf.loss_model, weights, {*conf.content_layers, *conf.style_layers}, conf.pooling)
-    objective = pixels.Objective(conf, network, content, [styles.Style(style)])
+    objective = gatys.Objective(conf, network, content, [styles.Style(style)])
     reference = reference_class(conf, weights, content, [style])
 
     def ours():
-        _, parts, gradient = pixels.evaluated(objective, flat, picture.shape)
+        _, parts, gradient = gatys.evaluated(objective, flat, picture.shape)
         return float(parts["total"]), gradient
 
     def theirs():
@@ -198,8 +192,8 @@ def memory_of_optimising(form, size):
     conf, weights = loss_network(NETWORKS[form])
     network = vgg.Vgg(conf.loss_model, weights, {*conf.content_layers, *conf.style_layers})
     content, style, picture = random_pictures(3, size)
-    pixels.lbfgs(pixels.Objective(conf, network, content, [styles.Style(style)]), picture, 2)
-    base, per_pixel = pixels.memory_needed(conf, network)
+    gatys.lbfgs(gatys.Objective(conf, network, content, [styles.Style(style)]), picture, 2)
+    base, per_pixel = gatys.memory_needed(conf, network)
     print(f"{form:14s} {peak():.2f} GB at {size}x{size}, {(base + size * size * per_pixel) / 1e9:.2f} expected")
 
 

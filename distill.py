@@ -8,24 +8,21 @@ command resumes.
 import functools
 import os
 
-import onednn  # noqa: F401
-import quiet_tensorflow  # noqa: F401
+from core import (
+    augment,
+    onednn,  # noqa: F401
+    quiet_tensorflow,  # noqa: F401
+)
 
 # isort: split
 import numpy as np
 import tensorflow as tf
 
-import checkpoints
-import cli
-import config
-import files
 import losses
 import reader
-import training
-import vgg
-import vgg_preprocessing
+from core import checkpoints, cli, config, system, training, vgg
+from core.vgg import MEANS
 from methods import load_model
-from vgg_preprocessing import MEANS
 
 cli.conf_flag()
 
@@ -52,8 +49,9 @@ def main(argv):
     lesson = Lesson(conf, paths)
     used = {"teacher_file": conf.teacher_file, "deep_teacher_file": conf.deep_teacher_file}
     used |= {f"style_models {i}": path for i, path in enumerate(conf.style_models)}
+    variables = lesson.student.trainable_variables
     code = training.run(
-        conf, lesson, lesson.student.trainable_variables, paths, used, lambda content: {"origin": content[:1]}
+        conf, lesson, variables, paths, reader.training_batches, used, lambda content: {"origin": content[:1]}
     )
     if code == 0:
         write_weights(conf.output, lesson.weights())
@@ -273,7 +271,7 @@ class Easel(tf.Module):
         """A crop of a painting for each photo, or the photos themselves."""
         if self.paintings is None:
             return photos
-        draw = functools.partial(vgg_preprocessing.draw, self.conf.seed, step)
+        draw = functools.partial(augment.draw, self.conf.seed, step)
         which = tf.cast(draw(20, [self.count], 0.0, float(len(self.paintings))), tf.int32)
         places = draw(21, [self.count, 2], 0.0, 0.5)
         boxes = tf.concat([places, places + 0.5], 1)  # half of each side, so not resized
@@ -355,7 +353,7 @@ def varied(images, style_nets, seed, step):
     The draws depend on the seed and the step alone, so that a resumed run equals an uninterrupted one.
     """
     count = images.shape[0]
-    draw = functools.partial(vgg_preprocessing.draw, seed, step)
+    draw = functools.partial(augment.draw, seed, step)
     parts = tf.unstack(images)
     if style_nets:
         which = tf.cast(step % len(style_nets), tf.int32)
@@ -372,7 +370,7 @@ def varied(images, style_nets, seed, step):
     if count > 4:  # gratings along the axes: optimised pictures fall into grids that a student has never met in photos
         waves = [draw(10 + axis, [1, 1, 3], 0.0, 80.0) * tf.sin(phases(images.shape[1], axis, draw)) for axis in (0, 1)]
         parts[4] += waves[0] + waves[1]
-    return vgg_preprocessing.relit(tf.stack(parts), seed, step)
+    return augment.relit(tf.stack(parts), seed, step)
 
 
 def phases(side, axis, draw):
@@ -389,7 +387,7 @@ def write_weights(path, weights):
         with open(temporary, "wb") as file:
             np.savez_compressed(file, **{name: value.astype(np.float16) for name, value in weights.items()})
 
-    files.write_whole(path, write)
+    system.write_whole(path, write)
 
 
 if __name__ == "__main__":

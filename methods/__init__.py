@@ -2,10 +2,8 @@
 
 import os
 
-import checkpoints
-import config
-import files
-from cli import UserError
+from core import checkpoints, config, system
+from core.cli import UserError
 from methods.adain import AdaIn
 from methods.johnson import Johnson
 from methods.msgnet import MsgNet
@@ -33,8 +31,8 @@ def check_encoder(path, conf):
     """Raises UserError when the loss network that a model's decoders invert is not, by its hash, the recipe's."""
     recipe = checkpoints.recipe_path(path)
     wanted = config.read_recipe(recipe).get("sha256", {}).get("loss_model_file")
-    encoder = files.located(conf.loss_model_file)
-    if wanted and os.path.isfile(encoder) and files.hex_digest(encoder) != wanted:
+    encoder = system.located(conf.loss_model_file)
+    if wanted and os.path.isfile(encoder) and system.hex_digest(encoder) != wanted:
         raise UserError(
             f"{encoder}: not the file that {path} was trained with, whose SHA-256 is {wanted} ({recipe}): "
             "put that one there, or train the model anew"

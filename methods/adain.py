@@ -1,12 +1,16 @@
 """Huang and Belongie 2017 (arXiv 1703.06868): adaptive instance normalisation, any style at once."""
 
+import dataclasses
 import functools
+import sys
 
 import tensorflow as tf
 
-import autoencoder
 import losses
-import styles
+import reader
+from core import augment, styles
+from core.cli import UserError
+from methods import decoders
 
 DEPTH = 4  # the encoder ends at relu4_1
 IMAGES, MOMENTS = tf.TensorSpec([None, None, None, 3]), tf.TensorSpec([None, 1, 1, None])
@@ -18,7 +22,7 @@ class AdaIn(tf.Module):
 
     Departures from the paper: the encoder is the conf's, by default the project's own small network, and pads zeros.
 
-    Raises UserError as losses.loss_network and, when training, styles.training_paths do.
+    Raises UserError as losses.loss_network and, when training, training_paths do.
     """
 
     style_kinds = ("image",)
@@ -30,12 +34,12 @@ class AdaIn(tf.Module):
     def __init__(self, conf, training=False):
         super().__init__()
         self.conf = conf
-        self.layers = autoencoder.end_layers(conf.loss_model, range(1, DEPTH + 1))
+        self.layers = decoders.end_layers(conf.loss_model, range(1, DEPTH + 1))
         self.encoder = losses.loss_network(conf, self.layers)
-        self.decoder = autoencoder.decoder_variables("adain", self.encoder, DEPTH, conf.seed)
+        self.decoder = decoders.decoder_variables("adain", self.encoder, DEPTH, conf.seed)
         self._statistics = functools.lru_cache(maxsize=16)(self._measured)  # once for many pictures
         if training:
-            self._style_paths = styles.training_paths(conf.style_data)
+            self._style_paths = training_paths(conf.style_data)
             self._style_batches = None
 
     def train_step(self, content, optimizer, variables):
@@ -46,7 +50,7 @@ class AdaIn(tf.Module):
         if int(optimizer.iterations) < self.conf.reconstruction_steps:
             return self._reconstruction_step(content, optimizer, variables)
         if self._style_batches is None:
-            self._style_batches = styles.training_batches(self._style_paths, self.conf, int(optimizer.iterations))
+            self._style_batches = training_batches(self._style_paths, self.conf, int(optimizer.iterations))
         return self._train_step(content, next(self._style_batches), optimizer, variables)
 
     def stylize(self, content, style, strength=1.0):
@@ -64,7 +68,7 @@ class AdaIn(tf.Module):
 
     @tf.function(autograph=False, input_signature=[tf.TensorSpec([1, None, None, 3])])
     def _encoded_moments(self, image):
-        return moments(self.encoder(autoencoder.padded(image, DEPTH), self.layers[-1:])[self.layers[-1]])
+        return moments(self.encoder(decoders.padded(image, DEPTH), self.layers[-1:])[self.layers[-1]])
 
     @tf.function(
         autograph=False, input_signature=[IMAGES, MOMENTS, MOMENTS, tf.TensorSpec([None, None, None]), tf.TensorSpec([])]
@@ -73,12 +77,12 @@ class AdaIn(tf.Module):
         size = tf.shape(content)[1:3]
 
         def stylized(image):
-            features = self.encoder(autoencoder.padded(image[None], DEPTH), self.layers[-1:])[self.layers[-1]]
-            regions = autoencoder.regions(shares, image[None], DEPTH, features)
+            features = self.encoder(decoders.padded(image[None], DEPTH), self.layers[-1:])[self.layers[-1]]
+            regions = decoders.regions(shares, image[None], DEPTH, features)
             # Each style takes the place of what the content is in its region: the content's moments are the region's too.
             moved = adain(features, moments(features, regions), (means, deviations))
             features += strength * tf.reduce_sum(regions * (moved - features), 0, keepdims=True)
-            return autoencoder.decode(features, self.decoder)[0, : size[0], : size[1]]
+            return decoders.decode(features, self.decoder)[0, : size[0], : size[1]]
 
         return tf.clip_by_value(tf.map_fn(stylized, content), 0.0, 255.0)
 
@@ -88,21 +92,21 @@ class AdaIn(tf.Module):
         features = self.encoder(content, [layer])[layer]
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(variables)
-            pixel, feature = autoencoder.inversion_losses(self.encoder, layer, self.decoder, features, content)
+            pixel, feature = decoders.inversion_losses(self.encoder, layer, self.decoder, features, content)
             total = pixel + feature
         optimizer.apply_gradients(zip(tape.gradient(total, variables), variables, strict=True))
         return {"losses/pixel_loss": pixel, "losses/feature_loss": feature, "total_loss": total}
 
     @tf.function(autograph=False)
     def _train_step(self, content, style, optimizer, variables):
-        style = styles.recast(style, self.conf, optimizer.iterations)
+        style = recast(style, self.conf, optimizer.iterations)
         of_content = self.encoder(content, self.layers[-1:])[self.layers[-1]]
         of_style = {layer: moments(features) for layer, features in self.encoder(style).items()}
         target = adain(of_content, moments(of_content), of_style[self.layers[-1]])
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(variables)
             weight = losses.style_weight(self.conf, optimizer.iterations)
-            parts = self._losses(self.encoder(autoencoder.decode(target, self.decoder)), target, of_style, weight)
+            parts = self._losses(self.encoder(decoders.decode(target, self.decoder)), target, of_style, weight)
         optimizer.apply_gradients(zip(tape.gradient(parts["total_loss"], variables), variables, strict=True))
         return parts
 
@@ -134,3 +138,42 @@ def moments(features, weights=1.0):
     mean = tf.reduce_sum(weights * features, [1, 2], keepdims=True)
     variance = tf.reduce_sum(weights * tf.square(features - mean), [1, 2], keepdims=True)
     return mean, tf.sqrt(variance + EPSILON)
+
+
+def training_paths(folders):
+    """The pictures of all folders, those of small folders repeated, so that each gives the same share of the draws.
+
+    Raises UserError as reader.list_images does.
+    """
+    found = [reader.list_images(folder, "point style_data at folders of paintings") for folder in folders]
+    most = max(map(len, found))
+    return [paths[i % len(paths)] for paths in found for i in range(most)]
+
+
+def training_batches(paths, conf, first_step):
+    """Endless batches [N,S,S,3] of style images, RGB 0..255, as conf.style_crop_scale and seed say, from a step on.
+
+    Scaled, cropped, mirrored, and in other light and colours; what a step gets depends on the seed and the step alone.
+
+    Raises:
+      UserError: none of the pictures can be read; one that cannot is named on stderr and replaced.
+    """
+    # Another seed than the photos': the n-th style shall not be cut as the n-th photo is.
+    drawn = dataclasses.replace(conf, seed=conf.seed + 1, random_crops=True, crop_scale=conf.style_crop_scale)
+    unreadable, told = set(), set()
+    try:
+        for images in reader.training_batches(paths, drawn, first_step, 2**40, unreadable):
+            for path in unreadable - told:
+                print(f"Skipped {path}: not readable", file=sys.stderr)
+            told |= unreadable
+            yield images
+    except tf.errors.OpError:
+        if len(unreadable) < len(set(paths)):
+            raise
+        raise UserError(f"style_data: none of the {len(unreadable)} pictures can be read") from None
+
+
+def recast(images, conf, step):
+    """Style images [N,S,S,3], RGB 0..255, in other colours and light: a few paintings stand for many."""
+    turned = augment.hue_turned(images, conf.style_hue, conf.seed, step)
+    return augment.relit(turned, conf.seed, step)

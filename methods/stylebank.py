@@ -5,15 +5,14 @@ import os
 import numpy as np
 import tensorflow as tf
 
-import autoencoder
-import checkpoints
 import losses
 import model
 import reader
-import styles
-from cli import UserError
+from core import checkpoints, styles
+from core.cli import UserError
+from methods import decoders
 
-DEPTH = 3  # of the encoder as autoencoder.padded counts: both sides are halved twice
+DEPTH = 3  # of the encoder as decoders.padded counts: both sides are halved twice
 NOTHING = 1e-3  # of a pixel, which the styles' masks may leave to nobody without the photo being recovered for it
 NORM_MEMORY = 0.9  # share of the stylising steps' mean gradient norm that each of them keeps
 
@@ -34,7 +33,7 @@ class StyleBank(tf.Module):
     With conf.frozen_model the encoder, the decoder and the banks of a finished model stay as they are, and only banks that
     it lacks are trained.
 
-    Raises UserError, when training, as frozen_names, losses.PerceptualLoss, autoencoder.check_size, reader.read_style do.
+    Raises UserError, when training, as frozen_names, losses.PerceptualLoss, decoders.check_size, reader.read_style do.
     """
 
     style_kinds = ("name",)
@@ -52,7 +51,7 @@ class StyleBank(tf.Module):
         if frozen:
             checkpoints.restore(conf.frozen_model, self.kept)
         if training:
-            autoencoder.check_size(conf, DEPTH)
+            decoders.check_size(conf, DEPTH)
             self.perceptual_loss = losses.PerceptualLoss(conf)
             self._trained = [name for name in self.style_names if name not in frozen]
             paths = dict(zip(self.style_names, conf.style_images, strict=True))
@@ -111,7 +110,7 @@ class StyleBank(tf.Module):
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(variables)
             recovered = recolored(self._decoded(self._encoded(content), no_norms(self.conf)), content)
-            loss = losses.content_error(recovered, content, "mean") / autoencoder.UNIT**2
+            loss = losses.content_error(recovered, content, "mean") / decoders.UNIT**2
         gradients = tape.gradient(loss, variables)
         scale = self.conf.reconstruction_weight * self._stylizing_norm / (self._shared_norm(gradients, variables) + 1e-12)
         gradients = [gradient if gradient is None else scale * gradient for gradient in gradients]
@@ -159,7 +158,7 @@ class StyleBank(tf.Module):
         size, first = tf.shape(content)[1:3], self.banks[self.style_names[0]]
 
         def stylized(photo):
-            padded = autoencoder.padded(photo[None], DEPTH)
+            padded = decoders.padded(photo[None], DEPTH)
             features = self._encoded(padded)
 
             def added(sum_, each):
@@ -177,7 +176,7 @@ class StyleBank(tf.Module):
 
     def _encoded(self, images):
         """[N,H,W,3] RGB 0..255 -> [N,H/4,W/4,width]."""
-        x = autoencoder.in_units(images)
+        x = decoders.in_units(images)
         x = tf.nn.relu(model.instance_norm(model.conv2d(x, self.kernels["conv1"], 1)))
         x = tf.nn.relu(model.instance_norm(model.conv2d(x, self.kernels["conv2"], 2)))
         x = tf.nn.relu(model.instance_norm(model.conv2d(x, self.kernels["conv3"], 2)))
@@ -198,7 +197,7 @@ class StyleBank(tf.Module):
             x = model.residual(x, self.kernels[f"res{i}/a"], self.kernels[f"res{i}/b"])
         x = normed(model.upsample_conv2d(x, self.kernels["deconv3"]), norms["deconv3"])
         x = normed(model.upsample_conv2d(x, self.kernels["deconv2"]), norms["deconv2"])
-        return autoencoder.in_pixels(model.conv2d_to_image(x, self.kernels["deconv1"]))
+        return decoders.in_pixels(model.conv2d_to_image(x, self.kernels["deconv1"]))
 
 
 def normed(x, norm):
@@ -247,14 +246,14 @@ def initial_kernels(conf, trainable):
     """New {scope: kernel} of encoder and decoder."""
     shapes = {"conv1": (9, 3, 32), "conv2": (3, 32, 64), "conv3": (3, 64, 128), "conv4": (3, 128, conf.width)}
     shapes |= {"deconv4": (3, conf.width, 128), "deconv3": (3, 128, 64), "deconv2": (3, 64, 32), "deconv1": (9, 32, 3)}
-    kernels = autoencoder.kernel_variables("stylebank", shapes, conf.seed, trainable)
+    kernels = decoders.kernel_variables("stylebank", shapes, conf.seed, trainable)
     return kernels | initial_blocks("stylebank", conf.blocks, 128, conf.seed + 1, trainable)
 
 
 def initial_blocks(name, count, channels, seed, trainable):
     """{scope: kernel [3,3,channels,channels]} of new residual blocks, which change nothing as each's second kernel is 0."""
     shapes = dict.fromkeys(block_scopes(count), (3, channels, channels))
-    kernels = autoencoder.kernel_variables(name, shapes, seed, trainable)
+    kernels = decoders.kernel_variables(name, shapes, seed, trainable)
     for scope in block_scopes(count)[1::2]:
         kernels[scope].assign(tf.zeros_like(kernels[scope]))
     return kernels

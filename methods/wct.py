@@ -4,9 +4,9 @@ import functools
 
 import tensorflow as tf
 
-import autoencoder
 import losses
-import styles
+from core import styles
+from methods import decoders
 
 SMALL = 1e-5  # eigenvalues below this share of the mean one are dropped: the authors' limit, whatever the network's scale
 ONE_STYLE = [tf.TensorSpec([None, None], tf.float64), tf.TensorSpec([None, None, None], tf.float64)]
@@ -19,7 +19,7 @@ class Wct(tf.Module):
     result at the next. Departures from the paper: the encoder is the conf's, by default the project's own small network;
     it pads zeros.
 
-    Raises UserError as losses.loss_network and, when training, autoencoder.check_size do.
+    Raises UserError as losses.loss_network and, when training, decoders.check_size do.
     """
 
     style_kinds = ("image",)
@@ -31,12 +31,12 @@ class Wct(tf.Module):
     def __init__(self, conf, training=False):
         super().__init__()
         if training:
-            autoencoder.check_size(conf, max(conf.levels))
+            decoders.check_size(conf, max(conf.levels))
         self.conf = conf
-        self.layers = dict(zip(conf.levels, autoencoder.end_layers(conf.loss_model, conf.levels), strict=True))
+        self.layers = dict(zip(conf.levels, decoders.end_layers(conf.loss_model, conf.levels), strict=True))
         self.encoder = losses.loss_network(conf, self.layers.values())
         self.decoders = {
-            depth: autoencoder.decoder_variables(f"wct/decoder{depth}", self.encoder, depth, conf.seed)
+            depth: decoders.decoder_variables(f"wct/decoder{depth}", self.encoder, depth, conf.seed)
             for depth in conf.levels
         }
         self._statistics = functools.lru_cache(maxsize=16)(self._measured)  # once for many pictures
@@ -72,22 +72,22 @@ class Wct(tf.Module):
 
     @tf.function(autograph=False, input_signature=[tf.TensorSpec([1, None, None, 3])])
     def _encoded(self, image):
-        features = self.encoder(autoencoder.padded(image, max(self.layers)))
+        features = self.encoder(decoders.padded(image, max(self.layers)))
         return {depth: statistics(features[layer][0]) for depth, layer in self.layers.items()}
 
     def _level(self, depth, content, means, roots, shares, strength):
         size, layer = tf.shape(content)[1:3], self.layers[depth]
 
         def stylized(image):
-            features = self.encoder(autoencoder.padded(image[None], depth), [layer])[layer][0]
-            regions = autoencoder.regions(shares, image[None], depth, features[None])
+            features = self.encoder(decoders.padded(image[None], depth), [layer])[layer][0]
+            regions = decoders.regions(shares, image[None], depth, features[None])
             changes = tf.map_fn(
                 lambda each: each[0] * (whitened_and_coloured(features, each[0], *each[1:]) - features),
                 (regions, means, roots),
                 fn_output_signature=tf.float32,
             )
             features += strength * tf.reduce_sum(changes, 0)
-            return autoencoder.decode(features[None], self.decoders[depth])[0, : size[0], : size[1]]
+            return decoders.decode(features[None], self.decoders[depth])[0, : size[0], : size[1]]
 
         return tf.map_fn(stylized, content)
 
@@ -98,7 +98,7 @@ class Wct(tf.Module):
             tape.watch(variables)
             parts = {}
             for depth, layer in self.layers.items():
-                found = autoencoder.inversion_losses(self.encoder, layer, self.decoders[depth], targets[layer], content)
+                found = decoders.inversion_losses(self.encoder, layer, self.decoders[depth], targets[layer], content)
                 parts[f"losses/pixel_loss_{depth}"], parts[f"losses/feature_loss_{depth}"] = found
             weights = {"pixel": self.conf.pixel_weight, "feature": self.conf.feature_weight}
             sums = {kind: tf.add_n([loss for tag, loss in parts.items() if f"/{kind}" in tag]) for kind in weights}

@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 from conftest import ROOT, VGG_16_CONVS, inside, load, vgg_weights
 
-import config
-import pixels
-import vgg
+from core import config, vgg
+from methods import gatys
 
 benchmark = load("benchmark")
 
@@ -51,7 +50,7 @@ def test_pytorch_computes_the_same_loss_and_gradient(pooling):
 def test_the_memory_that_optimising_is_expected_to_need_is_what_it_was_seen_to_need(scope, size, measured):
     conf, weights = benchmark.loss_network(scope)
     network = vgg.Vgg(scope, weights, {*conf.content_layers, *conf.style_layers})
-    base, per_pixel = pixels.memory_needed(conf, network)
+    base, per_pixel = gatys.memory_needed(conf, network)
     assert measured <= (base + per_pixel * size * size) / 1e9 < 1.25 * measured
 
 
@@ -63,7 +62,7 @@ def test_so_is_the_memory_that_the_default_recipe_is_expected_to_need(size, meas
     conf = config.load_conf(os.path.join(ROOT, "conf/gatys.yml"), config.PixelsConf)
     weights = vgg.read_weights(conf.loss_model, os.path.join(ROOT, conf.loss_model_file))
     network = vgg.Vgg(conf.loss_model, weights, {*conf.content_layers, *conf.style_layers})
-    base, per_pixel = pixels.memory_needed(conf, network)
+    base, per_pixel = gatys.memory_needed(conf, network)
     assert measured <= (base + per_pixel * size * size) / 1e9 < 1.25 * measured
 
 

@@ -6,12 +6,10 @@ import tensorflow as tf
 import yaml
 from conftest import inside, load, photo, script, vgg_weights
 
-import checkpoints
-import config
 import reader
-import vgg
+from core import checkpoints, config, vgg
+from core.optimizer import Adam
 from methods import METHODS
-from optimizer import Adam
 
 distill = load("distill")
 

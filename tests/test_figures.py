@@ -25,11 +25,8 @@ from conftest import (
 from PIL import Image
 from test_distill import school, write  # noqa: F401
 
-import checkpoints
-import config
 import reader
-import sheets
-import vgg
+from core import checkpoints, config, pictures, vgg
 from methods import METHODS, load_model
 from reports import gallery
 
@@ -83,8 +80,8 @@ def test_inversion_recovers_the_picture_from_a_shallow_layer():
 
 
 def test_a_contact_sheet_holds_every_picture():
-    pictures = [np.full((10, 20, 3), value, np.float32) for value in (50, 100, 150)]
-    sheet = sheets.contact_sheet([[(pictures[0], "a\nb"), (pictures[1], "c")], [(pictures[2], "d")]])
+    images = [np.full((10, 20, 3), value, np.float32) for value in (50, 100, 150)]
+    sheet = pictures.contact_sheet([[(images[0], "a\nb"), (images[1], "c")], [(images[2], "d")]])
     for value in (50, 100, 150):
         assert (sheet == value).all(-1).sum() >= 200
 
@@ -295,7 +292,7 @@ def test_a_model_of_any_style_has_no_objective(name, house):
 
 def test_the_objective_of_msgnet_is_that_of_its_largest_brush(house):
     method = METHODS["msgnet"](config.load_conf(str(many_styles_conf(house, "msgnet"))), training=True)
-    image = reader.read_image(str(house / "photos" / "0.jpg"), max(method.conf.style_sizes)).rgb
+    image = pictures.read_image(str(house / "photos" / "0.jpg"), max(method.conf.style_sizes)).rgb
     for layer, gram in method.perceptual_loss.style_targets(np.float32(image)[None]).items():
         np.testing.assert_allclose(method.style_targets["0"][layer], gram, rtol=1e-5)
 
@@ -307,13 +304,13 @@ def test_worth():
 
 
 def test_the_recipes_sheet(house, monkeypatch):
-    seen, stylize = {}, figures.pixels.stylize
+    seen, stylize = {}, figures.gatys.stylize
 
     def noted(conf, network, *rest):
         seen[conf.style_form, conf.image_size] = (conf, network)
         return stylize(conf, network, *rest)
 
-    monkeypatch.setattr(figures.pixels, "stylize", noted)
+    monkeypatch.setattr(figures.gatys, "stylize", noted)
     np.savez(house / "deep.npz", **vgg_weights(VGG_16_CONVS[:11]))
     flags = ("--content_image", "style.png", "--style_image", "photos/0.jpg", "--network", "vgg_16=deep.npz")
     sizes = ("--long_side", 32, "--evaluations", 2)

@@ -7,9 +7,9 @@ import pytest
 import tensorflow as tf
 from conftest import photo, write_conf
 
-import config
 import losses
-from cli import UserError
+from core import config
+from core.cli import UserError
 
 RNG = np.random.default_rng(0)
 F, G = (RNG.standard_normal((2, 5, 4, 3)).astype(np.float32) for _ in range(2))

@@ -14,13 +14,10 @@ import yaml
 from conftest import MANY_STYLES, ROOT, UNIVERSAL, inside, load, many_styles_conf, photo, script, universal_conf, write_conf
 from PIL import Image
 
-import config
-import files
 import losses
-import styles
-import training
+from core import config, styles, system, training
+from core.optimizer import Adam
 from methods import METHODS
-from optimizer import Adam
 
 train = load("train")
 
@@ -76,7 +73,7 @@ def test_the_contract_of_a_method(name, house):
     if "name" in method.style_kinds:
         style = [styles.Style(name="style")]
     assert method.stylize(image, style).shape == image.shape
-    if style is None:  # the others: tests/test_universal.py, test_many_styles.py
+    if style is None:  # the others: tests/methods/
         np.testing.assert_allclose(method.stylize(image, style, 0.0), image, atol=1e-3)
 
 
@@ -264,7 +261,7 @@ def test_a_run_is_trained_by_one_process_at_a_time(house):
     """Two that wrote into one folder would each take the other's checkpoints for their own."""
     pytest.importorskip("fcntl", reason="needs flock")
     conf = write_conf(house, steps=1)
-    with files.sole_user(str(house / "models" / "small")):
+    with system.sole_user(str(house / "models" / "small")):
         result = inside(train, "-c", conf, cwd=house)
         assert result.returncode == 1
         assert "small: another process trains there" in result.stderr

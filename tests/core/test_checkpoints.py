@@ -7,13 +7,11 @@ import pytest
 import tensorflow as tf
 from conftest import photo
 
-import checkpoints
-import config
-import files
 import model
-from cli import UserError
+from core import checkpoints, config, system
+from core.cli import UserError
+from core.optimizer import Adam, scope
 from methods import METHODS, load_model
-from optimizer import Adam, scope
 
 tf1 = tf.compat.v1
 IMAGE = photo(45, 38)
@@ -268,7 +266,7 @@ def test_a_failed_write_leaves_what_was_there(tmp_path):
         raise OSError(28, "No space left on device")
 
     with pytest.raises(UserError, match="No space left"):
-        files.write_whole(str(path), fail)
+        system.write_whole(str(path), fail)
     assert path.read_text() == "before"
     assert os.listdir(tmp_path) == ["x.txt"]
 

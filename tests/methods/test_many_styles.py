@@ -10,15 +10,12 @@ import yaml
 from conftest import MANY_STYLES, inside, load, many_styles_conf, photo, script, write_conf
 from PIL import Image
 
-import autoencoder
-import checkpoints
-import config
 import methods
 import model
-import styles
-from cli import UsageError, UserError
-from methods import METHODS, msgnet, stylebank
-from optimizer import Adam
+from core import checkpoints, config, styles
+from core.cli import UsageError, UserError
+from core.optimizer import Adam
+from methods import METHODS, decoders, msgnet, stylebank
 
 train = load("train")
 
@@ -83,13 +80,13 @@ def test_what_norms_make_large_ends_at_six():
     def rectified(x):
         return tf.clip_by_value(model.instance_norm(x), 0, 6)
 
-    y = autoencoder.conv(rectified(x), layers["down2/1"])
-    y = autoencoder.conv(rectified(autoencoder.conv(rectified(y), layers["down2/2"], 2)), layers["down2/3"])
-    expected = msgnet.limited(y + autoencoder.conv(x, layers["down2/shortcut"], 2))
+    y = decoders.conv(rectified(x), layers["down2/1"])
+    y = decoders.conv(rectified(decoders.conv(rectified(y), layers["down2/2"], 2)), layers["down2/3"])
+    expected = msgnet.limited(y + decoders.conv(x, layers["down2/shortcut"], 2))
     np.testing.assert_allclose(msgnet.bottleneck(x, layers, "down2", 2), expected, rtol=1e-3, atol=1e-3)
-    y = tf.repeat(tf.repeat(rectified(autoencoder.conv(rectified(x), layers["up2/1"])), 2, 1), 2, 2)
-    y = autoencoder.conv(rectified(autoencoder.conv(y, layers["up2/2"])), layers["up2/3"])
-    shortcut = autoencoder.conv(tf.repeat(tf.repeat(x, 2, 1), 2, 2), layers["up2/shortcut"])
+    y = tf.repeat(tf.repeat(rectified(decoders.conv(rectified(x), layers["up2/1"])), 2, 1), 2, 2)
+    y = decoders.conv(rectified(decoders.conv(y, layers["up2/2"])), layers["up2/3"])
+    shortcut = decoders.conv(tf.repeat(tf.repeat(x, 2, 1), 2, 2), layers["up2/shortcut"])
     np.testing.assert_allclose(msgnet.up_bottleneck(x, layers, "up2"), msgnet.limited(y + shortcut), rtol=1e-3, atol=1e-3)
 
 

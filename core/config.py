@@ -9,7 +9,7 @@ import typing
 
 import yaml
 
-from cli import UserError
+from core.cli import UserError
 
 EMBEDDED = "vgg_16_lite"  # the loss network that the project ships
 STYLE_LAYERS = ("conv1_2", "conv2_2", "conv3_3", "conv4_3")  # the original's

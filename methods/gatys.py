@@ -8,11 +8,10 @@ import tensorflow as tf
 from scipy.optimize import fmin_l_bfgs_b
 
 import losses
-import styles
-import vgg
 import vgg_preprocessing
-from cli import UserError
-from optimizer import Adam
+from core import pictures, styles, vgg
+from core.cli import UserError
+from core.optimizer import Adam
 
 # What optimising takes at its peak: python benchmark.py memory; a target's bytes as tests/test_benchmark.py says
 BYTES, BYTES_PER_PIXEL, BYTES_PER_FLOAT, BYTES_PER_TARGET, BYTES_PER_WEIGHT = 800e6, 700, 7.0, 9.0, 90
@@ -39,7 +38,7 @@ def stylize(conf, network, content, styles, start=None, callback=lambda *_: None
         objective = Objective(conf, network, small, [resized_style(conf, style, small) for style in styles])
         if image is None:
             image = first_image(conf, small, styles, start)
-        image = vgg_preprocessing.resized(image, small.shape[:2])
+        image = pictures.resized(image, small.shape[:2])
         if conf.optimizer == "lbfgs":
             for _ in range(conf.rounds):
                 image = lbfgs(objective, image, conf.iterations, callback)
@@ -63,7 +62,7 @@ def iterations(conf):
 
 def fitted(image, long_side):
     """[H,W,3] -> [h,w,3] float32 with max(h, w) == long_side."""
-    return vgg_preprocessing.resized(image, fitted_size(image, long_side))
+    return pictures.resized(image, fitted_size(image, long_side))
 
 
 def fitted_size(image, long_side):
@@ -93,7 +92,7 @@ def check_sizes(conf, content, named_styles):
 def resized_style(conf, style, content):
     """A Style at the scale of the content, [h,w,3]; its mask is stretched to it."""
     if conf.style_stretched:
-        image = vgg_preprocessing.resized(style.image, content.shape[:2])
+        image = pictures.resized(style.image, content.shape[:2])
     else:
         image = fitted(style.image, round(conf.style_scale * max(content.shape[:2])))
     mask = None if style.mask is None else styles.resized_mask(style.mask, *content.shape[:2])

@@ -9,14 +9,11 @@ import tensorflow as tf
 from conftest import UNIVERSAL, inside, load, photo, script, universal_conf
 from PIL import Image
 
-import autoencoder
-import checkpoints
-import config
 import methods
-import styles
-from cli import UserError
-from methods import METHODS, adain, wct
-from optimizer import Adam
+from core import checkpoints, config, styles
+from core.cli import UserError
+from core.optimizer import Adam
+from methods import METHODS, adain, decoders, wct
 
 train = load("train")
 
@@ -51,8 +48,8 @@ def reconstruction(method, image):
     else:
         steps = [(depth, layer, method.decoders[depth]) for depth, layer in method.layers.items()]
     for depth, layer, decoder in steps:
-        found = method.encoder(autoencoder.padded(image, depth))[layer]
-        image = autoencoder.decode(found, decoder)[:, : image.shape[1], : image.shape[2]]
+        found = method.encoder(decoders.padded(image, depth))[layer]
+        image = decoders.decode(found, decoder)[:, : image.shape[1], : image.shape[2]]
     return np.clip(image, 0, 255)
 
 
@@ -174,18 +171,18 @@ def test_small_folders_are_drawn_as_often_as_large_ones(house):
     (house / "paintings").mkdir()
     for i in range(2):
         Image.fromarray(photo(40, 50, i)).save(house / "paintings" / f"{i}.png")
-    paths = styles.training_paths([str(house / "paintings"), str(house / "photos")])
+    paths = adain.training_paths([str(house / "paintings"), str(house / "photos")])
     assert len(paths) == 12
     assert sum("paintings" in path for path in paths) == 6
 
 
 def test_style_batches_depend_on_the_step_alone(house):
     conf = config.load_conf(str(universal_conf(house, "adain")))
-    paths = styles.training_paths(conf.style_data)
-    first = styles.training_batches(paths, conf, 0)
+    paths = adain.training_paths(conf.style_data)
+    first = adain.training_batches(paths, conf, 0)
     batches = [next(first) for _ in range(4)]
-    np.testing.assert_array_equal(next(styles.training_batches(paths, conf, 3)), batches[3])
-    recast = [styles.recast(batches[0], conf, tf.constant(step, tf.int64)) for step in (1, 1, 2)]
+    np.testing.assert_array_equal(next(adain.training_batches(paths, conf, 3)), batches[3])
+    recast = [adain.recast(batches[0], conf, tf.constant(step, tf.int64)) for step in (1, 1, 2)]
     np.testing.assert_array_equal(recast[0], recast[1])
     assert np.abs(recast[0] - recast[2]).max() > 10
 
@@ -202,8 +199,8 @@ def test_adain_reconstructs_first_as_wct_does(house):
     adain_method, batch, step = training("adain", house, reconstruction_steps=1, image_size=32)
     layer = adain_method.layers[-1]
     features = adain_method.encoder(batch)[layer].numpy()
-    image = autoencoder.decode(features, adain_method.decoder).numpy()
-    pixel = ((image - batch) ** 2).mean() / autoencoder.UNIT**2
+    image = decoders.decode(features, adain_method.decoder).numpy()
+    pixel = ((image - batch) ** 2).mean() / decoders.UNIT**2
     again = adain_method.encoder(image)[layer].numpy()
     feature = ((again - features) ** 2).sum() / np.square(features).sum()
     first, second = step(), step()

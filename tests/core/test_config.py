@@ -8,8 +8,8 @@ import pytest
 import yaml
 from conftest import ROOT
 
-import config
-from cli import UserError
+from core import config
+from core.cli import UserError
 
 ORIGINAL = """
 ## Basic configuration

@@ -10,9 +10,9 @@ import tensorflow as tf
 
 import losses
 import model
-import vgg
 import vgg_preprocessing
-from cli import UserError
+from core import vgg
+from core.cli import UserError
 
 UNIT = 64.0  # a decoder's output is in it: about the standard deviation of a photo's pixels
 
