@@ -22,7 +22,7 @@ import losses
 import reader
 from core import checkpoints, cli, config, system, training, vgg
 from core.vgg import MEANS
-from methods import load_model
+from methods import base, load_model
 
 cli.conf_flag()
 
@@ -102,8 +102,8 @@ class Lesson(tf.Module):
     def _train_step(self, content, optimizer, variables, learning):
         images = self._images(content, optimizer.iterations)
         targets = self._targets(images)
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(variables)
+
+        def compute_losses():
             features = self.student(shrunk(images), learning=learning)
             shares, disorder = {}, {}
             for layer, head in self.heads.items():
@@ -115,9 +115,10 @@ class Lesson(tf.Module):
             # Of logarithms: a layer that is nearly right, as the first ones soon are, pulls on as hard as the others.
             total = tf.add_n([tf.math.log(share) for share in shares.values()])
             total += self.conf.gram_weight * tf.add_n(list(disorder.values()))
-        optimizer.apply_gradients(zip(tape.gradient(total, variables), variables, strict=True))
-        parts = {f"unexplained/{layer}": share for layer, share in shares.items()}
-        return parts | {f"gram_disorder/{layer}": d for layer, d in disorder.items()} | {"total_loss": total}
+            parts = {f"unexplained/{layer}": share for layer, share in shares.items()}
+            return parts | {f"gram_disorder/{layer}": d for layer, d in disorder.items()} | {"total_loss": total}
+
+        return base.minimize(compute_losses, variables, optimizer)
 
     def _images(self, content, step):
         """The batch to learn from: photos varied, but the last ones give way to the easel's pictures and their styles."""

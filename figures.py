@@ -26,7 +26,7 @@ from tqdm import tqdm
 import losses
 import reader
 from core import checkpoints, cli, config, pictures, styles, system, vgg
-from methods import decoders, gatys, load_model, wct
+from methods import decoders, gatys, johnson, load_model, load_recipe, wct
 from model import instance_norm
 from reports import gallery
 
@@ -238,7 +238,7 @@ def inversions(pairs, conf):
 
 def inverted(network, image):
     """The picture that L-BFGS finds from noise for a network's features of [H,W,3] RGB 0..255; returns the same kind."""
-    conf = config.PixelsConf(content_layers=network.layers, style_weight=0.0, tv_weight=SMOOTHNESS)
+    conf = gatys.GatysConf(content_layers=network.layers, style_weight=0.0, tv_weight=SMOOTHNESS)
     objective = gatys.Objective(conf, network, image, [])
     noise = np.random.default_rng(0).uniform(100, 155, image.shape)
     return gatys.lbfgs(objective, noise, evaluations())
@@ -431,10 +431,10 @@ def objective_report():
         raise cli.UsageError(f"--sizes: got {min(sizes, default='none')}, at least {config.SMALLEST} is needed")
     paths = reader.list_images(FLAGS.photos)
     paths = [paths[i] for i in np.unique(np.linspace(0, len(paths) - 1, FLAGS.count, dtype=int))]
-    conf = checkpoints.load_recipe(FLAGS.model_file)
+    conf, trained = load_recipe(FLAGS.model_file)
     if not isinstance(conf, config.PerceptualConf):
         raise cli.UserError(f"{recipe}: method {conf.method} has no objective that pixels could be given")
-    if FLAGS.last_norm and not isinstance(conf, config.Conf):
+    if FLAGS.last_norm and not isinstance(conf, johnson.JohnsonConf):
         raise cli.UserError(f"--last_norm: is of nets for one style; {conf.method} does not end in a norm: leave it out")
     stem = os.path.basename(FLAGS.model_file).removesuffix(".ckpt-done")
     folder, curves = FLAGS.output_dir or os.path.join("docs", stem), {}
@@ -454,7 +454,7 @@ def objective_report():
             print(f"{size}x{size}: without output_affine no model is worth over {most['noise']} and {most['photo']}")
     if FLAGS.into_recipe:
         measured = {"photos": len(photos), "evaluations": evaluations(500)}
-        trained = config.read_recipe(recipe) | {"worth_lbfgs_iterations": worths, "worth_measured_over": measured}
+        trained |= {"worth_lbfgs_iterations": worths, "worth_measured_over": measured}
         checkpoints.write_recipe(FLAGS.model_file, conf, trained)
     return 0
 
@@ -580,7 +580,7 @@ def recipes_sheet():
 
 def recipe(name, photo):
     """(conf, loss network) of a recipe of conf/, at the size and with the network that the flags ask for."""
-    conf = config.load_conf(os.path.join(ROOT, "conf", f"{name}.yml"), config.PixelsConf)
+    conf = config.load_conf(os.path.join(ROOT, "conf", f"{name}.yml"), gatys.GatysConf)
     # Of undivided matrices the style's share of the loss goes with the pixels; the conf's weight is for its own size.
     share = (conf.image_size / FLAGS.long_side) ** 2 if conf.style_form == "half_sum" else 1.0
     conf = dataclasses.replace(conf, image_size=FLAGS.long_side, iterations=FLAGS.evaluations or conf.iterations)
@@ -588,7 +588,7 @@ def recipe(name, photo):
     own = conf.loss_model
     if FLAGS.network:
         scope, _, path = FLAGS.network.partition("=")
-        conf = with_network(conf, scope, path or config.PixelsConf(loss_model=scope).loss_model_file)
+        conf = with_network(conf, scope, path or gatys.GatysConf(loss_model=scope).loss_model_file)
     layers = {*conf.content_layers, *conf.style_layers}
     if conf.loss_model == own:
         return conf, losses.loss_network(conf, layers)

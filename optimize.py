@@ -70,7 +70,7 @@ def main(argv):
     for path in filter(None, (FLAGS.output_file, FLAGS.animation)):
         system.check_writable(path)
     given = {key: FLAGS[key].value for key in OVERRIDES if FLAGS[key].value is not None}
-    conf = config.changed(config.load_conf(FLAGS.conf or CONF, config.PixelsConf), given, "the command line")
+    conf = config.changed(config.load_conf(FLAGS.conf or CONF, gatys.GatysConf), given, "the command line")
     check_inputs_stay((FLAGS.content_image, *FLAGS.style_image, *FLAGS.mask, conf.init))
     if FLAGS.sweep:
         return sweep(conf)
@@ -195,7 +195,7 @@ def prepared(conf):
       UserError: as read_inputs, read_start and losses.loss_network do; the pictures are too small, or too large for memory.
     """
     content, given = read_inputs(conf)
-    start = None if conf.init in config.STARTS else read_start(conf.init)
+    start = None if conf.init in gatys.STARTS else read_start(conf.init)
     network = losses.loss_network(conf, {*conf.content_layers, *conf.style_layers})
     named = zip(FLAGS.style_image, (style.image for style in given), strict=True)
     gatys.check_sizes(conf, (FLAGS.content_image or FLAGS.style_image[0], content), named)
@@ -206,7 +206,7 @@ def prepared(conf):
 def read_start(path):
     """The picture [H,W,3] that init names. Raises UserError as pictures.read_image does, and when there is none."""
     if not os.path.exists(path):
-        raise cli.UserError(f"init: '{path}' is neither {', '.join(config.STARTS)} nor a picture that exists")
+        raise cli.UserError(f"init: '{path}' is neither {', '.join(gatys.STARTS)} nor a picture that exists")
     return pictures.read_image(path).rgb
 
 

@@ -17,9 +17,10 @@ import numpy as np
 import yaml
 from absl import flags
 
+import methods
 import reader
 from core import checkpoints, cli, config, pictures, styles, system, training
-from methods import METHODS
+from methods import johnson
 
 cli.conf_flag()
 flags.DEFINE_string("train_data", None, "A folder of photos, instead of the conf's.")
@@ -39,16 +40,16 @@ def main(argv):
     """Trains as the conf says; returns 0 when the run is finished, 128 + the signal's number when it was interrupted."""
     if argv[1:]:
         raise cli.UsageError(f"{argv[1]}: not expected; the conf file goes with -c")
-    conf = config.load_conf(cli.conf_path())
+    conf = methods.load_conf(cli.conf_path())
     if FLAGS.train_data:
         conf = dataclasses.replace(conf, train_data=FLAGS.train_data)
     paths = reader.list_images(conf.train_data)
     if FLAGS.preview_grid:
-        if not isinstance(conf, config.Conf):
+        if not isinstance(conf, johnson.JohnsonConf):
             raise cli.UsageError(f"--preview_grid: is for the method johnson, not {conf.method}")
         return preview_grid(conf, paths)
-    method = METHODS[conf.method](conf, training=True)
-    if isinstance(conf, config.Conf):
+    method = methods.METHODS[conf.method](conf, training=True)
+    if isinstance(conf, johnson.JohnsonConf):
         pictures.write_image(f"generated/target_style_{conf.naming}.jpg", reader.read_style(conf.style_image, conf)[0])
     return train(conf, method, paths)
 
@@ -90,7 +91,7 @@ def preview_grid(conf, paths):
         rows.append([])
         for weight in weights:
             cell = grid_cell(conf, folder, weight, size)
-            method = METHODS[conf.method](cell, training=True)
+            method = methods.METHODS[conf.method](cell, training=True)
             if code := train(cell, method, paths):
                 return code
             recipe = checkpoints.recipe_path(os.path.join(cell.model_path, cell.naming, f"{checkpoints.NAME}-done"))

@@ -112,21 +112,9 @@ def write_recipe(model_file, conf, trained=None):
     system.write_text(recipe_path(model_file), yaml.safe_dump(recipe, sort_keys=False))
 
 
-def load_recipe(model_file):
-    """The Conf kept beside a model. A model without one is taken as the original repo's: a Johnson net with its settings.
-
-    Raises UserError as config.load_conf does, or, without a recipe, when the model file cannot be opened.
-    """
-    path = recipe_path(model_file)
-    if os.path.exists(path):
-        return config.load_conf(path)
-    shapes = _open(model_file).get_variable_to_shape_map()
-    settings = {}  # what a model of this project without its recipe still tells; the original's tells nothing else
-    if "deconv3/scale" in shapes:
-        settings["output_affine"] = True
-    if len(shapes.get("conv1/conv/weight", ())) == 4:
-        settings["width"] = shapes["conv1/conv/weight"][3]
-    return config.Conf(style_image="unknown", naming=os.path.basename(model_file), **settings)
+def read_shapes(path):
+    """{variable: shape} of a checkpoint. Raises UserError when it cannot be opened."""
+    return _open(path).get_variable_to_shape_map()
 
 
 def _open(path):

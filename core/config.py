@@ -106,136 +106,6 @@ class MethodConf(RunConf):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Conf(MethodConf, PerceptualConf):
-    """What the training of one style may be told. Defaults of the optional keys are the original's behaviour."""
-
-    style_image: str  # the painting
-    method: str = "johnson"
-    style_size: int = 0  # short side of a style image, whole; 0: like the training images (image_size, cropped)
-    width: int = 32  # channels of the net's first convolution; the next have twice and four times as many
-
-    output_affine: bool = False  # scale and offset after the last norm, beginning as the style's; the original has none
-
-    # Help for runs of few steps.
-    least_slope: float = 0.0  # of the final tanh in the backward pass, where it leads out of saturation
-    initializer: str = "normal"  # normal: stddev 0.1 everywhere. identity: He's scale, each residual block starts as x
-    reconstruction_steps: int = 0  # first so many steps learn to give the photo back
-    style_warmup_steps: int = 0  # after them the style weight is raised from 0 over so many steps
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class EncoderConf(MethodConf, NetworkConf):
-    """What methods share that decode a loss network's features. Their models need its file again."""
-
-    batch_size: int = 8
-    learning_rate: float = 1e-4
-    random_crops: bool = True
-    preview_style: str = ""  # the style of the previews; "": the project's starry night
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class AdaInConf(EncoderConf):
-    """What the training of AdaIN's decoder may be told. Defaults are the paper's."""
-
-    method: str = "adain"
-    style_data: tuple[str, ...]  # folders of style pictures, walked recursively; each gives the same share of the styles
-    style_crop_scale: float = 2.0  # styles are cut from pictures of 1 to so many times image_size
-    style_hue: float = 0.5  # radians by which the styles' hues are turned at most, to either side
-    reconstruction_steps: int = 0  # first so many steps learn to give the photo back
-    style_warmup_steps: int = 0  # after them the style weight is raised from 0 over so many steps
-    content_weight: float = 1.0
-    style_weight: float = 10.0
-    learning_rate_schedule: str = "inverse"
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class WctConf(EncoderConf):
-    """What the training of WCT's decoders may be told."""
-
-    method: str = "wct"
-    levels: tuple[int, ...] = (5, 4, 3, 2, 1)  # the decoders, relu5_1's and so on, in the order in which they apply
-    pixel_weight: float = 1.0  # of the pixels' mean squared error, as a share of a photo's usual variance
-    feature_weight: float = 1.0  # of the features', as a share of their energy
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ManyStylesConf(MethodConf, PerceptualConf):
-    """What methods share that hold several styles, each called as its file is."""
-
-    style_images: tuple[str, ...]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class MsgNetConf(ManyStylesConf):
-    """What the training of MSG-Net may be told. The net's size is the paper's; conf/msgnet.yml has the rest of it."""
-
-    method: str = "msgnet"
-    style_weight: float = 5.0
-    style_normaliser: str = "channels"
-    width: int = 128  # channels inside a bottleneck; four times as many between them
-    blocks: int = 6  # bottlenecks at the smallest size
-    style_sizes: tuple[int, ...] = (256, 384, 512)  # long sides of each style image: of the brush; in turn, may repeat
-    content_path: bool = False  # contents' features also pass CoMatch by a matrix that is the same for all styles
-    style_norms: bool = False  # each named style has scales and offsets for the decoder's norms; needs whole_grams
-    whole_grams: bool = False  # most steps take a painting's Gram matrix as kept, not a crop's: not for a new net
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class StyleBankConf(ManyStylesConf):
-    """What the training of StyleBank may be told. The net's size is the paper's; conf/stylebank.yml has the rest of it."""
-
-    method: str = "stylebank"
-    style_size: int = 0  # short side of a style image, whole; 0: like the training images (image_size, cropped)
-    width: int = 256  # channels of the encoder's features, and of each filter bank
-    blocks: int = 0  # residual blocks at the beginning of the decoder, of which the paper has none
-    bank_blocks: int = 0  # residual blocks at the end of each bank, of which the paper has none
-    bank_norms: bool = False  # each bank has scales and offsets for its norm and the decoder's
-    stylizing_steps: int = 2  # between two of reconstruction
-    reconstruction_weight: float = 1.0  # of the latter's gradient, beside those of the former
-    frozen_model: str = ""  # a finished model of which all stays as it is: only banks that it lacks are trained
-
-
-METHOD_CONFS = {"johnson": Conf, "adain": AdaInConf, "wct": WctConf, "msgnet": MsgNetConf, "stylebank": StyleBankConf}
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class PixelsConf(LossNetworkConf):
-    """What optimize.py may be told. Defaults are those of conf/gatys.yml, but for how its network sees pictures."""
-
-    content_form: str = "relative"  # see losses.content_error
-    style_form: str = "relative"  # see losses.style_error
-    style_layer_weights: tuple[float, ...] = ()  # of style_layers, made to sum to 1; (): the same for all
-    tv_form: str = "mean"  # see losses.total_variation_loss
-    content_weight: float = 1.0
-    style_weight: float = 40.0
-    tv_weight: float = 0.005
-    style_scale: float = 1.0  # the style image's long side in units of the result's: larger gives larger strokes
-    style_stretched: bool = False  # resize the style image to exactly the content's size instead
-    image_size: int = 512  # the result's long side
-    start_size: int = 128  # of about the first of several scales, each sqrt(2) larger than the one before; 0: one scale
-    init: str = "auto"  # content, noise, style, mix (0.6 noise + 0.4 content), or a picture's path;
-    # auto: content, but noise where the content or the style has no weight
-    noise: float = 127.5  # amplitude of the noise of `noise` and `mix`, around the mean colour
-    optimizer: str = "adam"  # adam or lbfgs
-    learning_rate: float = 5.0  # Adam's, in pixel values
-    iterations: int = 150  # Adam's steps or L-BFGS' evaluations, at each scale
-    rounds: int = 1  # so often L-BFGS starts anew; its losses are told after each
-    averaging: float = 0.95  # decay of the mean over iterates that is the result; 0: the last iterate is
-    clip: bool = True  # Adam keeps pixels in 0..255 throughout; else only the result is
-    seed: int = 0  # of the noise, and of the views that are drawn
-
-    def __post_init__(self):
-        """Raises UserError when a layer is named twice, or layers and their weights are not as many."""
-        super().__post_init__()
-        for key in ("content_layers", "style_layers"):
-            if twice := [layer for layer in getattr(self, key) if getattr(self, key).count(layer) > 1]:
-                raise UserError(f"{key}: {twice[0]} is there twice; keep one")
-        if self.style_layer_weights and len(self.style_layer_weights) != len(self.style_layers):
-            counts = f"{len(self.style_layer_weights)} for {len(self.style_layers)} style_layers"
-            raise UserError(f"style_layer_weights: {counts}; give one for each layer")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class DistillConf(RunConf):
     """What distill.py may be told. A student layer conv4_1 learns from the teachers' layer conv4_1, or conv4_1_aux."""
 
@@ -267,7 +137,6 @@ CHOICES = {
     "learning_rate_schedule": ("constant", "cosine", "inverse"),
 }
 SMALLEST = 16  # pixels
-STARTS = ("auto", "content", "noise", "style", "mix")  # what `init` may be beside a picture's path
 MAY_BE_EMPTY = ("checkpoint_exclude_scopes", "loss_model_file", "initial_model", "preview_image", "preview_style")
 MAY_BE_EMPTY += ("second_loss_model", "second_loss_model_file", "frozen_model")
 POSITIVE = ("image_size", "batch_size", "epoch", "learning_rate", "checkpoint_every", "keep_checkpoints")
@@ -275,21 +144,33 @@ POSITIVE += ("iterations", "rounds", "style_scale", "width", "stylizing_steps")
 RECIPE_KEY = "trained"  # a model's recipe is its conf with this section added: what came of it
 
 
-def load_conf(path, kind=None):
-    """Reads a conf file, or a model's recipe, into `kind`, by default that of the conf's method.
+def load_conf(path, kind):
+    """Reads a conf file, or a model's recipe, as load_recipe does, and returns the conf alone."""
+    return load_recipe(path, kind)[0]
+
+
+def load_recipe(path, kind):
+    """Reads a conf file, or a model's recipe.
+
+    Args:
+      kind: the class of the conf, or {method: class}.
+
+    Returns:
+      (an object of that class, the recipe's `trained` section as a dict: empty for a plain conf).
 
     Raises:
       UserError: the file is missing or no YAML mapping, a key is unknown, missing or twice there, or a value does not fit.
     """
     values, lines = _read_yaml(path)
-    values.pop(RECIPE_KEY, None)
-    kind = kind or _kind_by_method(values.get("method", "johnson"), path, lines)
+    trained = values.pop(RECIPE_KEY, None) or {}
+    if isinstance(kind, dict):
+        kind = _kind_by_method(values.get("method", "johnson"), kind, path, lines)
     converted = _converted(values, kind, lambda key: f"{path}, line {lines.get(str(key), '?')}")
     for field in dataclasses.fields(kind):
         if field.default is dataclasses.MISSING and field.name not in values:
             raise UserError(f"{field.name}: missing in {path}, add a line '{field.name}: ...'")
     try:
-        return kind(**converted)
+        return kind(**converted), trained
     except UserError as error:
         raise UserError(f"{error} ({path})") from None
 
@@ -333,11 +214,10 @@ def _read_yaml(path):
     return values, lines
 
 
-def _kind_by_method(method, path, lines):
-    if isinstance(method, str) and method and method not in METHOD_CONFS:
-        names = ", ".join(METHOD_CONFS)
-        raise UserError(f"method: got '{method}', one of {names} is needed ({path}, line {lines['method']})")
-    return METHOD_CONFS.get(str(method), Conf)  # no text at all: for _convert to say
+def _kind_by_method(method, kinds, path, lines):
+    if isinstance(method, str) and method and method not in kinds:
+        raise UserError(f"method: got '{method}', one of {', '.join(kinds)} is needed ({path}, line {lines.get('method')})")
+    return kinds.get(str(method), next(iter(kinds.values())))  # no text at all: for _convert to say
 
 
 def _converted(values, kind, source):

@@ -226,8 +226,8 @@ def changes_so_far(conf, run, run_file, step):
     path = checkpoints.recipe_path(run_file)
     if not os.path.exists(path):
         return {}
-    before = config.read_recipe(path)
-    then = config.conf_dict(config.load_conf(path, type(conf))) | {"images": before["images"]}
+    conf_before, before = config.load_recipe(path, type(conf))
+    then = config.conf_dict(conf_before) | {"images": before["images"]}
     now = config.conf_dict(conf) | {"images": run["images"]}
     new = [f"step {step}: {key} {then[key]} -> {now[key]}" for key in now if then[key] != now[key]]
     for change in new:

@@ -10,14 +10,29 @@ import losses
 import reader
 from core import augment, styles
 from core.cli import UserError
-from methods import decoders
+from methods import base, decoders
 
 DEPTH = 4  # the encoder ends at relu4_1
 IMAGES, MOMENTS = tf.TensorSpec([None, None, None, 3]), tf.TensorSpec([None, 1, 1, None])
 EPSILON = 1e-5  # added to variances, as in the authors' code: a dead channel stays finite
 
 
-class AdaIn(tf.Module):
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AdaInConf(decoders.EncoderConf):
+    """What the training of AdaIN's decoder may be told. Defaults are the paper's."""
+
+    method: str = "adain"
+    style_data: tuple[str, ...]  # folders of style pictures, walked recursively; each gives the same share of the styles
+    style_crop_scale: float = 2.0  # styles are cut from pictures of 1 to so many times image_size
+    style_hue: float = 0.5  # radians by which the styles' hues are turned at most, to either side
+    reconstruction_steps: int = 0  # first so many steps learn to give the photo back
+    style_warmup_steps: int = 0  # after them the style weight is raised from 0 over so many steps
+    content_weight: float = 1.0
+    style_weight: float = 10.0
+    learning_rate_schedule: str = "inverse"
+
+
+class AdaIn(base.Method):
     """A loss network as encoder, and a decoder for its relu4_1 whose mean and deviation have become the style's.
 
     Departures from the paper: the encoder is the conf's, by default the project's own small network, and pads zeros.
@@ -25,15 +40,12 @@ class AdaIn(tf.Module):
     Raises UserError as losses.loss_network and, when training, training_paths do.
     """
 
+    conf_class = AdaInConf
     style_kinds = ("image",)
-    kept = ()  # what a model file holds beside the trainable variables
-    of_style = ()  # names of variables that an initial_model does not give
-    grown = ()  # names of variables that an initial_model may lack: they then begin where they change nothing
-    memory = (650e6, 350)  # bytes that stylising takes at its peak, and more for each pixel: python benchmark.py memory
+    memory = (650e6, 350)
 
     def __init__(self, conf, training=False):
-        super().__init__()
-        self.conf = conf
+        super().__init__(conf)
         self.layers = decoders.end_layers(conf.loss_model, range(1, DEPTH + 1))
         self.encoder = losses.loss_network(conf, self.layers)
         self.decoder = decoders.decoder_variables("adain", self.encoder, DEPTH, conf.seed)
@@ -90,12 +102,12 @@ class AdaIn(tf.Module):
     def _reconstruction_step(self, content, optimizer, variables):
         layer = self.layers[-1]
         features = self.encoder(content, [layer])[layer]
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(variables)
+
+        def compute_losses():
             pixel, feature = decoders.inversion_losses(self.encoder, layer, self.decoder, features, content)
-            total = pixel + feature
-        optimizer.apply_gradients(zip(tape.gradient(total, variables), variables, strict=True))
-        return {"losses/pixel_loss": pixel, "losses/feature_loss": feature, "total_loss": total}
+            return {"losses/pixel_loss": pixel, "losses/feature_loss": feature, "total_loss": pixel + feature}
+
+        return base.minimize(compute_losses, variables, optimizer)
 
     @tf.function(autograph=False)
     def _train_step(self, content, style, optimizer, variables):
@@ -103,12 +115,12 @@ class AdaIn(tf.Module):
         of_content = self.encoder(content, self.layers[-1:])[self.layers[-1]]
         of_style = {layer: moments(features) for layer, features in self.encoder(style).items()}
         target = adain(of_content, moments(of_content), of_style[self.layers[-1]])
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(variables)
-            weight = losses.style_weight(self.conf, optimizer.iterations)
-            parts = self._losses(self.encoder(decoders.decode(target, self.decoder)), target, of_style, weight)
-        optimizer.apply_gradients(zip(tape.gradient(parts["total_loss"], variables), variables, strict=True))
-        return parts
+        weight = losses.style_weight(self.conf, optimizer.iterations)
+
+        def compute_losses():
+            return self._losses(self.encoder(decoders.decode(target, self.decoder)), target, of_style, weight)
+
+        return base.minimize(compute_losses, variables, optimizer)
 
     def _losses(self, features, target, of_style, style_weight):
         """Equations 11 to 13: features {layer: [N,h,w,C]} against the target at the last, at all against the style."""

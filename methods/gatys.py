@@ -9,13 +9,52 @@ from scipy.optimize import fmin_l_bfgs_b
 
 import losses
 import vgg_preprocessing
-from core import pictures, styles, vgg
+from core import config, pictures, styles, vgg
 from core.cli import UserError
 from core.optimizer import Adam
+from methods import base
 
 # What optimising takes at its peak: python benchmark.py memory; a target's bytes as tests/test_benchmark.py says
 BYTES, BYTES_PER_PIXEL, BYTES_PER_FLOAT, BYTES_PER_TARGET, BYTES_PER_WEIGHT = 800e6, 700, 7.0, 9.0, 90
+STARTS = ("auto", "content", "noise", "style", "mix")  # what `init` may be beside a picture's path
 STEP = 2**0.5  # each scale's size in units of the one before
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GatysConf(config.LossNetworkConf):
+    """What optimize.py may be told. Defaults are those of conf/gatys.yml, but for how its network sees pictures."""
+
+    content_form: str = "relative"  # see losses.content_error
+    style_form: str = "relative"  # see losses.style_error
+    style_layer_weights: tuple[float, ...] = ()  # of style_layers, made to sum to 1; (): the same for all
+    tv_form: str = "mean"  # see losses.total_variation_loss
+    content_weight: float = 1.0
+    style_weight: float = 40.0
+    tv_weight: float = 0.005
+    style_scale: float = 1.0  # the style image's long side in units of the result's: larger gives larger strokes
+    style_stretched: bool = False  # resize the style image to exactly the content's size instead
+    image_size: int = 512  # the result's long side
+    start_size: int = 128  # of about the first of several scales, each sqrt(2) larger than the one before; 0: one scale
+    init: str = "auto"  # content, noise, style, mix (0.6 noise + 0.4 content), or a picture's path;
+    # auto: content, but noise where the content or the style has no weight
+    noise: float = 127.5  # amplitude of the noise of `noise` and `mix`, around the mean colour
+    optimizer: str = "adam"  # adam or lbfgs
+    learning_rate: float = 5.0  # Adam's, in pixel values
+    iterations: int = 150  # Adam's steps or L-BFGS' evaluations, at each scale
+    rounds: int = 1  # so often L-BFGS starts anew; its losses are told after each
+    averaging: float = 0.95  # decay of the mean over iterates that is the result; 0: the last iterate is
+    clip: bool = True  # Adam keeps pixels in 0..255 throughout; else only the result is
+    seed: int = 0  # of the noise, and of the views that are drawn
+
+    def __post_init__(self):
+        """Raises UserError when a layer is named twice, or layers and their weights are not as many."""
+        super().__post_init__()
+        for key in ("content_layers", "style_layers"):
+            if twice := [layer for layer in getattr(self, key) if getattr(self, key).count(layer) > 1]:
+                raise UserError(f"{key}: {twice[0]} is there twice; keep one")
+        if self.style_layer_weights and len(self.style_layer_weights) != len(self.style_layers):
+            counts = f"{len(self.style_layer_weights)} for {len(self.style_layers)} style_layers"
+            raise UserError(f"style_layer_weights: {counts}; give one for each layer")
 
 
 def stylize(conf, network, content, styles, start=None, callback=lambda *_: None):
@@ -263,8 +302,8 @@ def adam(objective, image, conf, before=None, callback=lambda *_: None):
 
     @tf.function(autograph=False)
     def step():
-        parts, gradient = objective.losses_and_gradient(variable, losses.drawn_view(conf, optimizer.iterations))
-        optimizer.apply_gradients([(gradient, variable)])
+        view = losses.drawn_view(conf, optimizer.iterations)
+        parts = base.minimize(lambda: objective.losses(variable, view), [variable], optimizer)
         if conf.clip:
             variable.assign(tf.clip_by_value(variable, 0.0, 255.0))
         return parts

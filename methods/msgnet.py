@@ -1,5 +1,6 @@
 """Zhang and Dana 2017 (arXiv 1703.06953), MSG-Net: many styles in one net, whose brush follows the style image's size."""
 
+import dataclasses
 import functools
 import types
 
@@ -11,7 +12,7 @@ import model
 import reader
 from core import checkpoints, styles
 from core.cli import UserError
-from methods import decoders
+from methods import base, decoders
 
 DEPTH = 3  # of the encoder as decoders.padded counts: both sides are halved twice
 LIMIT = 3.0  # of a place's length in the features, in root mean squares
@@ -20,7 +21,22 @@ NO_NORMS = types.MappingProxyType({})
 CROPPING = 4  # with conf.whole_grams, rounds of which one still takes crops'
 
 
-class MsgNet(tf.Module):
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MsgNetConf(base.ManyStylesConf):
+    """What the training of MSG-Net may be told. The net's size is the paper's; conf/msgnet.yml has the rest of it."""
+
+    method: str = "msgnet"
+    style_weight: float = 5.0
+    style_normaliser: str = "channels"
+    width: int = 128  # channels inside a bottleneck; four times as many between them
+    blocks: int = 6  # bottlenecks at the smallest size
+    style_sizes: tuple[int, ...] = (256, 384, 512)  # long sides of each style image: of the brush; in turn, may repeat
+    content_path: bool = False  # contents' features also pass CoMatch by a matrix that is the same for all styles
+    style_norms: bool = False  # each named style has scales and offsets for the decoder's norms; needs whole_grams
+    whole_grams: bool = False  # most steps take a painting's Gram matrix as kept, not a crop's: not for a new net
+
+
+class MsgNet(base.Method):
     """One encoder for contents and styles, a layer that matches their Gram matrices (CoMatch), and a decoder.
 
     Departures from the paper and its code: pixels are in units of decoders.UNIT around the means; norms have no scale
@@ -39,13 +55,13 @@ class MsgNet(tf.Module):
     Raises UserError as losses.PerceptualLoss and, when training, decoders.check_size and reader.read_painting do.
     """
 
+    conf_class = MsgNetConf
     style_kinds = ("name", "image")
-    of_style = ()  # names of variables that an initial_model does not give
-    memory = (700e6, 1470)  # bytes that stylising takes at its peak, and more for each pixel: python benchmark.py memory
+    memory = (700e6, 1470)
 
     def __init__(self, conf, training=False):
-        super().__init__()
-        self.conf, self.style_names = conf, styles.names(conf.style_images)
+        super().__init__(conf)
+        self.style_names = styles.names(conf.style_images)
         self.layers = initial_layers(conf)
         self.sizes = sorted(set(conf.style_sizes))
         channels = 4 * conf.width
@@ -107,16 +123,17 @@ class MsgNet(tf.Module):
         view = losses.drawn_view(self.conf, optimizer.iterations)
         content_targets = self.perceptual_loss.content_targets(content, view)
         style_targets = {layer: targets[index] for layer, targets in self._targets.items()}
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(variables)
-            # By a product, since the gradient of an indexed row has another form than the optimizer's.
-            norms = tf.tensordot(tf.one_hot(index // len(self.sizes), len(self.style_names)), self.norms, 1)
+
+        def compute_losses():
             if gram is None:
-                gram, norms = self._gram_of(style)[0], tf.zeros_like(norms)
-            generated = self._decoded(comatch(self._encoded(content), self.match, gram, self.path), norms)
-            parts = self.perceptual_loss(generated, content_targets, style_targets, self.conf.style_weight, view)
-        optimizer.apply_gradients(zip(tape.gradient(parts["total_loss"], variables), variables, strict=True))
-        return parts
+                matched, norms = self._gram_of(style)[0], tf.zeros_like(self.norms[0])
+            else:  # by a product, since the gradient of an indexed row has another form than the optimizer's
+                one_hot = tf.one_hot(index // len(self.sizes), len(self.style_names))
+                matched, norms = gram, tf.tensordot(one_hot, self.norms, 1)
+            generated = self._decoded(comatch(self._encoded(content), self.match, matched, self.path), norms)
+            return self.perceptual_loss(generated, content_targets, style_targets, self.conf.style_weight, view)
+
+        return base.minimize(compute_losses, variables, optimizer)
 
     def stylize(self, content, style, strength=1.0):
         """[N,H,W,3] float32 RGB 0..255 -> the same size in the styles, a list of styles.Style by name or image.

@@ -1,5 +1,6 @@
 """Chen et al. 2017 (arXiv 1703.09210), StyleBank: one autoencoder, and a bank of filters for each style."""
 
+import dataclasses
 import os
 
 import numpy as np
@@ -8,16 +9,31 @@ import tensorflow as tf
 import losses
 import model
 import reader
-from core import checkpoints, styles
+from core import checkpoints, config, styles
 from core.cli import UserError
-from methods import decoders
+from methods import base, decoders
 
 DEPTH = 3  # of the encoder as decoders.padded counts: both sides are halved twice
 NOTHING = 1e-3  # of a pixel, which the styles' masks may leave to nobody without the photo being recovered for it
 NORM_MEMORY = 0.9  # share of the stylising steps' mean gradient norm that each of them keeps
 
 
-class StyleBank(tf.Module):
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StyleBankConf(base.ManyStylesConf):
+    """What the training of StyleBank may be told. The net's size is the paper's; conf/stylebank.yml has the rest of it."""
+
+    method: str = "stylebank"
+    style_size: int = 0  # short side of a style image, whole; 0: like the training images (image_size, cropped)
+    width: int = 256  # channels of the encoder's features, and of each filter bank
+    blocks: int = 0  # residual blocks at the beginning of the decoder, of which the paper has none
+    bank_blocks: int = 0  # residual blocks at the end of each bank, of which the paper has none
+    bank_norms: bool = False  # each bank has scales and offsets for its norm and the decoder's
+    stylizing_steps: int = 2  # between two of reconstruction
+    reconstruction_weight: float = 1.0  # of the latter's gradient, beside those of the former
+    frozen_model: str = ""  # a finished model of which all stays as it is: only banks that it lacks are trained
+
+
+class StyleBank(base.Method):
     """An encoder and a decoder that give a photo back, and for each style a filter bank that goes between them.
 
     Departures from the paper: behind its norms no decoder can tell how bright and colourful the photo was, so a recovered
@@ -36,13 +52,13 @@ class StyleBank(tf.Module):
     Raises UserError, when training, as frozen_names, losses.PerceptualLoss, decoders.check_size, reader.read_style do.
     """
 
+    conf_class = StyleBankConf
     style_kinds = ("name",)
-    of_style = ()  # names of variables that an initial_model does not give
-    memory = (945e6, 415)  # bytes at stylising's peak, and more for each pixel: by masks, with the shipped model's blocks
+    memory = (945e6, 415)  # by masks, with the shipped model's blocks
 
     def __init__(self, conf, training=False):
-        super().__init__()
-        self.conf, self.style_names = conf, styles.names(conf.style_images)
+        super().__init__(conf)
+        self.style_names = styles.names(conf.style_images)
         frozen = frozen_names(conf) if training else ()
         self.kernels = initial_kernels(conf, trainable=not frozen)
         self.banks = {name: initial_bank(conf, i, name, name not in frozen) for i, name in enumerate(self.style_names)}
@@ -91,31 +107,37 @@ class StyleBank(tf.Module):
     def _stylizing_step(self, content, optimizer, variables, name):
         view = losses.drawn_view(self.conf, optimizer.iterations)
         content_targets = self.perceptual_loss.content_targets(content, view)
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(variables)
+
+        def compute_losses():
             norms = self.norms[name]
             generated = self._decoded(self._banked(self._encoded(content), self.banks[name], norms), norms)
             targets = self.style_targets[name]
-            parts = self.perceptual_loss(generated, content_targets, targets, self.conf.style_weight, view)
-        gradients = tape.gradient(parts["total_loss"], variables)
-        if self.kernels["conv1"].trainable:
-            kept = tf.where(self._stylizing_norm > 0, NORM_MEMORY, 0.0)
-            self._stylizing_norm.assign(kept * self._stylizing_norm + (1 - kept) * self._shared_norm(gradients, variables))
-        optimizer.apply_gradients(zip(gradients, variables, strict=True))
-        return parts
+            return self.perceptual_loss(generated, content_targets, targets, self.conf.style_weight, view)
+
+        def record_norm(gradients):
+            if self.kernels["conv1"].trainable:
+                share = tf.where(self._stylizing_norm > 0, NORM_MEMORY, 0.0)
+                norm = self._shared_norm(gradients, variables)
+                self._stylizing_norm.assign(share * self._stylizing_norm + (1 - share) * norm)
+            return gradients
+
+        return base.minimize(compute_losses, variables, optimizer, record_norm)
 
     @tf.function(autograph=False)
     def _reconstruction_step(self, content, optimizer, variables):
         """Its gradient gets lambda times the norm that those of the stylising steps have. Equation 6."""
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(variables)
+
+        def compute_losses():
             recovered = recolored(self._decoded(self._encoded(content), no_norms(self.conf)), content)
             loss = losses.content_error(recovered, content, "mean") / decoders.UNIT**2
-        gradients = tape.gradient(loss, variables)
-        scale = self.conf.reconstruction_weight * self._stylizing_norm / (self._shared_norm(gradients, variables) + 1e-12)
-        gradients = [gradient if gradient is None else scale * gradient for gradient in gradients]
-        optimizer.apply_gradients(zip(gradients, variables, strict=True))
-        return {"losses/reconstruction_loss": loss}  # no total: it would stand beside those of the stylising steps
+            return {"losses/reconstruction_loss": loss}  # no total: it would stand beside those of the stylizing steps
+
+        def scale_gradients(gradients):
+            norm = self._shared_norm(gradients, variables)
+            scale = self.conf.reconstruction_weight * self._stylizing_norm / (norm + 1e-12)
+            return [gradient if gradient is None else scale * gradient for gradient in gradients]
+
+        return base.minimize(compute_losses, variables, optimizer, scale_gradients)
 
     def _shared_norm(self, gradients, variables):
         """The norm of the encoder's and decoder's gradients."""
@@ -226,9 +248,10 @@ def frozen_names(conf):
         )
     if conf.initial_model:
         raise UserError("initial_model: does not go with frozen_model, from which the run begins; leave one of them out")
-    recipe = checkpoints.load_recipe(conf.frozen_model)
-    if recipe.method != conf.method:
-        raise UserError(f"frozen_model: {conf.frozen_model} is a model of {recipe.method}, one of {conf.method} is needed")
+    try:
+        recipe = config.load_conf(checkpoints.recipe_path(conf.frozen_model), {conf.method: StyleBankConf})
+    except UserError as error:
+        raise UserError(f"frozen_model: {error}") from None
     for key in ("width", "blocks", "bank_blocks", "bank_norms"):
         if (theirs := getattr(recipe, key)) != getattr(conf, key):
             raise UserError(f"{key}: got {getattr(conf, key)}, but {conf.frozen_model} has {theirs}")

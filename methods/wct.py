@@ -1,18 +1,29 @@
 """Li et al. 2017 (arXiv 1705.08086): whitening and colouring transforms at five depths, any style at once."""
 
+import dataclasses
 import functools
 
 import tensorflow as tf
 
 import losses
 from core import styles
-from methods import decoders
+from methods import base, decoders
 
 SMALL = 1e-5  # eigenvalues below this share of the mean one are dropped: the authors' limit, whatever the network's scale
 ONE_STYLE = [tf.TensorSpec([None, None], tf.float64), tf.TensorSpec([None, None, None], tf.float64)]
 
 
-class Wct(tf.Module):
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WctConf(decoders.EncoderConf):
+    """What the training of WCT's decoders may be told."""
+
+    method: str = "wct"
+    levels: tuple[int, ...] = (5, 4, 3, 2, 1)  # the decoders, relu5_1's and so on, in the order in which they apply
+    pixel_weight: float = 1.0  # of the pixels' mean squared error, as a share of a photo's usual variance
+    feature_weight: float = 1.0  # of the features', as a share of their energy
+
+
+class Wct(base.Method):
     """A loss network as encoder and, for each depth, a decoder trained to invert it and nothing else.
 
     To stylise, the features at the first depth are given the style's mean and covariance and decoded, and so on with the
@@ -22,17 +33,14 @@ class Wct(tf.Module):
     Raises UserError as losses.loss_network and, when training, decoders.check_size do.
     """
 
+    conf_class = WctConf
     style_kinds = ("image",)
-    kept = ()  # what a model file holds beside the trainable variables
-    of_style = ()  # names of variables that an initial_model does not give
-    grown = ()  # names of variables that an initial_model may lack: they then begin where they change nothing
-    memory = (750e6, 700)  # bytes that stylising takes at its peak, and more for each pixel: python benchmark.py memory
+    memory = (750e6, 700)
 
     def __init__(self, conf, training=False):
-        super().__init__()
+        super().__init__(conf)
         if training:
             decoders.check_size(conf, max(conf.levels))
-        self.conf = conf
         self.layers = dict(zip(conf.levels, decoders.end_layers(conf.loss_model, conf.levels), strict=True))
         self.encoder = losses.loss_network(conf, self.layers.values())
         self.decoders = {
@@ -94,8 +102,8 @@ class Wct(tf.Module):
     @tf.function(autograph=False)
     def _train_step(self, content, optimizer, variables):
         targets = self.encoder(content)
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(variables)
+
+        def compute_losses():
             parts = {}
             for depth, layer in self.layers.items():
                 found = decoders.inversion_losses(self.encoder, layer, self.decoders[depth], targets[layer], content)
@@ -103,9 +111,9 @@ class Wct(tf.Module):
             weights = {"pixel": self.conf.pixel_weight, "feature": self.conf.feature_weight}
             sums = {kind: tf.add_n([loss for tag, loss in parts.items() if f"/{kind}" in tag]) for kind in weights}
             weighted = {f"weighted_losses/weighted_{kind}_loss": weights[kind] * loss for kind, loss in sums.items()}
-            total = tf.add_n(list(weighted.values()))
-        optimizer.apply_gradients(zip(tape.gradient(total, variables), variables, strict=True))
-        return parts | weighted | {"total_loss": total}
+            return parts | weighted | {"total_loss": tf.add_n(list(weighted.values()))}
+
+        return base.minimize(compute_losses, variables, optimizer)
 
 
 def whitened_and_coloured(features, weights, mean, root):

@@ -2,8 +2,8 @@
 
 import os
 
-from core import checkpoints, pictures, system
-from methods import load_model
+from core import pictures, system
+from methods import load_model, load_recipe
 
 PHOTOS = ("Corgi", "chelsea", "astronaut", "coffee", "rocket")
 LARGE_PHOTO = "Corgi"  # also shown large
@@ -49,7 +49,7 @@ def model_name(path):
 def one_style_models(folder):
     """The .ckpt-done files in a folder whose method is johnson, sorted by name."""
     paths = sorted(os.path.join(folder, name) for name in os.listdir(folder) if name.endswith(".ckpt-done"))
-    return [path for path in paths if checkpoints.load_recipe(path).method == "johnson"]
+    return [path for path in paths if load_recipe(path)[0].method == "johnson"]
 
 
 def page(model_files):

@@ -9,7 +9,7 @@ from conftest import inside, load, photo, script, vgg_weights
 import reader
 from core import checkpoints, config, vgg
 from core.optimizer import Adam
-from methods import METHODS
+from methods import METHODS, johnson
 
 distill = load("distill")
 
@@ -73,7 +73,7 @@ def test_the_script_writes_a_network_that_opens(school):
 def test_a_resumed_run_equals_an_uninterrupted_one(school):
     """With a style net among the images' makers."""
     done = "models/{}/fast-style-model.ckpt-done"
-    method = METHODS["johnson"](config.Conf(style_image="x", naming="x", initializer="identity"))
+    method = METHODS["johnson"](johnson.JohnsonConf(style_image="x", naming="x", initializer="identity"))
     checkpoints.save(str(school / "style.ckpt-done"), method.variables)
     keys = {"style_models": ["style.ckpt-done"], "optimised_images": 0, "learning_rate_schedule": "constant"}
     assert inside(distill, "-c", write(school, naming="straight", **keys), cwd=school).returncode == 0

@@ -10,13 +10,13 @@ from conftest import ROOT, photo, script
 from PIL import Image
 
 from core import checkpoints, config, pictures, styles
-from methods import METHODS, load_model
+from methods import METHODS, johnson, load_model
 
 
 @pytest.fixture
 def desk(tmp_path):
     """A folder with a model without recipe (as the original's are) and some pictures."""
-    method = METHODS["johnson"](config.Conf(style_image="x", naming="x", initializer="identity"))
+    method = METHODS["johnson"](johnson.JohnsonConf(style_image="x", naming="x", initializer="identity"))
     checkpoints.save(str(tmp_path / "m.ckpt-done"), method.variables)
     (tmp_path / "in").mkdir()
     for i, name in enumerate(("a.jpg", "b.png")):

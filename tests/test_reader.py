@@ -13,13 +13,13 @@ import reader
 import vgg_preprocessing
 from core import pictures
 from core.cli import UserError
-from core.config import Conf
+from methods.johnson import JohnsonConf
 
 RGB = photo(24, 36)
 
 
 def conf(**keys):
-    return Conf(style_image="x", naming="x", image_size=16, batch_size=2, **keys)
+    return JohnsonConf(style_image="x", naming="x", image_size=16, batch_size=2, **keys)
 
 
 def test_exif_orientation(tmp_path):

@@ -15,9 +15,10 @@ from conftest import MANY_STYLES, ROOT, UNIVERSAL, inside, load, many_styles_con
 from PIL import Image
 
 import losses
+import methods
 from core import config, styles, system, training
 from core.optimizer import Adam
-from methods import METHODS
+from methods import METHODS, johnson
 
 train = load("train")
 
@@ -33,7 +34,7 @@ train = load("train")
     ],
 )
 def test_the_learning_rate(keys, rates):
-    conf = config.Conf(style_image="x", naming="x", learning_rate=2.0, **keys)
+    conf = johnson.JohnsonConf(style_image="x", naming="x", learning_rate=2.0, **keys)
     assert [training.scheduled_rate(conf, step, 10) for step in (0, 5, 9)] == pytest.approx(rates)
 
 
@@ -53,7 +54,7 @@ def test_the_contract_of_a_method(name, house):
         path = many_styles_conf(house, name, learning_rate=3e-4)
     else:
         path = write_conf(house, **johnson)
-    conf = config.load_conf(str(path))
+    conf = methods.load_conf(str(path))
     method = METHODS[name](conf, training=True)
     variables = train.trainable(method)
     kept = {v.ref() for v in method.kept}
@@ -78,18 +79,18 @@ def test_the_contract_of_a_method(name, house):
 
 
 def test_every_method_has_its_conf():
-    assert METHODS.keys() == config.METHOD_CONFS.keys()
+    assert {name: conf.method for name, conf in methods.CONFS.items()} == {name: name for name in METHODS}
 
 
 def test_stylize_is_traced_once_for_all_sizes():
-    method = METHODS["johnson"](config.Conf(style_image="x", naming="x"))
+    method = METHODS["johnson"](johnson.JohnsonConf(style_image="x", naming="x"))
     for size in ((12, 17), (30, 20), (9, 9)):
         method.stylize(np.zeros((1, *size, 3), np.float32))
     assert method._stylize.experimental_get_tracing_count() == 1
 
 
 def test_a_step_is_traced_once_for_each_phase(house):
-    conf = config.load_conf(str(write_conf(house, reconstruction_steps=2)))
+    conf = methods.load_conf(str(write_conf(house, reconstruction_steps=2)))
     method = METHODS["johnson"](conf, training=True)
     variables = train.trainable(method)
     optimizer = Adam(variables, 1e-4)
@@ -99,7 +100,7 @@ def test_a_step_is_traced_once_for_each_phase(house):
 
 
 def test_the_style_weight_is_raised_gradually(house):
-    conf = config.load_conf(str(write_conf(house, reconstruction_steps=2, style_warmup_steps=4)))
+    conf = methods.load_conf(str(write_conf(house, reconstruction_steps=2, style_warmup_steps=4)))
     weights = [float(losses.style_weight(conf, tf.constant(step, tf.int64))) for step in (2, 3, 5, 9)]
     assert weights == [2.5, 5.0, 10.0, 10.0]
 
@@ -374,7 +375,7 @@ def test_mixed_precision_computes_about_the_same_and_is_the_runs_own(has, house,
     for naming, on in (("before", False), ("mixed", True), ("after", False)):
         conf = write_conf(house, naming=naming, mixed_precision=on, initializer="identity", relative_losses=True, steps=1)
         result = inside(train, "-c", conf, cwd=house)
-        pictures.append(METHODS["johnson"](config.load_conf(str(conf))).stylize(content).numpy())
+        pictures.append(METHODS["johnson"](methods.load_conf(str(conf))).stylize(content).numpy())
         assert result.returncode == 0, result.stderr
         assert ("no instructions for bfloat16" in result.stderr) == (on and not has)
         recipe = config.read_recipe(house / "models" / naming / "fast-style-model.yml")

@@ -27,7 +27,7 @@ def conf(**changes):
         "start_size": 0,
         "iterations": 8,
     }
-    return config.PixelsConf(**(keys | changes))
+    return gatys.GatysConf(**(keys | changes))
 
 
 @pytest.fixture(scope="module")
@@ -264,7 +264,7 @@ def test_a_mask_is_resized_once_however_large_it_is(network):
 
 def recipe(name):
     """A recipe of conf/ and its loss network with small random weights."""
-    made = config.load_conf(os.path.join(ROOT, "conf", f"{name}.yml"), config.PixelsConf)
+    made = config.load_conf(os.path.join(ROOT, "conf", f"{name}.yml"), gatys.GatysConf)
     weights = vgg_weights(vgg.topology(made.loss_model), seed=4)
     return made, vgg.Vgg(made.loss_model, weights, (*made.content_layers, *made.style_layers), made.pooling)
 

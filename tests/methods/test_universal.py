@@ -10,10 +10,10 @@ from conftest import UNIVERSAL, inside, load, photo, script, universal_conf
 from PIL import Image
 
 import methods
-from core import checkpoints, config, styles
+from core import checkpoints, styles
 from core.cli import UserError
 from core.optimizer import Adam
-from methods import METHODS, adain, decoders, wct
+from methods import METHODS, adain, decoders, johnson, wct
 
 train = load("train")
 
@@ -29,7 +29,7 @@ def features(height, width, seed, mix=MIX):
 
 def make(name, house, **changes):
     """An untrained method whose pictures, by a smaller last convolution, are about as bright as photos."""
-    method = METHODS[name](config.load_conf(str(universal_conf(house, name, **changes))))
+    method = METHODS[name](methods.load_conf(str(universal_conf(house, name, **changes))))
     for variable in method.trainable_variables:
         if "conv1_1/weights" in variable.name:
             variable.assign(0.005 * variable)
@@ -177,7 +177,7 @@ def test_small_folders_are_drawn_as_often_as_large_ones(house):
 
 
 def test_style_batches_depend_on_the_step_alone(house):
-    conf = config.load_conf(str(universal_conf(house, "adain")))
+    conf = methods.load_conf(str(universal_conf(house, "adain")))
     paths = adain.training_paths(conf.style_data)
     first = adain.training_batches(paths, conf, 0)
     batches = [next(first) for _ in range(4)]
@@ -189,7 +189,7 @@ def test_style_batches_depend_on_the_step_alone(house):
 
 def training(name, house, **changes):
     """A method that can train, and what makes a step of it on a batch of photos."""
-    method = METHODS[name](config.load_conf(str(universal_conf(house, name, **changes))), training=True)
+    method = METHODS[name](methods.load_conf(str(universal_conf(house, name, **changes))), training=True)
     optimizer = Adam(method.trainable_variables, 1e-3)
     batch = photo(32, 64, 3).reshape(2, 32, 32, 3).astype(np.float32)
     return method, batch, lambda: method.train_step(tf.constant(batch), optimizer, method.trainable_variables)
@@ -236,7 +236,7 @@ def test_a_model_finds_its_encoder_and_knows_it(house, monkeypatch):
 
 def test_the_embedded_encoder_is_found_from_anywhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    conf = config.WctConf(naming="x", levels=(1,))
+    conf = wct.WctConf(naming="x", levels=(1,))
     assert METHODS["wct"](conf).encoder.kernel_shapes()["conv1_1"][2] == 3
 
 
@@ -258,7 +258,7 @@ def desk(house):
         method = make(name, house)
         checkpoints.save(str(house / f"{name}.ckpt-done"), method.trainable_variables)
         checkpoints.write_recipe(str(house / f"{name}.ckpt-done"), method.conf)
-    method = METHODS["johnson"](config.Conf(style_image="x", naming="x"))
+    method = METHODS["johnson"](johnson.JohnsonConf(style_image="x", naming="x"))
     checkpoints.save(str(house / "johnson.ckpt-done"), method.variables)
     return house
 
