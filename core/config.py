@@ -15,14 +15,53 @@ EMBEDDED = "vgg_16_lite"  # the loss network that the project ships
 STYLE_LAYERS = ("conv1_2", "conv2_2", "conv3_3", "conv4_3")  # the original's
 
 
+RECIPE_KEY = "trained"  # a model's recipe is its conf with this section added: what came of it
+SMALLEST = 16  # pixels
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What values a key may have. Limits of numbers hold for each item of a list."""
+
+    choices: tuple[str, ...] = ()
+    may_be_empty: bool = False  # text
+    least: float = 0
+    above: float = -1
+    most: float = float("inf")
+    below: float = float("inf")
+    zero: bool = False  # 0 is allowed whatever the other limits
+    length: int | None = None  # of a list
+    distinct: bool = False  # no item of a list is there twice
+    reason: str = ""  # why, for the message
+
+
+def option(default=dataclasses.MISSING, **limits):
+    """A field of a conf class with Limits. A subclass that gives the key another default keeps them."""
+    return dataclasses.field(default=default, metadata={"limits": Limits(**limits)})
+
+
+def limits_of(kind, key):
+    """The Limits of a conf class's key: those of the nearest class that says any."""
+    for parent in kind.__mro__:
+        field = getattr(parent, "__dataclass_fields__", {}).get(key)
+        if field and "limits" in field.metadata:
+            return field.metadata["limits"]
+    return Limits()
+
+
+SIDE = {"least": SMALLEST, "reason": "the loss network halves the image four times"}  # Limits of a picture's side
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class NetworkConf:
     """Which network sees pictures."""
 
     loss_model: str = EMBEDDED  # scope of the loss network: vgg_16* or vgg_19*
-    loss_model_file: str = ""  # .ckpt, .h5, .mat, .npz, or the word imagenet; "": pretrained/<loss_model>.npz or .ckpt
-    checkpoint_exclude_scopes: str = "vgg_16/fc"  # comma-separated: not read from the loss network's file
-    pooling: str = "max"  # the loss network's: max, avg or avg_same
+    # .ckpt, .h5, .mat, .npz, or the word imagenet; "": pretrained/<loss_model>.npz or .ckpt
+    loss_model_file: str = option("", may_be_empty=True)
+    # Comma-separated: not read from the loss network's file
+    checkpoint_exclude_scopes: str = option("vgg_16/fc", may_be_empty=True)
+    pooling: str = option("max", choices=("max", "avg", "avg_same"))  # the loss network's: max, avg or avg_same
     repeated_edges: bool = False  # the loss network repeats the edge's values instead of padding zeros
 
     def __post_init__(self):
@@ -58,14 +97,14 @@ class PerceptualConf(LossNetworkConf):
     content_weight: float = 1.0
     style_weight: float = 250.0
     tv_weight: float = 0.0
-    style_normaliser: str = (
-        "size"  # of squared differences of Gram matrices: the features' size, or channels (their square)
-    )
+    # What squared differences of Gram matrices are divided by: the features' size, or channels: their square.
+    style_normaliser: str = option("size", choices=("size", "channels"))
     relative_losses: bool = False  # each layer's error as a share of its target's energy, mean over the layers
     color_weight: float = 0.0  # of the pixels' own colours as one more style layer
     luminance_weight: float = 0.0  # of light and dark, blurred, as one more content layer
-    second_loss_model: str = ""  # scope of a second loss network, for the layers that begin with it
-    second_loss_model_file: str = ""
+    # Scope of a second loss network, for the layers that begin with it
+    second_loss_model: str = option("", may_be_empty=True)
+    second_loss_model_file: str = option("", may_be_empty=True)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -75,21 +114,22 @@ class RunConf:
     naming: str  # the run's name: its files go to <model_path>/<naming>/
     model_path: str = "models"
     train_data: str = "train2014/"  # any folder, walked recursively
-    image_size: int = 256  # training images are resized to cover, then cropped to, this square
+    image_size: int = option(256, **SIDE)  # training images are resized to cover, then cropped to, this square
     random_crops: bool = False  # random scale, place and mirror image instead of the central crop
-    crop_scale: float = 1.25  # random crops are cut from photos of 1 to so many times image_size
+    crop_scale: float = option(1.25, least=1, most=8)  # random crops are cut from photos of 1 to so many times image_size
     random_light: bool = False  # other contrast, brightness and colour cast: black and white flats come up often enough
-    batch_size: int = 4
-    epoch: int = 2
+    batch_size: int = option(4, above=0)
+    epoch: int = option(2, above=0)
     steps: int = 0  # 0: epoch says how long
-    learning_rate: float = 1e-3
-    learning_rate_schedule: str = "constant"  # constant, cosine (to 0 at the last step), inverse
+    learning_rate: float = option(1e-3, above=0)
+    # cosine falls to 0 at the last step, inverse is divided by 1 + 5e-5 steps
+    learning_rate_schedule: str = option("constant", choices=("constant", "cosine", "inverse"))
     warmup_steps: int = 0  # over which the learning rate is raised from 0: fewer ReLUs die while everything still moves
     muon: bool = False  # kernels between features learn by Muon instead of Adam, in fewer steps
     clip_norm: float = 0.0  # gradients longer than that, all together, are shortened to it; 0: none are
     seed: int = 0
-    checkpoint_every: int = 1000  # steps
-    keep_checkpoints: int = 5
+    checkpoint_every: int = option(1000, above=0)  # steps
+    keep_checkpoints: int = option(5, above=0)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -98,10 +138,11 @@ class MethodConf(RunConf):
 
     method: str
     mixed_precision: bool = False  # steps in bfloat16, on a CPU that has it
-    initial_model: str = ""  # a finished model of this method to begin with instead of random weights
+    # A finished model of this method to begin with instead of random weights
+    initial_model: str = option("", may_be_empty=True)
 
     # To see early whether the settings are right: <model_path>/<naming>/preview-*.jpg.
-    preview_image: str = ""  # shown before and after, side by side; "": the project's corgi
+    preview_image: str = option("", may_be_empty=True)  # shown before and after, side by side; "": the project's corgi
     preview_every: int = 250  # steps; 0: no previews
 
 
@@ -111,7 +152,7 @@ class DistillConf(RunConf):
 
     output: str  # the .npz that the student's weights go to
     loss_model: str = EMBEDDED  # scope of the student
-    widths: tuple[int, ...]  # channels of the student's five blocks
+    widths: tuple[int, ...] = option(length=5, above=0)  # channels of the student's five blocks
     hold_out: int = 100  # photos kept out of the training, spread evenly over the sorted paths
     teacher: str = "vgg_19"
     teacher_file: str
@@ -124,24 +165,6 @@ class DistillConf(RunConf):
     # and as many the styles that they are led to
     style_data: tuple[str, ...] = ()  # folders of paintings for those styles; (): other photos
     gram_weight: float = 1.0  # of keeping the order of Gram distances, against explaining features
-
-
-CHOICES = {
-    "content_form": ("mean", "sum", "half_sum", "quarter_mean", "relative"),
-    "style_normaliser": ("size", "channels"),
-    "style_form": ("size", "half_sum", "quarter_mean", "image", "relative"),
-    "tv_form": ("mean", "power"),
-    "optimizer": ("adam", "lbfgs"),
-    "pooling": ("max", "avg", "avg_same"),
-    "initializer": ("normal", "identity"),
-    "learning_rate_schedule": ("constant", "cosine", "inverse"),
-}
-SMALLEST = 16  # pixels
-MAY_BE_EMPTY = ("checkpoint_exclude_scopes", "loss_model_file", "initial_model", "preview_image", "preview_style")
-MAY_BE_EMPTY += ("second_loss_model", "second_loss_model_file", "frozen_model")
-POSITIVE = ("image_size", "batch_size", "epoch", "learning_rate", "checkpoint_every", "keep_checkpoints")
-POSITIVE += ("iterations", "rounds", "style_scale", "width", "stylizing_steps")
-RECIPE_KEY = "trained"  # a model's recipe is its conf with this section added: what came of it
 
 
 def load_conf(path, kind):
@@ -229,7 +252,7 @@ def _converted(values, kind, source):
             raise UserError(f"{key}: no such key ({source(key)}); the keys are {', '.join(sorted(defaults))}")
         try:
             empty = value == [] and defaults[key] == ()  # as a run's own record has it
-            converted[key] = () if empty else _check(key, _convert(value, types[key]))
+            converted[key] = () if empty else _check(_convert(value, types[key]), limits_of(kind, key))
         except ValueError as error:
             raise UserError(f"{key}: got {value!r}, {error} ({source(key)})") from None
     return converted
@@ -265,31 +288,43 @@ def _convert(value, kind):
     raise ValueError("a list of names is needed" if item_kind is str else "a list of whole numbers is needed")
 
 
-def _check(key, value):
-    if key in CHOICES and value not in CHOICES[key]:
-        raise ValueError(f"{' or '.join(CHOICES[key])} is needed")
-    if isinstance(value, (int, float)) and not abs(value) < float("inf"):
-        raise ValueError("a finite number is needed")
-    if isinstance(value, str) and not value and key not in MAY_BE_EMPTY:
+def _check(value, limits):
+    """The value. Raises ValueError, which says what is needed, when it is not within its option's limits."""
+    if limits.choices and value not in limits.choices:
+        raise ValueError(f"{' or '.join(limits.choices)} is needed")
+    if isinstance(value, str) and not value and not limits.may_be_empty:
         raise ValueError("text is needed")
-    if (key == "image_size" and value < SMALLEST) or (key in ("style_size", "start_size") and 0 < value < SMALLEST):
-        raise ValueError(f"a number of at least {SMALLEST} is needed: the loss network halves the image four times")
-    if isinstance(value, int) and value >= 2**63:
+    numbers = [item for item in (value if isinstance(value, tuple) else (value,)) if isinstance(item, (int, float))]
+    if not all(abs(number) < float("inf") for number in numbers):
+        raise ValueError("a finite number is needed")
+    if any(isinstance(number, int) and number >= 2**63 for number in numbers):
         raise ValueError("a number below 2^63 is needed")
-    if key in POSITIVE and not value > 0:
-        raise ValueError("a number above 0 is needed")
-    if key == "averaging" and not value < 1:
-        raise ValueError("a number below 1 is needed")
-    if key == "widths" and (len(value) != 5 or min(value) < 1):
-        raise ValueError("five whole numbers above 0 are needed")
-    if key == "style_sizes" and min(value) < SMALLEST:
-        raise ValueError(f"whole numbers of at least {SMALLEST} are needed")
-    if key == "style_layer_weights" and not (min(value) >= 0 and 0 < sum(value) < float("inf")):
-        raise ValueError("numbers of 0 or more, not all of them 0, are needed")
-    if key == "levels" and (min(value) < 1 or max(value) > 5 or len(set(value)) < len(value)):
-        raise ValueError("different whole numbers from 1 to 5 are needed")
-    if key in ("crop_scale", "style_crop_scale") and not 1 <= value <= 8:
-        raise ValueError("a number from 1 to 8 is needed")
-    if isinstance(value, (int, float)) and value < 0:
-        raise ValueError("a number of 0 or more is needed")
+    fits = all(_fits(number, limits) for number in numbers) and limits.length in (None, len(numbers))
+    if not fits or (limits.distinct and len({*numbers}) < len(numbers)):
+        raise ValueError(_needed(limits, value))
     return value
+
+
+def _fits(number, limits):
+    """Whether one number is within the limits."""
+    if number == 0 and limits.zero:
+        return True
+    return number >= limits.least and number > limits.above and number <= limits.most and number < limits.below
+
+
+def _needed(limits, value):
+    """What to give instead of a value, in words: "a number of at least 16 is needed: ..."."""
+    if limits.above >= 0:
+        range_ = f"above {limits.above:g}"
+    elif limits.most < float("inf"):
+        range_ = f"from {limits.least:g} to {limits.most:g}"
+    elif limits.below < float("inf") and value >= 0:
+        range_ = f"below {limits.below:g}"
+    else:
+        range_ = f"of at least {limits.least:g}" if limits.least else "of 0 or more"
+    reason = f": {limits.reason}" if limits.reason else ""
+    if not isinstance(value, tuple):
+        return f"a number {range_} is needed{reason}"
+    kind = "whole numbers" if all(isinstance(item, int) for item in value) else "numbers"
+    count = "different " if limits.distinct else f"{limits.length} " if limits.length else ""
+    return f"{count}{kind} {range_} are needed{reason}"

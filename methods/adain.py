@@ -8,7 +8,7 @@ import tensorflow as tf
 
 import losses
 import reader
-from core import augment, styles
+from core import augment, config, styles
 from core.cli import UserError
 from methods import base, decoders
 
@@ -23,7 +23,8 @@ class AdaInConf(decoders.EncoderConf):
 
     method: str = "adain"
     style_data: tuple[str, ...]  # folders of style pictures, walked recursively; each gives the same share of the styles
-    style_crop_scale: float = 2.0  # styles are cut from pictures of 1 to so many times image_size
+    # Styles are cut from pictures of 1 to so many times image_size
+    style_crop_scale: float = config.option(2.0, least=1, most=8)
     style_hue: float = 0.5  # radians by which the styles' hues are turned at most, to either side
     reconstruction_steps: int = 0  # first so many steps learn to give the photo back
     style_warmup_steps: int = 0  # after them the style weight is raised from 0 over so many steps

@@ -24,30 +24,35 @@ STEP = 2**0.5  # each scale's size in units of the one before
 class GatysConf(config.LossNetworkConf):
     """What optimize.py may be told. Defaults are those of conf/gatys.yml, but for how its network sees pictures."""
 
-    content_form: str = "relative"  # see losses.content_error
-    style_form: str = "relative"  # see losses.style_error
+    # See losses.content_error
+    content_form: str = config.option("relative", choices=("mean", "sum", "half_sum", "quarter_mean", "relative"))
+    # See losses.style_error
+    style_form: str = config.option("relative", choices=("size", "half_sum", "quarter_mean", "image", "relative"))
     style_layer_weights: tuple[float, ...] = ()  # of style_layers, made to sum to 1; (): the same for all
-    tv_form: str = "mean"  # see losses.total_variation_loss
+    tv_form: str = config.option("mean", choices=("mean", "power"))  # see losses.total_variation_loss
     content_weight: float = 1.0
     style_weight: float = 40.0
     tv_weight: float = 0.005
-    style_scale: float = 1.0  # the style image's long side in units of the result's: larger gives larger strokes
+    # The style image's long side in units of the result's: larger gives larger strokes
+    style_scale: float = config.option(1.0, above=0)
     style_stretched: bool = False  # resize the style image to exactly the content's size instead
-    image_size: int = 512  # the result's long side
-    start_size: int = 128  # of about the first of several scales, each sqrt(2) larger than the one before; 0: one scale
+    image_size: int = config.option(512, **config.SIDE)  # the result's long side
+    # Of about the first of several scales, each sqrt(2) larger than the one before; 0: one scale
+    start_size: int = config.option(128, zero=True, **config.SIDE)
     init: str = "auto"  # content, noise, style, mix (0.6 noise + 0.4 content), or a picture's path;
     # auto: content, but noise where the content or the style has no weight
     noise: float = 127.5  # amplitude of the noise of `noise` and `mix`, around the mean colour
-    optimizer: str = "adam"  # adam or lbfgs
-    learning_rate: float = 5.0  # Adam's, in pixel values
-    iterations: int = 150  # Adam's steps or L-BFGS' evaluations, at each scale
-    rounds: int = 1  # so often L-BFGS starts anew; its losses are told after each
-    averaging: float = 0.95  # decay of the mean over iterates that is the result; 0: the last iterate is
+    optimizer: str = config.option("adam", choices=("adam", "lbfgs"))  # adam or lbfgs
+    learning_rate: float = config.option(5.0, above=0)  # Adam's, in pixel values
+    iterations: int = config.option(150, above=0)  # Adam's steps or L-BFGS' evaluations, at each scale
+    rounds: int = config.option(1, above=0)  # so often L-BFGS starts anew; its losses are told after each
+    # Decay of the mean over iterates that is the result; 0: the last iterate is
+    averaging: float = config.option(0.95, below=1)
     clip: bool = True  # Adam keeps pixels in 0..255 throughout; else only the result is
     seed: int = 0  # of the noise, and of the views that are drawn
 
     def __post_init__(self):
-        """Raises UserError when a layer is named twice, or layers and their weights are not as many."""
+        """Raises UserError when a layer is named twice, or style_layers and their weights do not match."""
         super().__post_init__()
         for key in ("content_layers", "style_layers"):
             if twice := [layer for layer in getattr(self, key) if getattr(self, key).count(layer) > 1]:
@@ -55,6 +60,8 @@ class GatysConf(config.LossNetworkConf):
         if self.style_layer_weights and len(self.style_layer_weights) != len(self.style_layers):
             counts = f"{len(self.style_layer_weights)} for {len(self.style_layers)} style_layers"
             raise UserError(f"style_layer_weights: {counts}; give one for each layer")
+        if self.style_layer_weights and not sum(self.style_layer_weights):
+            raise UserError("style_layer_weights: numbers, not all of them 0, are needed")
 
 
 def stylize(conf, network, content, styles, start=None, callback=lambda *_: None):

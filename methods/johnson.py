@@ -17,14 +17,17 @@ class JohnsonConf(config.MethodConf, config.PerceptualConf):
 
     style_image: str  # the painting
     method: str = "johnson"
-    style_size: int = 0  # short side of a style image, whole; 0: like the training images (image_size, cropped)
-    width: int = 32  # channels of the net's first convolution; the next have twice and four times as many
+    # Short side of a style image, whole; 0: like the training images (image_size, cropped)
+    style_size: int = config.option(0, zero=True, **config.SIDE)
+    # Channels of the net's first convolution; the next have twice and four times as many
+    width: int = config.option(32, above=0)
 
     output_affine: bool = False  # scale and offset after the last norm, beginning as the style's; the original has none
 
     # Help for runs of few steps.
     least_slope: float = 0.0  # of the final tanh in the backward pass, where it leads out of saturation
-    initializer: str = "normal"  # normal: stddev 0.1 everywhere. identity: He's scale, each residual block starts as x
+    # normal: stddev 0.1 everywhere. identity: He's scale, each residual block starts as x
+    initializer: str = config.option("normal", choices=("normal", "identity"))
     reconstruction_steps: int = 0  # first so many steps learn to give the photo back
     style_warmup_steps: int = 0  # after them the style weight is raised from 0 over so many steps
 

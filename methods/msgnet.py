@@ -10,7 +10,7 @@ import tensorflow as tf
 import losses
 import model
 import reader
-from core import checkpoints, styles
+from core import checkpoints, config, styles
 from core.cli import UserError
 from methods import base, decoders
 
@@ -28,9 +28,10 @@ class MsgNetConf(base.ManyStylesConf):
     method: str = "msgnet"
     style_weight: float = 5.0
     style_normaliser: str = "channels"
-    width: int = 128  # channels inside a bottleneck; four times as many between them
+    width: int = config.option(128, above=0)  # channels inside a bottleneck; four times as many between them
     blocks: int = 6  # bottlenecks at the smallest size
-    style_sizes: tuple[int, ...] = (256, 384, 512)  # long sides of each style image: of the brush; in turn, may repeat
+    # Long sides of each style image: of the brush; in turn, may repeat
+    style_sizes: tuple[int, ...] = config.option((256, 384, 512), **config.SIDE)
     content_path: bool = False  # contents' features also pass CoMatch by a matrix that is the same for all styles
     style_norms: bool = False  # each named style has scales and offsets for the decoder's norms; needs whole_grams
     whole_grams: bool = False  # most steps take a painting's Gram matrix as kept, not a crop's: not for a new net

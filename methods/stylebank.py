@@ -23,14 +23,16 @@ class StyleBankConf(base.ManyStylesConf):
     """What the training of StyleBank may be told. The net's size is the paper's; conf/stylebank.yml has the rest of it."""
 
     method: str = "stylebank"
-    style_size: int = 0  # short side of a style image, whole; 0: like the training images (image_size, cropped)
-    width: int = 256  # channels of the encoder's features, and of each filter bank
+    # Short side of a style image, whole; 0: like the training images (image_size, cropped)
+    style_size: int = config.option(0, zero=True, **config.SIDE)
+    width: int = config.option(256, above=0)  # channels of the encoder's features, and of each filter bank
     blocks: int = 0  # residual blocks at the beginning of the decoder, of which the paper has none
     bank_blocks: int = 0  # residual blocks at the end of each bank, of which the paper has none
     bank_norms: bool = False  # each bank has scales and offsets for its norm and the decoder's
-    stylizing_steps: int = 2  # between two of reconstruction
+    stylizing_steps: int = config.option(2, above=0)  # between two of reconstruction
     reconstruction_weight: float = 1.0  # of the latter's gradient, beside those of the former
-    frozen_model: str = ""  # a finished model of which all stays as it is: only banks that it lacks are trained
+    # A finished model of which all stays as it is: only banks that it lacks are trained
+    frozen_model: str = config.option("", may_be_empty=True)
 
 
 class StyleBank(base.Method):

@@ -6,7 +6,7 @@ import functools
 import tensorflow as tf
 
 import losses
-from core import styles
+from core import config, styles
 from methods import base, decoders
 
 SMALL = 1e-5  # eigenvalues below this share of the mean one are dropped: the authors' limit, whatever the network's scale
@@ -18,7 +18,8 @@ class WctConf(decoders.EncoderConf):
     """What the training of WCT's decoders may be told."""
 
     method: str = "wct"
-    levels: tuple[int, ...] = (5, 4, 3, 2, 1)  # the decoders, relu5_1's and so on, in the order in which they apply
+    # The decoders, relu5_1's and so on, in the order in which they apply
+    levels: tuple[int, ...] = config.option((5, 4, 3, 2, 1), least=1, most=5, distinct=True)
     pixel_weight: float = 1.0  # of the pixels' mean squared error, as a share of a photo's usual variance
     feature_weight: float = 1.0  # of the features', as a share of their energy
 

@@ -191,7 +191,7 @@ def test_paintings_are_the_styles_of_optimised_pictures(school):
         ({"optimised_images": 2}, "optimised_images: got 2, less than half of batch_size is needed"),
         ({"hold_out": 6}, "hold_out: got 6, but train_data has only 6 pictures"),
         ({"batch_size": 2}, "batch_size: got 2"),
-        ({"widths": [4, 6]}, "widths: got [4, 6], five whole numbers above 0 are needed"),
+        ({"widths": [4, 6]}, "widths: got [4, 6], 5 whole numbers above 0 are needed"),
         ({"widths": ["a"]}, "widths: got ['a'], a list of whole numbers is needed"),
         ({"teacher_file": "none.npz"}, "none.npz: no such loss network"),
         ({"teacher_layers": ["vgg_19/conv4/conv4_1"]}, "vgg_19/conv4/conv4_1: the loss network has no such layer"),
