@@ -39,7 +39,7 @@ def main(argv):
     if argv[1:]:
         raise cli.UsageError(f"{argv[1]}: not expected; the conf file goes with -c")
     conf = config.load_conf(cli.conf_path(), config.DistillConf)
-    if conf.gram_weight and conf.batch_size < 3:
+    if conf.batch_size < 3:
         raise cli.UserError(f"batch_size: got {conf.batch_size}; Gram distances are compared within a batch, 3 are needed")
     if not conf.steps:
         raise cli.UserError("steps: missing; the student settles in the last fifth of them, so a number above 0 is needed")
@@ -114,7 +114,7 @@ class Lesson(tf.Module):
                 disorder[layer] = gram_disorder(sized, target, self.conf.optimised_images)
             # Of logarithms: a layer that is nearly right, as the first ones soon are, pulls on as hard as the others.
             total = tf.add_n([tf.math.log(share) for share in shares.values()])
-            total += self.conf.gram_weight * tf.add_n(list(disorder.values()))
+            total += tf.add_n(list(disorder.values()))
             parts = {f"unexplained/{layer}": share for layer, share in shares.items()}
             return parts | {f"gram_disorder/{layer}": d for layer, d in disorder.items()} | {"total_loss": total}
 

@@ -17,6 +17,12 @@ STYLE_LAYERS = ("conv1_2", "conv2_2", "conv3_3", "conv4_3")  # the original's
 
 RECIPE_KEY = "trained"  # a model's recipe is its conf with this section added: what came of it
 SMALLEST = 16  # pixels
+REMOVED_KEYS = {  # what takes the place of a key that is gone
+    "style_hue": "hues of style pictures are turned by up to 0.5 radians; leave the line out",
+    "pixel_weight": "both losses of reconstruction count the same; leave the line out",
+    "feature_weight": "both losses of reconstruction count the same; leave the line out",
+    "gram_weight": "the order of Gram distances counts as much as the features; leave the line out",
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -164,7 +170,6 @@ class DistillConf(RunConf):
     optimised_images: int = 0  # so many of each batch are pictures that the student's own style losses lead to,
     # and as many the styles that they are led to
     style_data: tuple[str, ...] = ()  # folders of paintings for those styles; (): other photos
-    gram_weight: float = 1.0  # of keeping the order of Gram distances, against explaining features
 
 
 def load_conf(path, kind):
@@ -183,9 +188,12 @@ def load_recipe(path, kind):
 
     Raises:
       UserError: the file is missing or no YAML mapping, a key is unknown, missing or twice there, or a value does not fit.
+        A recipe may hold keys that are gone: what its model needs of them is fixed now.
     """
     values, lines = _read_yaml(path)
     trained = values.pop(RECIPE_KEY, None) or {}
+    if trained:
+        values = {key: value for key, value in values.items() if key not in REMOVED_KEYS}
     if isinstance(kind, dict):
         kind = _kind_by_method(values.get("method", "johnson"), kind, path, lines)
     converted = _converted(values, kind, lambda key: f"{path}, line {lines.get(str(key), '?')}")
@@ -248,6 +256,8 @@ def _converted(values, kind, source):
     defaults = {field.name: field.default for field in dataclasses.fields(kind)}
     types, converted = typing.get_type_hints(kind), {}
     for key, value in values.items():
+        if key in REMOVED_KEYS and key not in defaults:
+            raise UserError(f"{key}: is gone ({source(key)}): {REMOVED_KEYS[key]}")
         if key not in defaults:
             raise UserError(f"{key}: no such key ({source(key)}); the keys are {', '.join(sorted(defaults))}")
         try:

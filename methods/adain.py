@@ -14,6 +14,7 @@ from methods import base, decoders
 
 DEPTH = 4  # the encoder ends at relu4_1
 IMAGES, MOMENTS = tf.TensorSpec([None, None, None, 3]), tf.TensorSpec([None, 1, 1, None])
+HUE = 0.5  # radians by which the hues of style pictures are turned at most, to either side
 EPSILON = 1e-5  # added to variances, as in the authors' code: a dead channel stays finite
 
 
@@ -25,7 +26,6 @@ class AdaInConf(decoders.EncoderConf):
     style_data: tuple[str, ...]  # folders of style pictures, walked recursively; each gives the same share of the styles
     # Styles are cut from pictures of 1 to so many times image_size
     style_crop_scale: float = config.option(2.0, least=1, most=8)
-    style_hue: float = 0.5  # radians by which the styles' hues are turned at most, to either side
     reconstruction_steps: int = 0  # first so many steps learn to give the photo back
     style_warmup_steps: int = 0  # after them the style weight is raised from 0 over so many steps
     content_weight: float = 1.0
@@ -188,5 +188,5 @@ def training_batches(paths, conf, first_step):
 
 def recast(images, conf, step):
     """Style images [N,S,S,3], RGB 0..255, in other colours and light: a few paintings stand for many."""
-    turned = augment.hue_turned(images, conf.style_hue, conf.seed, step)
+    turned = augment.hue_turned(images, HUE, conf.seed, step)
     return augment.relit(turned, conf.seed, step)

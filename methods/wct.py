@@ -20,8 +20,6 @@ class WctConf(decoders.EncoderConf):
     method: str = "wct"
     # The decoders, relu5_1's and so on, in the order in which they apply
     levels: tuple[int, ...] = config.option((5, 4, 3, 2, 1), least=1, most=5, distinct=True)
-    pixel_weight: float = 1.0  # of the pixels' mean squared error, as a share of a photo's usual variance
-    feature_weight: float = 1.0  # of the features', as a share of their energy
 
 
 class Wct(base.Method):
@@ -105,14 +103,14 @@ class Wct(base.Method):
         targets = self.encoder(content)
 
         def compute_losses():
-            parts = {}
+            parts, sums = {}, {"pixel": 0.0, "feature": 0.0}
             for depth, layer in self.layers.items():
-                found = decoders.inversion_losses(self.encoder, layer, self.decoders[depth], targets[layer], content)
-                parts[f"losses/pixel_loss_{depth}"], parts[f"losses/feature_loss_{depth}"] = found
-            weights = {"pixel": self.conf.pixel_weight, "feature": self.conf.feature_weight}
-            sums = {kind: tf.add_n([loss for tag, loss in parts.items() if f"/{kind}" in tag]) for kind in weights}
-            weighted = {f"weighted_losses/weighted_{kind}_loss": weights[kind] * loss for kind, loss in sums.items()}
-            return parts | weighted | {"total_loss": tf.add_n(list(weighted.values()))}
+                pair = decoders.inversion_losses(self.encoder, layer, self.decoders[depth], targets[layer], content)
+                for kind, loss in zip(sums, pair, strict=True):
+                    parts[f"losses/{kind}_loss_{depth}"] = loss
+                    sums[kind] += loss
+            weighted = {f"weighted_losses/weighted_{kind}_loss": loss for kind, loss in sums.items()}
+            return parts | weighted | {"total_loss": tf.add_n(list(sums.values()))}
 
         return base.minimize(compute_losses, variables, optimizer)
 

@@ -76,6 +76,18 @@ def test_the_method_decides_which_keys_there_are(tmp_path):
         load("method: adain\nnaming: b", tmp_path)
 
 
+@pytest.mark.parametrize("key", config.REMOVED_KEYS)
+def test_a_key_that_is_gone_is_named_with_what_replaces_it_but_old_recipes_load(key, tmp_path):
+    with pytest.raises(UserError, match=f"{key}: is gone .*line 3.*: {config.REMOVED_KEYS[key]}"):
+        load(f"method: wct\nnaming: b\n{key}: 2", tmp_path)
+    assert load(f"method: wct\nnaming: b\n{key}: 2\ntrained: {{steps: 3}}", tmp_path).naming == "b"
+
+
+def test_a_subclass_keeps_the_limits_of_a_key_with_another_default(tmp_path):
+    with pytest.raises(UserError, match="learning_rate: got 0, a number above 0 is needed"):
+        load("method: wct\nnaming: b\nlearning_rate: 0", tmp_path)
+
+
 def test_a_runs_own_record_is_a_conf(tmp_path):
     """With its empty lists, and all else that a conf leaves out."""
     keys = {key: (f"a/{key}",) for key in ("teacher_layers", "deep_teacher_layers")}
