@@ -24,24 +24,18 @@ import time
 from unittest import mock
 
 if any(word in argument for argument in sys.argv[1:] for word in ("train", "optimize")):  # forms of memory too
-    import onednn  # noqa: F401
-import quiet_tensorflow  # noqa: F401
+    from core import onednn  # noqa: F401
+from core import quiet_tensorflow  # noqa: F401
 
 # isort: split
 import numpy as np
 import tensorflow as tf
 from absl import flags
 
-import cli
-import config
 import model
-import pixels
-import styles
-import training
-import vgg
-import winograd
-from methods import METHODS, load_model
-from optimizer import Adam
+from core import cli, config, styles, training, vgg, winograd
+from core.optimizer import Adam
+from methods import CONFS, METHODS, base, gatys, johnson, load_model
 from tests import original
 
 flags.DEFINE_integer("size", None, "Height and width of the picture.", lower_bound=1)
@@ -100,21 +94,19 @@ def stylizing(size):
         runs = {}
         for form in (*FORMS, HALF):
             width = model.WIDTH // 2 if form == HALF else model.WIDTH
-            method = METHODS["johnson"](config.Conf(style_image="none", naming="none", width=width))
+            method = METHODS["johnson"](johnson.JohnsonConf(style_image="none", naming="none", width=width))
             runs[form] = in_form(form, lambda method=method: method.stylize(picture).numpy())
         return runs
-    if issubclass(config.METHOD_CONFS[FLAGS.method], config.ManyStylesConf):
+    if issubclass(CONFS[FLAGS.method], base.ManyStylesConf):
         method = load_model(os.path.join(ROOT, "models", f"{FLAGS.method}.ckpt-done"))
-        style, johnson = (
-            [styles.Style(name=method.style_names[0])],
-            METHODS["johnson"](config.Conf(style_image="", naming="")),
-        )
+        style = [styles.Style(name=method.style_names[0])]
+        net = METHODS["johnson"](johnson.JohnsonConf(style_image="", naming=""))
         return {
             FLAGS.method: lambda: method.stylize(picture, style).numpy(),
-            "johnson": lambda: johnson.stylize(picture).numpy(),
+            "johnson": lambda: net.stylize(picture).numpy(),
         }
     needed = {"style_data": ()} if FLAGS.method == "adain" else {}
-    method = METHODS[FLAGS.method](config.METHOD_CONFS[FLAGS.method](naming="none", **needed))
+    method = METHODS[FLAGS.method](CONFS[FLAGS.method](naming="none", **needed))
     image, known = random_pictures(1, 512)[0], styles.Style(random_pictures(1, 512)[0])
     return {
         "a new style": lambda: method.stylize(picture, [styles.Style(image)]).numpy(),
@@ -129,7 +121,7 @@ def train():
     with tempfile.TemporaryDirectory() as folder:
         weights = os.path.join(folder, "vgg_16.npz")
         np.savez(weights, **random_vgg("vgg_16", "conv4_3"))
-        conf = config.Conf(style_image=STYLE, naming="none", loss_model="vgg_16", loss_model_file=weights)
+        conf = johnson.JohnsonConf(style_image=STYLE, naming="none", loss_model="vgg_16", loss_model_file=weights)
         for form in (*FORMS, *([MIXED] if training.has_bfloat16() else [])):
             method = METHODS["johnson"](conf, training=True)
             variables = [v for v in method.variables if v.trainable]
@@ -160,11 +152,11 @@ def evaluations(conf, weights, size, reference_class):
     content, style, picture = random_pictures(3, size)
     flat = picture.ravel().astype(np.float64)
     network = vgg.Vgg(conf.loss_model, weights, {*conf.content_layers, *conf.style_layers}, conf.pooling)
-    objective = pixels.Objective(conf, network, content, [styles.Style(style)])
+    objective = gatys.Objective(conf, network, content, [styles.Style(style)])
     reference = reference_class(conf, weights, content, [style])
 
     def ours():
-        _, parts, gradient = pixels.evaluated(objective, flat, picture.shape)
+        _, parts, gradient = gatys.evaluated(objective, flat, picture.shape)
         return float(parts["total"]), gradient
 
     def theirs():
@@ -198,14 +190,14 @@ def memory_of_optimising(form, size):
     conf, weights = loss_network(NETWORKS[form])
     network = vgg.Vgg(conf.loss_model, weights, {*conf.content_layers, *conf.style_layers})
     content, style, picture = random_pictures(3, size)
-    pixels.lbfgs(pixels.Objective(conf, network, content, [styles.Style(style)]), picture, 2)
-    base, per_pixel = pixels.memory_needed(conf, network)
+    gatys.lbfgs(gatys.Objective(conf, network, content, [styles.Style(style)]), picture, 2)
+    base, per_pixel = gatys.memory_needed(conf, network)
     print(f"{form:14s} {peak():.2f} GB at {size}x{size}, {(base + size * size * per_pixel) / 1e9:.2f} expected")
 
 
 def loss_network(scope):
     """(conf, weights): the embedded loss network, or a full one of random weights up to conv4_3."""
-    conf = config.PixelsConf(loss_model=scope)
+    conf = gatys.GatysConf(loss_model=scope)
     if scope == config.EMBEDDED:
         return conf, vgg.read_weights(scope, os.path.join(ROOT, conf.loss_model_file))
     return conf, random_vgg(scope, "conv4_3")

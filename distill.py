@@ -8,24 +8,21 @@ command resumes.
 import functools
 import os
 
-import onednn  # noqa: F401
-import quiet_tensorflow  # noqa: F401
+from core import (
+    augment,
+    onednn,  # noqa: F401
+    quiet_tensorflow,  # noqa: F401
+)
 
 # isort: split
 import numpy as np
 import tensorflow as tf
 
-import checkpoints
-import cli
-import config
-import files
 import losses
 import reader
-import training
-import vgg
-import vgg_preprocessing
-from methods import load_model
-from vgg_preprocessing import MEANS
+from core import checkpoints, cli, config, system, training, vgg
+from core.vgg import MEANS
+from methods import base, load_model
 
 cli.conf_flag()
 
@@ -42,7 +39,7 @@ def main(argv):
     if argv[1:]:
         raise cli.UsageError(f"{argv[1]}: not expected; the conf file goes with -c")
     conf = config.load_conf(cli.conf_path(), config.DistillConf)
-    if conf.gram_weight and conf.batch_size < 3:
+    if conf.batch_size < 3:
         raise cli.UserError(f"batch_size: got {conf.batch_size}; Gram distances are compared within a batch, 3 are needed")
     if not conf.steps:
         raise cli.UserError("steps: missing; the student settles in the last fifth of them, so a number above 0 is needed")
@@ -52,8 +49,9 @@ def main(argv):
     lesson = Lesson(conf, paths)
     used = {"teacher_file": conf.teacher_file, "deep_teacher_file": conf.deep_teacher_file}
     used |= {f"style_models {i}": path for i, path in enumerate(conf.style_models)}
+    variables = lesson.student.trainable_variables
     code = training.run(
-        conf, lesson, lesson.student.trainable_variables, paths, used, lambda content: {"origin": content[:1]}
+        conf, lesson, variables, paths, reader.training_batches, used, lambda content: {"origin": content[:1]}
     )
     if code == 0:
         write_weights(conf.output, lesson.weights())
@@ -104,8 +102,8 @@ class Lesson(tf.Module):
     def _train_step(self, content, optimizer, variables, learning):
         images = self._images(content, optimizer.iterations)
         targets = self._targets(images)
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(variables)
+
+        def compute_losses():
             features = self.student(shrunk(images), learning=learning)
             shares, disorder = {}, {}
             for layer, head in self.heads.items():
@@ -116,10 +114,11 @@ class Lesson(tf.Module):
                 disorder[layer] = gram_disorder(sized, target, self.conf.optimised_images)
             # Of logarithms: a layer that is nearly right, as the first ones soon are, pulls on as hard as the others.
             total = tf.add_n([tf.math.log(share) for share in shares.values()])
-            total += self.conf.gram_weight * tf.add_n(list(disorder.values()))
-        optimizer.apply_gradients(zip(tape.gradient(total, variables), variables, strict=True))
-        parts = {f"unexplained/{layer}": share for layer, share in shares.items()}
-        return parts | {f"gram_disorder/{layer}": d for layer, d in disorder.items()} | {"total_loss": total}
+            total += tf.add_n(list(disorder.values()))
+            parts = {f"unexplained/{layer}": share for layer, share in shares.items()}
+            return parts | {f"gram_disorder/{layer}": d for layer, d in disorder.items()} | {"total_loss": total}
+
+        return base.minimize(compute_losses, variables, optimizer)
 
     def _images(self, content, step):
         """The batch to learn from: photos varied, but the last ones give way to the easel's pictures and their styles."""
@@ -273,7 +272,7 @@ class Easel(tf.Module):
         """A crop of a painting for each photo, or the photos themselves."""
         if self.paintings is None:
             return photos
-        draw = functools.partial(vgg_preprocessing.draw, self.conf.seed, step)
+        draw = functools.partial(augment.draw, self.conf.seed, step)
         which = tf.cast(draw(20, [self.count], 0.0, float(len(self.paintings))), tf.int32)
         places = draw(21, [self.count, 2], 0.0, 0.5)
         boxes = tf.concat([places, places + 0.5], 1)  # half of each side, so not resized
@@ -355,7 +354,7 @@ def varied(images, style_nets, seed, step):
     The draws depend on the seed and the step alone, so that a resumed run equals an uninterrupted one.
     """
     count = images.shape[0]
-    draw = functools.partial(vgg_preprocessing.draw, seed, step)
+    draw = functools.partial(augment.draw, seed, step)
     parts = tf.unstack(images)
     if style_nets:
         which = tf.cast(step % len(style_nets), tf.int32)
@@ -372,7 +371,7 @@ def varied(images, style_nets, seed, step):
     if count > 4:  # gratings along the axes: optimised pictures fall into grids that a student has never met in photos
         waves = [draw(10 + axis, [1, 1, 3], 0.0, 80.0) * tf.sin(phases(images.shape[1], axis, draw)) for axis in (0, 1)]
         parts[4] += waves[0] + waves[1]
-    return vgg_preprocessing.relit(tf.stack(parts), seed, step)
+    return augment.relit(tf.stack(parts), seed, step)
 
 
 def phases(side, axis, draw):
@@ -389,7 +388,7 @@ def write_weights(path, weights):
         with open(temporary, "wb") as file:
             np.savez_compressed(file, **{name: value.astype(np.float16) for name, value in weights.items()})
 
-    files.write_whole(path, write)
+    system.write_whole(path, write)
 
 
 if __name__ == "__main__":

@@ -17,8 +17,7 @@ from typing import NamedTuple
 from absl import flags
 from tqdm import tqdm
 
-import cli
-import files
+from core import cli, system
 
 flags.DEFINE_string("images_dir", "images", "Where the style paintings go.")
 flags.DEFINE_string("pretrained_dir", "pretrained", "Where the loss networks go.")
@@ -234,7 +233,7 @@ def fetch(asset, folder, mirror):
     final, algorithm = os.path.join(folder, asset.file), asset.digest.split(":")[0]
     if os.path.lexists(final):
         try:
-            got = f"{algorithm}:{files.hex_digest(final, algorithm)}"
+            got = f"{algorithm}:{system.hex_digest(final, algorithm)}"
         except OSError as error:
             got = error.strerror
         if got == asset.digest:
@@ -256,7 +255,7 @@ def fetch(asset, folder, mirror):
                     f"{where}: the transfer broke {len(WAITS) + 1} times (last: {error}); run the same command again{kept}"
                 ) from None
             time.sleep(wait)
-    got, size = f"{algorithm}:{files.hex_digest(part, algorithm)}", os.path.getsize(part)
+    got, size = f"{algorithm}:{system.hex_digest(part, algorithm)}", os.path.getsize(part)
     if got != asset.digest:
         os.remove(part)
         raise cli.UserError(

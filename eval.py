@@ -8,7 +8,7 @@ models of many styles (msgnet, stylebank) take --style scream, and --list_styles
 import glob
 import os
 
-import quiet_tensorflow  # noqa: F401
+from core import quiet_tensorflow  # noqa: F401
 
 # isort: split
 import numpy as np
@@ -16,11 +16,8 @@ import tensorflow as tf
 from absl import flags
 from tqdm import tqdm
 
-import cli
-import colors
-import memory
 import reader
-import styles
+from core import cli, pictures, styles, system
 from methods import load_model
 
 flags.DEFINE_string("loss_model", "vgg_16", "Kept from the original, where it chose the preprocessing; all share one now.")
@@ -85,8 +82,8 @@ def main(argv):
     style = read_style(method)
     for source, target in tqdm(list(zip(images, outputs, strict=True)), unit="image", disable=len(images) < 2):
         try:
-            picture = reader.read_image(source, FLAGS.image_size)
-            reader.write_image(target, stylized(method, picture.rgb, style), picture.alpha)
+            picture = pictures.read_image(source, FLAGS.image_size)
+            pictures.write_image(target, stylized(method, picture.rgb, style), picture.alpha)
         except cli.UserError as error:
             with tqdm.external_write_mode():
                 cli.complain(error)
@@ -94,7 +91,7 @@ def main(argv):
             continue
         with tqdm.external_write_mode():
             print(target)
-            if picture.alpha is not None and not reader.keeps_alpha(target):
+            if picture.alpha is not None and not pictures.keeps_alpha(target):
                 print(f"{target}: put on white, as this format has no transparency; --output_file x.png keeps it")
     return failed
 
@@ -161,12 +158,12 @@ def levels_of(method):
     return f" or {len(levels)}, for the levels {', '.join(map(str, levels))}" if levels else ""
 
 
-def texture(pictures):
+def texture(image_files):
     """Writes a texture of the styles, made of noise. Raises UsageError when pictures are named too."""
-    if pictures or FLAGS.image_file or FLAGS.preserve_colors != "no":
+    if image_files or FLAGS.image_file or FLAGS.preserve_colors != "no":
         raise cli.UsageError("--texture: is made of noise; leave the picture and --preserve_colors out")
     target = FLAGS.output_file or "generated/res.jpg"
-    reader.check_writable_format(target)
+    pictures.check_writable_format(target)
     method = load_model(FLAGS.model_file)
     style = read_style(method)
     if "image" not in method.style_kinds:
@@ -174,7 +171,7 @@ def texture(pictures):
     image = np.random.default_rng(0).uniform(0, 255, (FLAGS.texture, FLAGS.texture, 3))
     for _ in range(PASSES):
         image = stylized(method, image, style)
-    reader.write_image(target, image)
+    pictures.write_image(target, image)
     print(target)
     return 0
 
@@ -185,7 +182,7 @@ def stylized(method, rgb, style):
     Raises:
       UserError: the picture is too large for the memory.
     """
-    memory.check(*rgb.shape[:2], *method.memory)
+    system.check_memory(*rgb.shape[:2], *method.memory)
     content = np.asarray(rgb, np.float32)
     strength = strengths()
     for each in style or ():
@@ -198,7 +195,7 @@ def stylized(method, rgb, style):
         image = method.stylize(content[None], style, strength if len(strength) > 1 else strength[0])[0].numpy()
     except tf.errors.ResourceExhaustedError:
         raise cli.UserError(f"{rgb.shape[1]}x{rgb.shape[0]} pixels do not fit into memory; use --image_size") from None
-    return colors.luminance_of(image, content) if FLAGS.preserve_colors == "luminance" else image
+    return pictures.luminance_of(image, content) if FLAGS.preserve_colors == "luminance" else image
 
 
 def expand(names):
@@ -225,7 +222,7 @@ def matches(name):
     """The pictures that a glob matches, or [name] when it is none. Raises UserError when a glob matches nothing."""
     if os.path.exists(name) or not glob.has_magic(name):
         return [name]
-    found = sorted(path for path in glob.glob(name, recursive=True) if path.lower().endswith(reader.EXTENSIONS))
+    found = sorted(path for path in glob.glob(name, recursive=True) if path.lower().endswith(pictures.EXTENSIONS))
     if not found:
         raise cli.UserError(f"{name}: matches no picture")
     return found
@@ -246,7 +243,7 @@ def output_paths(images):
         outputs = unique_names(FLAGS.output_dir or "generated", images)
     sources = {os.path.realpath(path) for path in images}
     for output in outputs:
-        reader.check_writable_format(output)
+        pictures.check_writable_format(output)
         if os.path.realpath(output) in sources:
             raise cli.UserError(f"{output}: would overwrite the picture itself; choose another --output_dir")
     return outputs
@@ -257,7 +254,7 @@ def unique_names(folder, images):
     taken, outputs = set(), []
     for image in images:
         stem, ending = os.path.splitext(os.path.basename(image))
-        ending = ending if ending.lower() in reader.EXTENSIONS else ".jpg"
+        ending = ending if ending.lower() in pictures.EXTENSIONS else ".jpg"
         name, number = stem + ending, 1
         while name in taken:
             number += 1

@@ -14,8 +14,7 @@ import itertools
 import os
 import time
 
-import onednn  # noqa: F401
-import quiet_tensorflow  # noqa: F401
+from core import onednn, quiet_tensorflow  # noqa: F401
 
 # isort: split
 import numpy as np
@@ -24,18 +23,10 @@ from absl import flags
 from scipy.stats import spearmanr
 from tqdm import tqdm
 
-import autoencoder
-import checkpoints
-import cli
-import config
-import files
 import losses
-import pixels
 import reader
-import sheets
-import styles
-import vgg
-from methods import load_model, wct
+from core import checkpoints, cli, config, pictures, styles, system, vgg
+from methods import decoders, gatys, johnson, load_model, load_recipe, wct
 from model import instance_norm
 from reports import gallery
 
@@ -101,7 +92,7 @@ def main(argv):
     if len(argv) != 2 or argv[1] not in kinds:
         raise cli.UsageError(f"{' '.join(argv[1:]) or 'nothing'}: the figures that there are: {', '.join(kinds)}")
     if FLAGS.output_dir:
-        files.check_writable(os.path.join(FLAGS.output_dir, "figure.png"))
+        system.check_writable(os.path.join(FLAGS.output_dir, "figure.png"))
     return kinds[argv[1]]()
 
 
@@ -137,9 +128,9 @@ def loss_network_report():
     images = comparison_images(conf, held)
     ranks, distances = rank_correlations(pairs, student, teachers, images)
     plot(os.path.join(folder, "plot.png"), shares, distances)
-    reader.write_image(os.path.join(folder, "inversion.jpg"), inversions(pairs, conf))
+    pictures.write_image(os.path.join(folder, "inversion.jpg"), inversions(pairs, conf))
     text = page(conf, shares, ranks, photos, len(images))
-    files.write_text(os.path.join(folder, "README.md"), text)
+    system.write_text(os.path.join(folder, "README.md"), text)
     print(text)
     return 0
 
@@ -242,15 +233,15 @@ def inversions(pairs, conf):
         ):
             network = vgg.Vgg(name, vgg.read_weights(name, file), [wanted])
             row.append((inverted(network, photo), wanted.split("/")[-1]))
-    return sheets.contact_sheet(rows)
+    return pictures.contact_sheet(rows)
 
 
 def inverted(network, image):
     """The picture that L-BFGS finds from noise for a network's features of [H,W,3] RGB 0..255; returns the same kind."""
-    conf = config.PixelsConf(content_layers=network.layers, style_weight=0.0, tv_weight=SMOOTHNESS)
-    objective = pixels.Objective(conf, network, image, [])
+    conf = gatys.GatysConf(content_layers=network.layers, style_weight=0.0, tv_weight=SMOOTHNESS)
+    objective = gatys.Objective(conf, network, image, [])
     noise = np.random.default_rng(0).uniform(100, 155, image.shape)
-    return pixels.lbfgs(objective, noise, evaluations())
+    return gatys.lbfgs(objective, noise, evaluations())
 
 
 def evaluations(default=200):
@@ -271,7 +262,7 @@ def plot(path, shares, grams):
     for axis, layer in zip(axes[1:], [layer for layer in grams if layer.endswith(("1_2", "2_2", "3_3"))], strict=False):
         axis.loglog(*grams[layer][::-1], ".", markersize=2)
         axis.set(title=vgg.short_name(layer), xlabel="teacher's Gram distance", ylabel="student's")
-    files.write_whole(path, lambda temporary: figure.savefig(temporary, dpi=80))
+    system.write_whole(path, lambda temporary: figure.savefig(temporary, dpi=80))
     pyplot.close(figure)
 
 
@@ -283,13 +274,13 @@ def universal_sheet():
         columns.append(("teacher's WCT", teachers_wct(FLAGS.teacher_dir)))
     rows, count = [], max(len(FLAGS.content_image), len(FLAGS.style_image))
     for i in tqdm(range(count), "pairs"):
-        content = reader.read_image(FLAGS.content_image[i % len(FLAGS.content_image)], FLAGS.long_side).rgb
+        content = pictures.read_image(FLAGS.content_image[i % len(FLAGS.content_image)], FLAGS.long_side).rgb
         [style] = styles.read([FLAGS.style_image[i % len(FLAGS.style_image)]], long_side=FLAGS.long_side)
         found = [(np.asarray(make(content[None].astype(np.float32), style)), name) for name, make in columns]
         name = os.path.basename(FLAGS.style_image[i % len(FLAGS.style_image)])
         rows.append([(content, f"content, for {name}"), *([(style.image, name)] if FLAGS.show_styles else []), *found])
     path = os.path.join(FLAGS.output_dir or "docs/universal", "universal.jpg")
-    reader.write_image(path, sheets.contact_sheet(rows))
+    pictures.write_image(path, pictures.contact_sheet(rows))
     print(f"Wrote {path}")
     return 0
 
@@ -303,7 +294,7 @@ def many_styles_sheets():
     for path, method in zip(paths, methods, strict=True):
         if "name" not in method.style_kinds or len(method.style_names) < 2:
             raise cli.UserError(f"{path}: holds fewer than two styles; name models of msgnet and stylebank with --models")
-    photo = reader.read_image(single("content_image"), FLAGS.long_side).rgb.astype(np.float32)
+    photo = pictures.read_image(single("content_image"), FLAGS.long_side).rgb.astype(np.float32)
     mask = styles.read_mask(FLAGS.mask) if FLAGS.mask else None
     names, folder = methods[-1].style_names, FLAGS.output_dir or "docs/many_styles"
     all_styles = [
@@ -316,7 +307,7 @@ def many_styles_sheets():
     of_sizes = [row for each in methods for row in brushes(each, photo)]
     written = {name: rows for name, rows in (("styles", all_styles), ("mixed", mixed), ("brushes", of_sizes)) if rows}
     for name, rows in written.items():
-        reader.write_image(os.path.join(folder, f"{name}.jpg"), sheets.contact_sheet(rows))
+        pictures.write_image(os.path.join(folder, f"{name}.jpg"), pictures.contact_sheet(rows))
     print(f"Wrote {', '.join(f'{folder}/{name}.jpg' for name in written)}")
     return 0
 
@@ -366,7 +357,7 @@ def teachers_wct(folder):
     """
     scope, levels = "vgg_19_distilled", {}
     for depth in range(5, 0, -1):
-        [layer] = autoencoder.end_layers(scope, [depth])
+        [layer] = decoders.end_layers(scope, [depth])
         encoder = vgg.Vgg(scope, vgg.read_weights(scope, os.path.join(folder, f"encoder{depth}.npz")), [layer])
         levels[depth] = (layer, encoder, read_decoder(os.path.join(folder, f"decoder{depth}.npz")))
 
@@ -374,10 +365,10 @@ def teachers_wct(folder):
         height, width = content.shape[1:3]
         for depth, (layer, encoder, decoder) in levels.items():
             images = (content, tf.cast(style.image, tf.float32)[None])
-            own, wanted = (encoder(autoencoder.padded(image, depth))[layer][0] for image in images)
+            own, wanted = (encoder(decoders.padded(image, depth))[layer][0] for image in images)
             mean, covariance = wct.statistics(wanted)
             moved = wct.whitened_and_coloured(own, 1.0, mean, wct.power(covariance, 0.5))
-            content = 255 * tf.nn.relu(autoencoder.decoded_maps(moved[None], decoder))[:, :height, :width]
+            content = 255 * tf.nn.relu(decoders.decoded_maps(moved[None], decoder))[:, :height, :width]
         return content[0]
 
     return stylized
@@ -440,15 +431,15 @@ def objective_report():
         raise cli.UsageError(f"--sizes: got {min(sizes, default='none')}, at least {config.SMALLEST} is needed")
     paths = reader.list_images(FLAGS.photos)
     paths = [paths[i] for i in np.unique(np.linspace(0, len(paths) - 1, FLAGS.count, dtype=int))]
-    conf = checkpoints.load_recipe(FLAGS.model_file)
+    conf, trained = load_recipe(FLAGS.model_file)
     if not isinstance(conf, config.PerceptualConf):
         raise cli.UserError(f"{recipe}: method {conf.method} has no objective that pixels could be given")
-    if FLAGS.last_norm and not isinstance(conf, config.Conf):
+    if FLAGS.last_norm and not isinstance(conf, johnson.JohnsonConf):
         raise cli.UserError(f"--last_norm: is of nets for one style; {conf.method} does not end in a norm: leave it out")
     stem = os.path.basename(FLAGS.model_file).removesuffix(".ckpt-done")
     folder, curves = FLAGS.output_dir or os.path.join("docs", stem), {}
     for path in (os.path.join(folder, "objective.csv"), *([recipe] if FLAGS.into_recipe else [])):
-        files.check_writable(path)  # before the hours that follow
+        system.check_writable(path)  # before the hours that follow
     method = load_model(FLAGS.model_file, training=True)
     for size in sizes:
         photos = list(reader.read_squares(paths, size))  # one that cannot be read is skipped
@@ -463,12 +454,12 @@ def objective_report():
             print(f"{size}x{size}: without output_affine no model is worth over {most['noise']} and {most['photo']}")
     if FLAGS.into_recipe:
         measured = {"photos": len(photos), "evaluations": evaluations(500)}
-        trained = config.read_recipe(recipe) | {"worth_lbfgs_iterations": worths, "worth_measured_over": measured}
+        trained |= {"worth_lbfgs_iterations": worths, "worth_measured_over": measured}
         checkpoints.write_recipe(FLAGS.model_file, conf, trained)
     return 0
 
 
-class ModelsObjective(pixels.Differentiable):
+class ModelsObjective(gatys.Differentiable):
     """All that a model was trained to minimise, for one photo [1,S,S,3] RGB 0..255 and one of its styles.
 
     Of turned_losses' views it takes the first: the mean over all of them costs eight times as much, and worth is the same.
@@ -486,7 +477,7 @@ class ModelsObjective(pixels.Differentiable):
         return {"total": parts["total_loss"]}
 
 
-class LastNorm(pixels.Differentiable):
+class LastNorm(gatys.Differentiable):
     """An objective of pictures as the original's net ends: tanh of what a norm without scale and offset gives."""
 
     def __init__(self, objective):
@@ -525,7 +516,7 @@ def least_so_far(objective, image, bounded=True):
     If bounded, pixels stay within 0..255, as a model's do: the paper clips them at each iteration to the same end.
     """
     totals, count = [], evaluations(500)
-    image = pixels.lbfgs(objective, image, count, lambda done, image, parts: totals.append(float(parts["total"])), bounded)
+    image = gatys.lbfgs(objective, image, count, lambda done, image, parts: totals.append(float(parts["total"])), bounded)
     totals += totals[-1:] * (count - len(totals))  # where it ended early, as the loss fell no more
     return np.minimum.accumulate(totals[:count]), image
 
@@ -547,7 +538,7 @@ def write_curves(path, curves):
                 rows = zip(*np.broadcast_arrays(*found.values()), strict=True)
                 writer.writerows([size, i, *(f"{value:.6g}" for value in row)] for i, row in enumerate(rows, 1))
 
-    files.write_whole(path, write)
+    system.write_whole(path, write)
 
 
 def plot_curves(path, curves):
@@ -562,34 +553,34 @@ def plot_curves(path, curves):
             axis.axhline(found["last_norm"], color="k", linestyle="--", label="best without output_affine")
         axis.set(title=f"{size}x{size}", xlabel="evaluations", ylabel="objective")
         axis.legend()
-    files.write_whole(path, lambda temporary: figure.savefig(temporary, dpi=80))
+    system.write_whole(path, lambda temporary: figure.savefig(temporary, dpi=80))
     pyplot.close(figure)
 
 
 def recipes_sheet():
     """One labelled sheet of what the recipes make of one pair of pictures, and a page about it."""
     folder = FLAGS.output_dir or os.path.join("docs", "recipes")
-    photo, painting = (reader.read_image(path).rgb for path in map(single, ("content_image", "style_image")))
-    shown = [(pixels.fitted(image, FLAGS.long_side), name) for image, name in ((photo, "photo"), (painting, "style"))]
+    photo, painting = (pictures.read_image(path).rgb for path in map(single, ("content_image", "style_image")))
+    shown = [(gatys.fitted(image, FLAGS.long_side), name) for image, name in ((photo, "photo"), (painting, "style"))]
     confs, networks = {}, {}
     for name in RECIPES:  # all of them before the first one's minutes are spent
         confs[name], networks[name] = recipe(name, photo)
-        pixels.check_sizes(confs[name], (single("content_image"), photo), [(single("style_image"), painting)])
+        gatys.check_sizes(confs[name], (single("content_image"), photo), [(single("style_image"), painting)])
     tiles, seconds = [], {}
     for name, conf in tqdm(confs.items(), unit="recipe"):
         start, network = time.perf_counter(), networks[name]
-        image = pixels.stylize(conf, network, photo, [styles.Style(painting)])
+        image = gatys.stylize(conf, network, photo, [styles.Style(painting)])
         seconds[name] = time.perf_counter() - start
         tiles.append((image, f"{name}\n{seconds[name]:.0f} s"))
-    reader.write_image(os.path.join(folder, "sheet.jpg"), sheets.contact_sheet([shown, tiles[:2], tiles[2:]]))
-    files.write_text(os.path.join(folder, "README.md"), recipes_page(confs, seconds))
+    pictures.write_image(os.path.join(folder, "sheet.jpg"), pictures.contact_sheet([shown, tiles[:2], tiles[2:]]))
+    system.write_text(os.path.join(folder, "README.md"), recipes_page(confs, seconds))
     print(os.path.join(folder, "sheet.jpg"))
     return 0
 
 
 def recipe(name, photo):
     """(conf, loss network) of a recipe of conf/, at the size and with the network that the flags ask for."""
-    conf = config.load_conf(os.path.join(ROOT, "conf", f"{name}.yml"), config.PixelsConf)
+    conf = config.load_conf(os.path.join(ROOT, "conf", f"{name}.yml"), gatys.GatysConf)
     # Of undivided matrices the style's share of the loss goes with the pixels; the conf's weight is for its own size.
     share = (conf.image_size / FLAGS.long_side) ** 2 if conf.style_form == "half_sum" else 1.0
     conf = dataclasses.replace(conf, image_size=FLAGS.long_side, iterations=FLAGS.evaluations or conf.iterations)
@@ -597,7 +588,7 @@ def recipe(name, photo):
     own = conf.loss_model
     if FLAGS.network:
         scope, _, path = FLAGS.network.partition("=")
-        conf = with_network(conf, scope, path or config.PixelsConf(loss_model=scope).loss_model_file)
+        conf = with_network(conf, scope, path or gatys.GatysConf(loss_model=scope).loss_model_file)
     layers = {*conf.content_layers, *conf.style_layers}
     if conf.loss_model == own:
         return conf, losses.loss_network(conf, layers)
@@ -634,7 +625,7 @@ def recipes_page(confs, seconds):
     """The recipes' sheet as Markdown."""
     rows = [
         f"| `conf/{name}.yml` | {RECIPES[name]} | {conf.loss_model} | {conf.optimizer} "
-        f"| {pixels.iterations(conf)} | {len(pixels.scales(conf))} "
+        f"| {gatys.iterations(conf)} | {len(gatys.scales(conf))} "
         f"| {seconds[name]:.0f} |"
         for name, conf in confs.items()
     ]

@@ -7,8 +7,8 @@ import dataclasses
 
 import tensorflow as tf
 
-import vgg
-from cli import UserError
+from core import vgg
+from core.cli import UserError
 
 COLORS, LUMINANCE = "colors", "luminance"  # of the pixels themselves: one more style layer, one more content layer
 SQUARE = 8  # pixels on a side, over which LUMINANCE is averaged

@@ -10,7 +10,7 @@ import math
 import numpy as np
 import tensorflow as tf
 
-import winograd
+from core import winograd
 from vgg_preprocessing import mean_image_subtraction
 
 AFFINE = ("deconv3/scale", "deconv3/offset")  # output_affine's variables

@@ -12,8 +12,7 @@ import dataclasses
 import itertools
 import os
 
-import onednn  # noqa: F401
-import quiet_tensorflow  # noqa: F401
+from core import onednn, quiet_tensorflow  # noqa: F401
 
 # isort: split
 import numpy as np
@@ -23,16 +22,9 @@ from absl import flags
 from absl.testing import flagsaver
 from tqdm import tqdm
 
-import cli
-import colors
-import config
-import files
 import losses
-import memory
-import pixels
-import reader
-import sheets
-import styles
+from core import cli, config, pictures, styles, system
+from methods import gatys
 
 try:
     import av
@@ -46,7 +38,7 @@ flags.DEFINE_list("style_weights", [], "Weights of several style images (default
 flags.DEFINE_multi_string("mask", [], "Where each style image applies: white here, black not; in the order of the styles.")
 flags.DEFINE_string("output_file", "generated/optimized.png", "Where the result goes; a CSV and a plot go beside it.")
 # How the style images are recoloured for each kind of --preserve_colors.
-MATCHES = {"luminance": colors.match_luminance, "histogram": colors.match_covariance}
+MATCHES = {"luminance": pictures.match_luminance, "histogram": pictures.match_covariance}
 COLORS = ("no", *MATCHES)
 flags.DEFINE_enum("preserve_colors", "no", COLORS, "Transfer luminance alone, or keep the colours' mean and covariance.")
 flags.DEFINE_string(
@@ -74,11 +66,11 @@ def main(argv):
         raise cli.UsageError(f"{argv[1]}: not expected; pictures go with --content_image and --style_image")
     if FLAGS.animation:
         check_animation()
-    reader.check_writable_format(FLAGS.output_file)
+    pictures.check_writable_format(FLAGS.output_file)
     for path in filter(None, (FLAGS.output_file, FLAGS.animation)):
-        files.check_writable(path)
+        system.check_writable(path)
     given = {key: FLAGS[key].value for key in OVERRIDES if FLAGS[key].value is not None}
-    conf = config.changed(config.load_conf(FLAGS.conf or CONF, config.PixelsConf), given, "the command line")
+    conf = config.changed(config.load_conf(FLAGS.conf or CONF, gatys.GatysConf), given, "the command line")
     check_inputs_stay((FLAGS.content_image, *FLAGS.style_image, *FLAGS.mask, conf.init))
     if FLAGS.sweep:
         return sweep(conf)
@@ -90,7 +82,7 @@ def main(argv):
         # Beside what an earlier run may have left: half a picture does not replace a whole one.
         output_file, animation = (path and "-interrupted".join(os.path.splitext(path)) for path in (output_file, animation))
         code = 130
-    reader.write_image(output_file, image)
+    pictures.write_image(output_file, image)
     print(output_file)
     write_log(stem(output_file), rows, conf)
     if animation:
@@ -139,14 +131,14 @@ def run(conf, progress_file=None):
       Interrupted: Ctrl-C, after the first iteration.
     """
     network, photo, given, start = prepared(conf)
-    content = colors.gray(photo) if FLAGS.preserve_colors == "luminance" else photo
-    with tqdm(total=pixels.iterations(conf) * len(pixels.scales(conf)), unit="it") as progress:
+    content = pictures.gray(photo) if FLAGS.preserve_colors == "luminance" else photo
+    with tqdm(total=gatys.iterations(conf) * len(gatys.scales(conf)), unit="it") as progress:
         log = Log(conf, photo, progress, progress_file)
         try:
-            image = pixels.stylize(conf, network, content, given, start, log)
+            image = gatys.stylize(conf, network, content, given, start, log)
         except tf.errors.ResourceExhaustedError:
-            base, per_pixel = pixels.memory_needed(conf, network)
-            needed = (base + per_pixel * np.prod(pixels.fitted_size(content, conf.image_size))) / 1e9
+            base, per_pixel = gatys.memory_needed(conf, network)
+            needed = (base + per_pixel * np.prod(gatys.fitted_size(content, conf.image_size))) / 1e9
             raise cli.UserError(f"about {needed:.1f} GB do not fit into the memory; lower --image_size") from None
         except KeyboardInterrupt:
             if log.image is None:
@@ -159,7 +151,7 @@ def run(conf, progress_file=None):
 
 
 class Log:
-    """What is seen of a run: pixels.stylize's callback.
+    """What is seen of a run: gatys.stylize's callback.
 
     rows: each iteration's losses; frames: the pictures that --show_every showed; image: what Ctrl-C keeps, [h,w,3].
     """
@@ -184,8 +176,8 @@ class Log:
         self.progress.update()
         self.progress.set_postfix_str(told(row), refresh=False)
         if self.progress_file and FLAGS.show_every and len(self.rows) % FLAGS.show_every == 0:
-            self.frames.append(np.asarray(reader.to_pil(finished(image, self.photo))))
-            reader.write_image(self.progress_file, self.frames[-1])
+            self.frames.append(np.asarray(pictures.to_pil(finished(image, self.photo))))
+            pictures.write_image(self.progress_file, self.frames[-1])
             del self.frames[: 0 if FLAGS.animation else -1]
 
     def tell(self):
@@ -203,19 +195,19 @@ def prepared(conf):
       UserError: as read_inputs, read_start and losses.loss_network do; the pictures are too small, or too large for memory.
     """
     content, given = read_inputs(conf)
-    start = None if conf.init in config.STARTS else read_start(conf.init)
+    start = None if conf.init in gatys.STARTS else read_start(conf.init)
     network = losses.loss_network(conf, {*conf.content_layers, *conf.style_layers})
     named = zip(FLAGS.style_image, (style.image for style in given), strict=True)
-    pixels.check_sizes(conf, (FLAGS.content_image or FLAGS.style_image[0], content), named)
+    gatys.check_sizes(conf, (FLAGS.content_image or FLAGS.style_image[0], content), named)
     check_memory(conf, network, content, given)
     return network, content, given, start
 
 
 def read_start(path):
-    """The picture [H,W,3] that init names. Raises UserError as reader.read_image does, and when there is none."""
+    """The picture [H,W,3] that init names. Raises UserError as pictures.read_image does, and when there is none."""
     if not os.path.exists(path):
-        raise cli.UserError(f"init: '{path}' is neither {', '.join(config.STARTS)} nor a picture that exists")
-    return reader.read_image(path).rgb
+        raise cli.UserError(f"init: '{path}' is neither {', '.join(gatys.STARTS)} nor a picture that exists")
+    return pictures.read_image(path).rgb
 
 
 def told(row):
@@ -227,7 +219,7 @@ def finished(image, content):
     """The picture, its colours the content's where --preserve_colors transfers luminance alone."""
     if FLAGS.preserve_colors != "luminance":
         return image
-    return colors.luminance_of(image, pixels.fitted(content, max(image.shape[:2])))
+    return pictures.luminance_of(image, gatys.fitted(content, max(image.shape[:2])))
 
 
 def read_inputs(conf):
@@ -248,7 +240,7 @@ def read_inputs(conf):
     if conf.style_stretched and FLAGS.style_scale is not None:
         raise cli.UsageError("--style_scale: without effect, as the conf says style_stretched")
     given = styles.read(FLAGS.style_image, cli.numbers("style_weights"), FLAGS.mask)
-    content = reader.read_image(FLAGS.content_image).rgb if FLAGS.content_image else given[0].image
+    content = pictures.read_image(FLAGS.content_image).rgb if FLAGS.content_image else given[0].image
     if FLAGS.preserve_colors in MATCHES:
         given = styles.recoloured(given, content, MATCHES[FLAGS.preserve_colors])
     return content, given
@@ -256,16 +248,16 @@ def read_inputs(conf):
 
 def check_memory(conf, network, content, styles):
     """Raises UserError when the picture, or a style image at its scale, does not fit into the memory."""
-    base, per_pixel = pixels.memory_needed(conf, network)
-    result = pixels.fitted_size(content, conf.image_size)
-    memory.check(*result, base, per_pixel)
+    base, per_pixel = gatys.memory_needed(conf, network)
+    result = gatys.fitted_size(content, conf.image_size)
+    system.check_memory(*result, base, per_pixel)
     if FLAGS.animation:
         # Its pictures are kept, three bytes a pixel; those of all smaller scales together are not above the last's.
-        shown = 2 * pixels.iterations(conf) / FLAGS.show_every
-        memory.check(*result, base, per_pixel + 3 * shown, "raise --show_every or leave --animation out")
+        shown = 2 * gatys.iterations(conf) / FLAGS.show_every
+        system.check_memory(*result, base, per_pixel + 3 * shown, "raise --show_every or leave --animation out")
     for style in () if conf.style_stretched else styles:
-        size = pixels.fitted_size(style.image, round(conf.style_scale * conf.image_size))
-        memory.check(*size, base, per_pixel / 2, "lower --style_scale")  # nothing is kept for a gradient
+        size = gatys.fitted_size(style.image, round(conf.style_scale * conf.image_size))
+        system.check_memory(*size, base, per_pixel / 2, "lower --style_scale")  # nothing is kept for a gradient
 
 
 def sweep(conf):
@@ -284,7 +276,7 @@ def sweep(conf):
             failed = 1
             continue
         tiles.append((image, f"{label}\n{told(log[-1])}"))
-        reader.write_image(FLAGS.output_file, sheets.contact_sheet([tiles]))  # after each: it may be interrupted
+        pictures.write_image(FLAGS.output_file, pictures.contact_sheet([tiles]))  # after each: it may be interrupted
     if tiles:
         print(FLAGS.output_file)
     return failed
@@ -340,7 +332,7 @@ def write_log(start, log, conf):
             writer.writeheader()
             writer.writerows(log)
 
-    files.write_whole(f"{start}.csv", write)
+    system.write_whole(f"{start}.csv", write)
     try:
         from matplotlib.figure import Figure
     except ImportError:
@@ -357,18 +349,18 @@ def write_log(start, log, conf):
             axes.axvline(row["iteration"], color="lightgray", zorder=0)
     axes.set(xlabel="iteration", ylabel="loss")
     axes.legend()
-    files.write_whole(f"{start}-losses.png", lambda temporary: figure.savefig(temporary, dpi=80))
+    system.write_whole(f"{start}-losses.png", lambda temporary: figure.savefig(temporary, dpi=80))
 
 
 def write_animation(path, frames):
     """Writes [h,w,3] RGB pictures, of which earlier ones may be smaller, as an animated GIF or an MP4."""
     size = frames[-1].shape[1::-1]
-    images = (reader.to_pil(frame).resize(size) for frame in frames)  # one at a time: there may be hundreds
+    images = (pictures.to_pil(frame).resize(size) for frame in frames)  # one at a time: there may be hundreds
     if path.lower().endswith(".mp4"):
-        files.write_whole(path, lambda temporary: write_mp4(temporary, images, size))
+        system.write_whole(path, lambda temporary: write_mp4(temporary, images, size))
         return
     options = {"save_all": True, "append_images": images, "duration": round(1000 * FRAME_SECONDS), "loop": 0}
-    files.write_whole(path, lambda temporary: next(images).save(temporary, **options))
+    system.write_whole(path, lambda temporary: next(images).save(temporary, **options))
 
 
 def write_mp4(path, images, size):

@@ -10,24 +10,17 @@ import dataclasses
 import hashlib
 import os
 
-import onednn  # noqa: F401
-import quiet_tensorflow  # noqa: F401
+from core import onednn, quiet_tensorflow  # noqa: F401
 
 # isort: split
 import numpy as np
 import yaml
 from absl import flags
 
-import checkpoints
-import cli
-import config
-import files
+import methods
 import reader
-import sheets
-import styles
-import training
-import vgg_preprocessing
-from methods import METHODS
+from core import checkpoints, cli, config, pictures, styles, system, training
+from methods import johnson
 
 cli.conf_flag()
 flags.DEFINE_string("train_data", None, "A folder of photos, instead of the conf's.")
@@ -47,17 +40,17 @@ def main(argv):
     """Trains as the conf says; returns 0 when the run is finished, 128 + the signal's number when it was interrupted."""
     if argv[1:]:
         raise cli.UsageError(f"{argv[1]}: not expected; the conf file goes with -c")
-    conf = config.load_conf(cli.conf_path())
+    conf = methods.load_conf(cli.conf_path())
     if FLAGS.train_data:
         conf = dataclasses.replace(conf, train_data=FLAGS.train_data)
     paths = reader.list_images(conf.train_data)
     if FLAGS.preview_grid:
-        if not isinstance(conf, config.Conf):
+        if not isinstance(conf, johnson.JohnsonConf):
             raise cli.UsageError(f"--preview_grid: is for the method johnson, not {conf.method}")
         return preview_grid(conf, paths)
-    method = METHODS[conf.method](conf, training=True)
-    if isinstance(conf, config.Conf):
-        reader.write_image(f"generated/target_style_{conf.naming}.jpg", reader.read_style(conf.style_image, conf)[0])
+    method = methods.METHODS[conf.method](conf, training=True)
+    if isinstance(conf, johnson.JohnsonConf):
+        pictures.write_image(f"generated/target_style_{conf.naming}.jpg", reader.read_style(conf.style_image, conf)[0])
     return train(conf, method, paths)
 
 
@@ -74,13 +67,15 @@ def train(conf, method, paths):
             path = os.path.join(conf.model_path, conf.naming, f"preview-{step:06d}.jpg")
             images = [preview_image, *(each.image for each in shown[0] or [] if each.image is not None)]
             images += [stylized(method, preview_image, style) for style in shown]
-            reader.write_image(path, np.concatenate([as_high_as(preview_image, image) for image in images], 1))
+            pictures.write_image(path, np.concatenate([as_high_as(preview_image, image) for image in images], 1))
 
     def begin():
         if conf.initial_model:
             checkpoints.restore(conf.initial_model, [*trainable(method), *method.kept], method.of_style, method.grown)
 
-    return training.run(conf, method, trainable(method), paths, used_files(conf), look, preview, begin)
+    return training.run(
+        conf, method, trainable(method), paths, reader.training_batches, used_files(conf), look, preview, begin
+    )
 
 
 def preview_grid(conf, paths):
@@ -96,7 +91,7 @@ def preview_grid(conf, paths):
         rows.append([])
         for weight in weights:
             cell = grid_cell(conf, folder, weight, size)
-            method = METHODS[conf.method](cell, training=True)
+            method = methods.METHODS[conf.method](cell, training=True)
             if code := train(cell, method, paths):
                 return code
             recipe = checkpoints.recipe_path(os.path.join(cell.model_path, cell.naming, f"{checkpoints.NAME}-done"))
@@ -105,7 +100,7 @@ def preview_grid(conf, paths):
             caption = f"style_weight {weight:g}, style_size {size:.0f}\n{reached}"
             rows[-1].append((stylized(method, photo), caption))
     path = os.path.join(conf.model_path, folder, "sheet.png")
-    reader.write_image(path, sheets.contact_sheet([[(photo, "photo")], *rows]))
+    pictures.write_image(path, pictures.contact_sheet([[(photo, "photo")], *rows]))
     print(f"Wrote {path}")
     return 0
 
@@ -129,7 +124,7 @@ def grid_cell(conf, folder, weight, size):
 
 def read_preview(conf):
     """The conf's preview image, [H,W,3] RGB 0..255."""
-    return reader.read_image(conf.preview_image or CORGI, PREVIEW_SIZE).rgb
+    return pictures.read_image(conf.preview_image or CORGI, PREVIEW_SIZE).rgb
 
 
 def read_preview_styles(conf, method):
@@ -146,7 +141,7 @@ def as_high_as(image, other):
     height, width = other.shape[:2]
     if height == image.shape[0]:
         return other
-    return vgg_preprocessing.resized(other, (image.shape[0], max(1, round(width * image.shape[0] / height))))
+    return pictures.resized(other, (image.shape[0], max(1, round(width * image.shape[0] / height))))
 
 
 def stylized(method, rgb, style=None):
@@ -161,7 +156,7 @@ def trainable(method):
 
 def used_files(conf):
     """The files, by their conf key, that decide what a run learns beside its photos."""
-    loss_model_file = files.located(conf.loss_model_file)
+    loss_model_file = system.located(conf.loss_model_file)
     if not os.path.isfile(loss_model_file):  # a V2 checkpoint goes by its prefix, "imagenet" by its word
         loss_model_file += ".data-00000-of-00001"
     used = {"style_image": getattr(conf, "style_image", ""), "loss_model_file": loss_model_file}

@@ -1,41 +1,58 @@
 """Huang and Belongie 2017 (arXiv 1703.06868): adaptive instance normalisation, any style at once."""
 
+import dataclasses
 import functools
+import sys
 
 import tensorflow as tf
 
-import autoencoder
 import losses
-import styles
+import reader
+from core import augment, config, styles
+from core.cli import UserError
+from methods import base, decoders
 
 DEPTH = 4  # the encoder ends at relu4_1
 IMAGES, MOMENTS = tf.TensorSpec([None, None, None, 3]), tf.TensorSpec([None, 1, 1, None])
+HUE = 0.5  # radians by which the hues of style pictures are turned at most, to either side
 EPSILON = 1e-5  # added to variances, as in the authors' code: a dead channel stays finite
 
 
-class AdaIn(tf.Module):
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AdaInConf(decoders.EncoderConf):
+    """What the training of AdaIN's decoder may be told. Defaults are the paper's."""
+
+    method: str = "adain"
+    style_data: tuple[str, ...]  # folders of style pictures, walked recursively; each gives the same share of the styles
+    # Styles are cut from pictures of 1 to so many times image_size
+    style_crop_scale: float = config.option(2.0, least=1, most=8)
+    reconstruction_steps: int = 0  # first so many steps learn to give the photo back
+    style_warmup_steps: int = 0  # after them the style weight is raised from 0 over so many steps
+    content_weight: float = 1.0
+    style_weight: float = 10.0
+    learning_rate_schedule: str = "inverse"
+
+
+class AdaIn(base.Method):
     """A loss network as encoder, and a decoder for its relu4_1 whose mean and deviation have become the style's.
 
     Departures from the paper: the encoder is the conf's, by default the project's own small network, and pads zeros.
 
-    Raises UserError as losses.loss_network and, when training, styles.training_paths do.
+    Raises UserError as losses.loss_network and, when training, training_paths do.
     """
 
+    conf_class = AdaInConf
     style_kinds = ("image",)
-    kept = ()  # what a model file holds beside the trainable variables
-    of_style = ()  # names of variables that an initial_model does not give
-    grown = ()  # names of variables that an initial_model may lack: they then begin where they change nothing
-    memory = (650e6, 350)  # bytes that stylising takes at its peak, and more for each pixel: python benchmark.py memory
+    memory = (650e6, 350)
 
     def __init__(self, conf, training=False):
-        super().__init__()
-        self.conf = conf
-        self.layers = autoencoder.end_layers(conf.loss_model, range(1, DEPTH + 1))
+        super().__init__(conf)
+        self.layers = decoders.end_layers(conf.loss_model, range(1, DEPTH + 1))
         self.encoder = losses.loss_network(conf, self.layers)
-        self.decoder = autoencoder.decoder_variables("adain", self.encoder, DEPTH, conf.seed)
+        self.decoder = decoders.decoder_variables("adain", self.encoder, DEPTH, conf.seed)
         self._statistics = functools.lru_cache(maxsize=16)(self._measured)  # once for many pictures
         if training:
-            self._style_paths = styles.training_paths(conf.style_data)
+            self._style_paths = training_paths(conf.style_data)
             self._style_batches = None
 
     def train_step(self, content, optimizer, variables):
@@ -46,7 +63,7 @@ class AdaIn(tf.Module):
         if int(optimizer.iterations) < self.conf.reconstruction_steps:
             return self._reconstruction_step(content, optimizer, variables)
         if self._style_batches is None:
-            self._style_batches = styles.training_batches(self._style_paths, self.conf, int(optimizer.iterations))
+            self._style_batches = training_batches(self._style_paths, self.conf, int(optimizer.iterations))
         return self._train_step(content, next(self._style_batches), optimizer, variables)
 
     def stylize(self, content, style, strength=1.0):
@@ -64,7 +81,7 @@ class AdaIn(tf.Module):
 
     @tf.function(autograph=False, input_signature=[tf.TensorSpec([1, None, None, 3])])
     def _encoded_moments(self, image):
-        return moments(self.encoder(autoencoder.padded(image, DEPTH), self.layers[-1:])[self.layers[-1]])
+        return moments(self.encoder(decoders.padded(image, DEPTH), self.layers[-1:])[self.layers[-1]])
 
     @tf.function(
         autograph=False, input_signature=[IMAGES, MOMENTS, MOMENTS, tf.TensorSpec([None, None, None]), tf.TensorSpec([])]
@@ -73,12 +90,12 @@ class AdaIn(tf.Module):
         size = tf.shape(content)[1:3]
 
         def stylized(image):
-            features = self.encoder(autoencoder.padded(image[None], DEPTH), self.layers[-1:])[self.layers[-1]]
-            regions = autoencoder.regions(shares, image[None], DEPTH, features)
+            features = self.encoder(decoders.padded(image[None], DEPTH), self.layers[-1:])[self.layers[-1]]
+            regions = decoders.regions(shares, image[None], DEPTH, features)
             # Each style takes the place of what the content is in its region: the content's moments are the region's too.
             moved = adain(features, moments(features, regions), (means, deviations))
             features += strength * tf.reduce_sum(regions * (moved - features), 0, keepdims=True)
-            return autoencoder.decode(features, self.decoder)[0, : size[0], : size[1]]
+            return decoders.decode(features, self.decoder)[0, : size[0], : size[1]]
 
         return tf.clip_by_value(tf.map_fn(stylized, content), 0.0, 255.0)
 
@@ -86,25 +103,25 @@ class AdaIn(tf.Module):
     def _reconstruction_step(self, content, optimizer, variables):
         layer = self.layers[-1]
         features = self.encoder(content, [layer])[layer]
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(variables)
-            pixel, feature = autoencoder.inversion_losses(self.encoder, layer, self.decoder, features, content)
-            total = pixel + feature
-        optimizer.apply_gradients(zip(tape.gradient(total, variables), variables, strict=True))
-        return {"losses/pixel_loss": pixel, "losses/feature_loss": feature, "total_loss": total}
+
+        def compute_losses():
+            pixel, feature = decoders.inversion_losses(self.encoder, layer, self.decoder, features, content)
+            return {"losses/pixel_loss": pixel, "losses/feature_loss": feature, "total_loss": pixel + feature}
+
+        return base.minimize(compute_losses, variables, optimizer)
 
     @tf.function(autograph=False)
     def _train_step(self, content, style, optimizer, variables):
-        style = styles.recast(style, self.conf, optimizer.iterations)
+        style = recast(style, self.conf, optimizer.iterations)
         of_content = self.encoder(content, self.layers[-1:])[self.layers[-1]]
         of_style = {layer: moments(features) for layer, features in self.encoder(style).items()}
         target = adain(of_content, moments(of_content), of_style[self.layers[-1]])
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(variables)
-            weight = losses.style_weight(self.conf, optimizer.iterations)
-            parts = self._losses(self.encoder(autoencoder.decode(target, self.decoder)), target, of_style, weight)
-        optimizer.apply_gradients(zip(tape.gradient(parts["total_loss"], variables), variables, strict=True))
-        return parts
+        weight = losses.style_weight(self.conf, optimizer.iterations)
+
+        def compute_losses():
+            return self._losses(self.encoder(decoders.decode(target, self.decoder)), target, of_style, weight)
+
+        return base.minimize(compute_losses, variables, optimizer)
 
     def _losses(self, features, target, of_style, style_weight):
         """Equations 11 to 13: features {layer: [N,h,w,C]} against the target at the last, at all against the style."""
@@ -134,3 +151,42 @@ def moments(features, weights=1.0):
     mean = tf.reduce_sum(weights * features, [1, 2], keepdims=True)
     variance = tf.reduce_sum(weights * tf.square(features - mean), [1, 2], keepdims=True)
     return mean, tf.sqrt(variance + EPSILON)
+
+
+def training_paths(folders):
+    """The pictures of all folders, those of small folders repeated, so that each gives the same share of the draws.
+
+    Raises UserError as reader.list_images does.
+    """
+    found = [reader.list_images(folder, "point style_data at folders of paintings") for folder in folders]
+    most = max(map(len, found))
+    return [paths[i % len(paths)] for paths in found for i in range(most)]
+
+
+def training_batches(paths, conf, first_step):
+    """Endless batches [N,S,S,3] of style images, RGB 0..255, as conf.style_crop_scale and seed say, from a step on.
+
+    Scaled, cropped, mirrored, and in other light and colours; what a step gets depends on the seed and the step alone.
+
+    Raises:
+      UserError: none of the pictures can be read; one that cannot is named on stderr and replaced.
+    """
+    # Another seed than the photos': the n-th style shall not be cut as the n-th photo is.
+    drawn = dataclasses.replace(conf, seed=conf.seed + 1, random_crops=True, crop_scale=conf.style_crop_scale)
+    unreadable, told = set(), set()
+    try:
+        for images in reader.training_batches(paths, drawn, first_step, 2**40, unreadable):
+            for path in unreadable - told:
+                print(f"Skipped {path}: not readable", file=sys.stderr)
+            told |= unreadable
+            yield images
+    except tf.errors.OpError:
+        if len(unreadable) < len(set(paths)):
+            raise
+        raise UserError(f"style_data: none of the {len(unreadable)} pictures can be read") from None
+
+
+def recast(images, conf, step):
+    """Style images [N,S,S,3], RGB 0..255, in other colours and light: a few paintings stand for many."""
+    turned = augment.hue_turned(images, HUE, conf.seed, step)
+    return augment.relit(turned, conf.seed, step)

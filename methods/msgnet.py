@@ -1,30 +1,46 @@
 """Zhang and Dana 2017 (arXiv 1703.06953), MSG-Net: many styles in one net, whose brush follows the style image's size."""
 
+import dataclasses
 import functools
 import types
 
 import numpy as np
 import tensorflow as tf
 
-import autoencoder
-import checkpoints
 import losses
 import model
 import reader
-import styles
-from cli import UserError
+from core import checkpoints, config, styles
+from core.cli import UserError
+from methods import base, decoders
 
-DEPTH = 3  # of the encoder as autoencoder.padded counts: both sides are halved twice
+DEPTH = 3  # of the encoder as decoders.padded counts: both sides are halved twice
 LIMIT = 3.0  # of a place's length in the features, in root mean squares
 REFRESHING = 8  # rounds of all styles and sizes of which one computes the kept Gram matrices anew, of whole images
 NO_NORMS = types.MappingProxyType({})
 CROPPING = 4  # with conf.whole_grams, rounds of which one still takes crops'
 
 
-class MsgNet(tf.Module):
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MsgNetConf(base.ManyStylesConf):
+    """What the training of MSG-Net may be told. The net's size is the paper's; conf/msgnet.yml has the rest of it."""
+
+    method: str = "msgnet"
+    style_weight: float = 5.0
+    style_normaliser: str = "channels"
+    width: int = config.option(128, above=0)  # channels inside a bottleneck; four times as many between them
+    blocks: int = 6  # bottlenecks at the smallest size
+    # Long sides of each style image: of the brush; in turn, may repeat
+    style_sizes: tuple[int, ...] = config.option((256, 384, 512), **config.SIDE)
+    content_path: bool = False  # contents' features also pass CoMatch by a matrix that is the same for all styles
+    style_norms: bool = False  # each named style has scales and offsets for the decoder's norms; needs whole_grams
+    whole_grams: bool = False  # most steps take a painting's Gram matrix as kept, not a crop's: not for a new net
+
+
+class MsgNet(base.Method):
     """One encoder for contents and styles, a layer that matches their Gram matrices (CoMatch), and a decoder.
 
-    Departures from the paper and its code: pixels are in units of autoencoder.UNIT around the means; norms have no scale
+    Departures from the paper and its code: pixels are in units of decoders.UNIT around the means; norms have no scale
     and offset; there is none at the first convolution, where it hides from the Gram matrix which colours a style has, and
     the one before the last convolution is a joint_norm; ReLUs behind norms end at 6 and blocks with limited(), since places
     of high contrast, up to 14 deviations from the mean, were made larger by every block and looked alike in all styles;
@@ -37,16 +53,16 @@ class MsgNet(tf.Module):
     every channel of the decoder's norms, as in Dumoulin et al. 2017 (arXiv 1610.07629): steps that take crops leave them
     out, as style images do later. Both change nothing at first.
 
-    Raises UserError as losses.PerceptualLoss and, when training, autoencoder.check_size and reader.read_painting do.
+    Raises UserError as losses.PerceptualLoss and, when training, decoders.check_size and reader.read_painting do.
     """
 
+    conf_class = MsgNetConf
     style_kinds = ("name", "image")
-    of_style = ()  # names of variables that an initial_model does not give
-    memory = (700e6, 1470)  # bytes that stylising takes at its peak, and more for each pixel: python benchmark.py memory
+    memory = (700e6, 1470)
 
     def __init__(self, conf, training=False):
-        super().__init__()
-        self.conf, self.style_names = conf, styles.names(conf.style_images)
+        super().__init__(conf)
+        self.style_names = styles.names(conf.style_images)
         self.layers = initial_layers(conf)
         self.sizes = sorted(set(conf.style_sizes))
         channels = 4 * conf.width
@@ -59,7 +75,7 @@ class MsgNet(tf.Module):
         self.grams = tf.Variable(kept, trainable=False, name="msgnet/grams")
         self._of_image = functools.lru_cache(maxsize=16)(lambda style: self._gram(np.float32(style.image)[None]))
         if training:
-            autoencoder.check_size(conf, DEPTH)
+            decoders.check_size(conf, DEPTH)
             if conf.style_norms and not conf.whole_grams:
                 raise UserError("style_norms: steps that take crops leave them out; they need whole_grams: true")
             if 0 < conf.steps < len(conf.style_images) * len(conf.style_sizes):
@@ -108,16 +124,17 @@ class MsgNet(tf.Module):
         view = losses.drawn_view(self.conf, optimizer.iterations)
         content_targets = self.perceptual_loss.content_targets(content, view)
         style_targets = {layer: targets[index] for layer, targets in self._targets.items()}
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(variables)
-            # By a product, since the gradient of an indexed row has another form than the optimizer's.
-            norms = tf.tensordot(tf.one_hot(index // len(self.sizes), len(self.style_names)), self.norms, 1)
+
+        def compute_losses():
             if gram is None:
-                gram, norms = self._gram_of(style)[0], tf.zeros_like(norms)
-            generated = self._decoded(comatch(self._encoded(content), self.match, gram, self.path), norms)
-            parts = self.perceptual_loss(generated, content_targets, style_targets, self.conf.style_weight, view)
-        optimizer.apply_gradients(zip(tape.gradient(parts["total_loss"], variables), variables, strict=True))
-        return parts
+                matched, norms = self._gram_of(style)[0], tf.zeros_like(self.norms[0])
+            else:  # by a product, since the gradient of an indexed row has another form than the optimizer's
+                one_hot = tf.one_hot(index // len(self.sizes), len(self.style_names))
+                matched, norms = gram, tf.tensordot(one_hot, self.norms, 1)
+            generated = self._decoded(comatch(self._encoded(content), self.match, matched, self.path), norms)
+            return self.perceptual_loss(generated, content_targets, style_targets, self.conf.style_weight, view)
+
+        return base.minimize(compute_losses, variables, optimizer)
 
     def stylize(self, content, style, strength=1.0):
         """[N,H,W,3] float32 RGB 0..255 -> the same size in the styles, a list of styles.Style by name or image.
@@ -150,7 +167,7 @@ class MsgNet(tf.Module):
 
     def _gram_of(self, image):
         """The Gram matrix [1,C,C], of norm 1, of an image [1,h,w,3] of any size."""
-        gram = losses.gram(self._encoded(autoencoder.padded(image, DEPTH)))
+        gram = losses.gram(self._encoded(decoders.padded(image, DEPTH)))
         return gram / (tf.norm(gram) + 1e-12)
 
     @tf.function(
@@ -167,7 +184,7 @@ class MsgNet(tf.Module):
         size = tf.shape(content)[1:3]
 
         def stylized(image):
-            features = self._encoded(autoencoder.padded(image[None], DEPTH))
+            features = self._encoded(decoders.padded(image[None], DEPTH))
 
             def added(sum_, each):  # decoded one by one: norms over all would mix the styles' colours
                 share, gram, norms = each
@@ -182,8 +199,8 @@ class MsgNet(tf.Module):
 
     def _encoded(self, images):
         """[N,H,W,3] RGB 0..255 -> [N,H/4,W/4,4*width]."""
-        x = autoencoder.in_units(images)
-        x = tf.nn.relu(autoencoder.conv(x, self.layers["conv1"]))
+        x = decoders.in_units(images)
+        x = tf.nn.relu(decoders.conv(x, self.layers["conv1"]))
         x = bottleneck(x, self.layers, "down1", 2)
         return bottleneck(x, self.layers, "down2", 2)
 
@@ -196,7 +213,7 @@ class MsgNet(tf.Module):
         x = up_bottleneck(x, self.layers, "up2", norms)
         scale, offset = norms["conv2"]
         x = tf.nn.relu6(joint_norm(x) * scale + offset)
-        return autoencoder.in_pixels(autoencoder.image_conv(x, self.layers["conv2"]))
+        return decoders.in_pixels(decoders.image_conv(x, self.layers["conv2"]))
 
 
 def comatch(x, match, gram, path=0.0):
@@ -223,19 +240,19 @@ def joint_norm(x):
 
 def bottleneck(x, layers, scope, strides=1, norms=NO_NORMS):
     """limited() x + 1x1, 3x3 and 1x1 convolutions, each after norm and ReLU (to 6); x through a 1x1 where sizes change."""
-    y = autoencoder.conv(normed(x, norms.get(f"{scope}/1", ())), layers[f"{scope}/1"])
-    y = autoencoder.conv(normed(y, norms.get(f"{scope}/2", ())), layers[f"{scope}/2"], strides)
-    y = autoencoder.conv(normed(y, norms.get(f"{scope}/3", ())), layers[f"{scope}/3"])
+    y = decoders.conv(normed(x, norms.get(f"{scope}/1", ())), layers[f"{scope}/1"])
+    y = decoders.conv(normed(y, norms.get(f"{scope}/2", ())), layers[f"{scope}/2"], strides)
+    y = decoders.conv(normed(y, norms.get(f"{scope}/3", ())), layers[f"{scope}/3"])
     shortcut = layers.get(f"{scope}/shortcut")
-    return limited(y + (autoencoder.conv(x, shortcut, strides) if shortcut else x))
+    return limited(y + (decoders.conv(x, shortcut, strides) if shortcut else x))
 
 
 def up_bottleneck(x, layers, scope, norms=NO_NORMS):
     """bottleneck with twice the size: nearest upsampling before the 3x3, and behind the shortcut's 1x1 for less work."""
-    y = autoencoder.conv(normed(x, norms.get(f"{scope}/1", ())), layers[f"{scope}/1"])
-    y = autoencoder.upsample_conv(normed(y, norms.get(f"{scope}/2", ())), layers[f"{scope}/2"])
-    y = autoencoder.conv(normed(y, norms.get(f"{scope}/3", ())), layers[f"{scope}/3"])
-    shortcut = autoencoder.conv(x, layers[f"{scope}/shortcut"])
+    y = decoders.conv(normed(x, norms.get(f"{scope}/1", ())), layers[f"{scope}/1"])
+    y = decoders.upsample_conv(normed(y, norms.get(f"{scope}/2", ())), layers[f"{scope}/2"])
+    y = decoders.conv(normed(y, norms.get(f"{scope}/3", ())), layers[f"{scope}/3"])
+    shortcut = decoders.conv(x, layers[f"{scope}/shortcut"])
     return limited(y + tf.repeat(tf.repeat(shortcut, 2, 1), 2, 2))
 
 
@@ -288,7 +305,7 @@ def initial_layers(conf):
     """New {scope: (kernel, biases)} at He's scale; residual blocks begin as the identity, as in model.py."""
     shapes = {"conv1": (7, 3, 64)} | block_shapes("down1", 64, 32, 128)
     shapes |= block_shapes("down2", 128, conf.width, 4 * conf.width) | decoder_shapes(conf)
-    layers = autoencoder.layer_variables("msgnet", shapes, conf.seed)
+    layers = decoders.layer_variables("msgnet", shapes, conf.seed)
     for i in range(conf.blocks):
         layers[f"res{i + 1}/3"][0].assign(tf.zeros_like(layers[f"res{i + 1}/3"][0]))
     return layers

@@ -1,24 +1,41 @@
 """Chen et al. 2017 (arXiv 1703.09210), StyleBank: one autoencoder, and a bank of filters for each style."""
 
+import dataclasses
 import os
 
 import numpy as np
 import tensorflow as tf
 
-import autoencoder
-import checkpoints
 import losses
 import model
 import reader
-import styles
-from cli import UserError
+from core import checkpoints, config, styles
+from core.cli import UserError
+from methods import base, decoders
 
-DEPTH = 3  # of the encoder as autoencoder.padded counts: both sides are halved twice
+DEPTH = 3  # of the encoder as decoders.padded counts: both sides are halved twice
 NOTHING = 1e-3  # of a pixel, which the styles' masks may leave to nobody without the photo being recovered for it
 NORM_MEMORY = 0.9  # share of the stylising steps' mean gradient norm that each of them keeps
 
 
-class StyleBank(tf.Module):
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StyleBankConf(base.ManyStylesConf):
+    """What the training of StyleBank may be told. The net's size is the paper's; conf/stylebank.yml has the rest of it."""
+
+    method: str = "stylebank"
+    # Short side of a style image, whole; 0: like the training images (image_size, cropped)
+    style_size: int = config.option(0, zero=True, **config.SIDE)
+    width: int = config.option(256, above=0)  # channels of the encoder's features, and of each filter bank
+    blocks: int = 0  # residual blocks at the beginning of the decoder, of which the paper has none
+    bank_blocks: int = 0  # residual blocks at the end of each bank, of which the paper has none
+    bank_norms: bool = False  # each bank has scales and offsets for its norm and the decoder's
+    stylizing_steps: int = config.option(2, above=0)  # between two of reconstruction
+    reconstruction_weight: float = 1.0  # of the latter's gradient, beside those of the former
+    # A finished model of which all stays as it is: only banks that it lacks are trained
+    frozen_model: str = config.option("", may_be_empty=True)
+
+
+class StyleBank(base.Method):
     """An encoder and a decoder that give a photo back, and for each style a filter bank that goes between them.
 
     Departures from the paper: behind its norms no decoder can tell how bright and colourful the photo was, so a recovered
@@ -34,16 +51,16 @@ class StyleBank(tf.Module):
     With conf.frozen_model the encoder, the decoder and the banks of a finished model stay as they are, and only banks that
     it lacks are trained.
 
-    Raises UserError, when training, as frozen_names, losses.PerceptualLoss, autoencoder.check_size, reader.read_style do.
+    Raises UserError, when training, as frozen_names, losses.PerceptualLoss, decoders.check_size, reader.read_style do.
     """
 
+    conf_class = StyleBankConf
     style_kinds = ("name",)
-    of_style = ()  # names of variables that an initial_model does not give
-    memory = (945e6, 415)  # bytes at stylising's peak, and more for each pixel: by masks, with the shipped model's blocks
+    memory = (945e6, 415)  # by masks, with the shipped model's blocks
 
     def __init__(self, conf, training=False):
-        super().__init__()
-        self.conf, self.style_names = conf, styles.names(conf.style_images)
+        super().__init__(conf)
+        self.style_names = styles.names(conf.style_images)
         frozen = frozen_names(conf) if training else ()
         self.kernels = initial_kernels(conf, trainable=not frozen)
         self.banks = {name: initial_bank(conf, i, name, name not in frozen) for i, name in enumerate(self.style_names)}
@@ -52,7 +69,7 @@ class StyleBank(tf.Module):
         if frozen:
             checkpoints.restore(conf.frozen_model, self.kept)
         if training:
-            autoencoder.check_size(conf, DEPTH)
+            decoders.check_size(conf, DEPTH)
             self.perceptual_loss = losses.PerceptualLoss(conf)
             self._trained = [name for name in self.style_names if name not in frozen]
             paths = dict(zip(self.style_names, conf.style_images, strict=True))
@@ -92,31 +109,37 @@ class StyleBank(tf.Module):
     def _stylizing_step(self, content, optimizer, variables, name):
         view = losses.drawn_view(self.conf, optimizer.iterations)
         content_targets = self.perceptual_loss.content_targets(content, view)
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(variables)
+
+        def compute_losses():
             norms = self.norms[name]
             generated = self._decoded(self._banked(self._encoded(content), self.banks[name], norms), norms)
             targets = self.style_targets[name]
-            parts = self.perceptual_loss(generated, content_targets, targets, self.conf.style_weight, view)
-        gradients = tape.gradient(parts["total_loss"], variables)
-        if self.kernels["conv1"].trainable:
-            kept = tf.where(self._stylizing_norm > 0, NORM_MEMORY, 0.0)
-            self._stylizing_norm.assign(kept * self._stylizing_norm + (1 - kept) * self._shared_norm(gradients, variables))
-        optimizer.apply_gradients(zip(gradients, variables, strict=True))
-        return parts
+            return self.perceptual_loss(generated, content_targets, targets, self.conf.style_weight, view)
+
+        def record_norm(gradients):
+            if self.kernels["conv1"].trainable:
+                share = tf.where(self._stylizing_norm > 0, NORM_MEMORY, 0.0)
+                norm = self._shared_norm(gradients, variables)
+                self._stylizing_norm.assign(share * self._stylizing_norm + (1 - share) * norm)
+            return gradients
+
+        return base.minimize(compute_losses, variables, optimizer, record_norm)
 
     @tf.function(autograph=False)
     def _reconstruction_step(self, content, optimizer, variables):
         """Its gradient gets lambda times the norm that those of the stylising steps have. Equation 6."""
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(variables)
+
+        def compute_losses():
             recovered = recolored(self._decoded(self._encoded(content), no_norms(self.conf)), content)
-            loss = losses.content_error(recovered, content, "mean") / autoencoder.UNIT**2
-        gradients = tape.gradient(loss, variables)
-        scale = self.conf.reconstruction_weight * self._stylizing_norm / (self._shared_norm(gradients, variables) + 1e-12)
-        gradients = [gradient if gradient is None else scale * gradient for gradient in gradients]
-        optimizer.apply_gradients(zip(gradients, variables, strict=True))
-        return {"losses/reconstruction_loss": loss}  # no total: it would stand beside those of the stylising steps
+            loss = losses.content_error(recovered, content, "mean") / decoders.UNIT**2
+            return {"losses/reconstruction_loss": loss}  # no total: it would stand beside those of the stylizing steps
+
+        def scale_gradients(gradients):
+            norm = self._shared_norm(gradients, variables)
+            scale = self.conf.reconstruction_weight * self._stylizing_norm / (norm + 1e-12)
+            return [gradient if gradient is None else scale * gradient for gradient in gradients]
+
+        return base.minimize(compute_losses, variables, optimizer, scale_gradients)
 
     def _shared_norm(self, gradients, variables):
         """The norm of the encoder's and decoder's gradients."""
@@ -159,7 +182,7 @@ class StyleBank(tf.Module):
         size, first = tf.shape(content)[1:3], self.banks[self.style_names[0]]
 
         def stylized(photo):
-            padded = autoencoder.padded(photo[None], DEPTH)
+            padded = decoders.padded(photo[None], DEPTH)
             features = self._encoded(padded)
 
             def added(sum_, each):
@@ -177,7 +200,7 @@ class StyleBank(tf.Module):
 
     def _encoded(self, images):
         """[N,H,W,3] RGB 0..255 -> [N,H/4,W/4,width]."""
-        x = autoencoder.in_units(images)
+        x = decoders.in_units(images)
         x = tf.nn.relu(model.instance_norm(model.conv2d(x, self.kernels["conv1"], 1)))
         x = tf.nn.relu(model.instance_norm(model.conv2d(x, self.kernels["conv2"], 2)))
         x = tf.nn.relu(model.instance_norm(model.conv2d(x, self.kernels["conv3"], 2)))
@@ -198,7 +221,7 @@ class StyleBank(tf.Module):
             x = model.residual(x, self.kernels[f"res{i}/a"], self.kernels[f"res{i}/b"])
         x = normed(model.upsample_conv2d(x, self.kernels["deconv3"]), norms["deconv3"])
         x = normed(model.upsample_conv2d(x, self.kernels["deconv2"]), norms["deconv2"])
-        return autoencoder.in_pixels(model.conv2d_to_image(x, self.kernels["deconv1"]))
+        return decoders.in_pixels(model.conv2d_to_image(x, self.kernels["deconv1"]))
 
 
 def normed(x, norm):
@@ -227,9 +250,10 @@ def frozen_names(conf):
         )
     if conf.initial_model:
         raise UserError("initial_model: does not go with frozen_model, from which the run begins; leave one of them out")
-    recipe = checkpoints.load_recipe(conf.frozen_model)
-    if recipe.method != conf.method:
-        raise UserError(f"frozen_model: {conf.frozen_model} is a model of {recipe.method}, one of {conf.method} is needed")
+    try:
+        recipe = config.load_conf(checkpoints.recipe_path(conf.frozen_model), {conf.method: StyleBankConf})
+    except UserError as error:
+        raise UserError(f"frozen_model: {error}") from None
     for key in ("width", "blocks", "bank_blocks", "bank_norms"):
         if (theirs := getattr(recipe, key)) != getattr(conf, key):
             raise UserError(f"{key}: got {getattr(conf, key)}, but {conf.frozen_model} has {theirs}")
@@ -247,14 +271,14 @@ def initial_kernels(conf, trainable):
     """New {scope: kernel} of encoder and decoder."""
     shapes = {"conv1": (9, 3, 32), "conv2": (3, 32, 64), "conv3": (3, 64, 128), "conv4": (3, 128, conf.width)}
     shapes |= {"deconv4": (3, conf.width, 128), "deconv3": (3, 128, 64), "deconv2": (3, 64, 32), "deconv1": (9, 32, 3)}
-    kernels = autoencoder.kernel_variables("stylebank", shapes, conf.seed, trainable)
+    kernels = decoders.kernel_variables("stylebank", shapes, conf.seed, trainable)
     return kernels | initial_blocks("stylebank", conf.blocks, 128, conf.seed + 1, trainable)
 
 
 def initial_blocks(name, count, channels, seed, trainable):
     """{scope: kernel [3,3,channels,channels]} of new residual blocks, which change nothing as each's second kernel is 0."""
     shapes = dict.fromkeys(block_scopes(count), (3, channels, channels))
-    kernels = autoencoder.kernel_variables(name, shapes, seed, trainable)
+    kernels = decoders.kernel_variables(name, shapes, seed, trainable)
     for scope in block_scopes(count)[1::2]:
         kernels[scope].assign(tf.zeros_like(kernels[scope]))
     return kernels

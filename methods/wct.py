@@ -1,42 +1,49 @@
 """Li et al. 2017 (arXiv 1705.08086): whitening and colouring transforms at five depths, any style at once."""
 
+import dataclasses
 import functools
 
 import tensorflow as tf
 
-import autoencoder
 import losses
-import styles
+from core import config, styles
+from methods import base, decoders
 
 SMALL = 1e-5  # eigenvalues below this share of the mean one are dropped: the authors' limit, whatever the network's scale
 ONE_STYLE = [tf.TensorSpec([None, None], tf.float64), tf.TensorSpec([None, None, None], tf.float64)]
 
 
-class Wct(tf.Module):
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WctConf(decoders.EncoderConf):
+    """What the training of WCT's decoders may be told."""
+
+    method: str = "wct"
+    # The decoders, relu5_1's and so on, in the order in which they apply
+    levels: tuple[int, ...] = config.option((5, 4, 3, 2, 1), least=1, most=5, distinct=True)
+
+
+class Wct(base.Method):
     """A loss network as encoder and, for each depth, a decoder trained to invert it and nothing else.
 
     To stylise, the features at the first depth are given the style's mean and covariance and decoded, and so on with the
     result at the next. Departures from the paper: the encoder is the conf's, by default the project's own small network;
     it pads zeros.
 
-    Raises UserError as losses.loss_network and, when training, autoencoder.check_size do.
+    Raises UserError as losses.loss_network and, when training, decoders.check_size do.
     """
 
+    conf_class = WctConf
     style_kinds = ("image",)
-    kept = ()  # what a model file holds beside the trainable variables
-    of_style = ()  # names of variables that an initial_model does not give
-    grown = ()  # names of variables that an initial_model may lack: they then begin where they change nothing
-    memory = (750e6, 700)  # bytes that stylising takes at its peak, and more for each pixel: python benchmark.py memory
+    memory = (750e6, 700)
 
     def __init__(self, conf, training=False):
-        super().__init__()
+        super().__init__(conf)
         if training:
-            autoencoder.check_size(conf, max(conf.levels))
-        self.conf = conf
-        self.layers = dict(zip(conf.levels, autoencoder.end_layers(conf.loss_model, conf.levels), strict=True))
+            decoders.check_size(conf, max(conf.levels))
+        self.layers = dict(zip(conf.levels, decoders.end_layers(conf.loss_model, conf.levels), strict=True))
         self.encoder = losses.loss_network(conf, self.layers.values())
         self.decoders = {
-            depth: autoencoder.decoder_variables(f"wct/decoder{depth}", self.encoder, depth, conf.seed)
+            depth: decoders.decoder_variables(f"wct/decoder{depth}", self.encoder, depth, conf.seed)
             for depth in conf.levels
         }
         self._statistics = functools.lru_cache(maxsize=16)(self._measured)  # once for many pictures
@@ -72,40 +79,40 @@ class Wct(tf.Module):
 
     @tf.function(autograph=False, input_signature=[tf.TensorSpec([1, None, None, 3])])
     def _encoded(self, image):
-        features = self.encoder(autoencoder.padded(image, max(self.layers)))
+        features = self.encoder(decoders.padded(image, max(self.layers)))
         return {depth: statistics(features[layer][0]) for depth, layer in self.layers.items()}
 
     def _level(self, depth, content, means, roots, shares, strength):
         size, layer = tf.shape(content)[1:3], self.layers[depth]
 
         def stylized(image):
-            features = self.encoder(autoencoder.padded(image[None], depth), [layer])[layer][0]
-            regions = autoencoder.regions(shares, image[None], depth, features[None])
+            features = self.encoder(decoders.padded(image[None], depth), [layer])[layer][0]
+            regions = decoders.regions(shares, image[None], depth, features[None])
             changes = tf.map_fn(
                 lambda each: each[0] * (whitened_and_coloured(features, each[0], *each[1:]) - features),
                 (regions, means, roots),
                 fn_output_signature=tf.float32,
             )
             features += strength * tf.reduce_sum(changes, 0)
-            return autoencoder.decode(features[None], self.decoders[depth])[0, : size[0], : size[1]]
+            return decoders.decode(features[None], self.decoders[depth])[0, : size[0], : size[1]]
 
         return tf.map_fn(stylized, content)
 
     @tf.function(autograph=False)
     def _train_step(self, content, optimizer, variables):
         targets = self.encoder(content)
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(variables)
-            parts = {}
+
+        def compute_losses():
+            parts, sums = {}, {"pixel": 0.0, "feature": 0.0}
             for depth, layer in self.layers.items():
-                found = autoencoder.inversion_losses(self.encoder, layer, self.decoders[depth], targets[layer], content)
-                parts[f"losses/pixel_loss_{depth}"], parts[f"losses/feature_loss_{depth}"] = found
-            weights = {"pixel": self.conf.pixel_weight, "feature": self.conf.feature_weight}
-            sums = {kind: tf.add_n([loss for tag, loss in parts.items() if f"/{kind}" in tag]) for kind in weights}
-            weighted = {f"weighted_losses/weighted_{kind}_loss": weights[kind] * loss for kind, loss in sums.items()}
-            total = tf.add_n(list(weighted.values()))
-        optimizer.apply_gradients(zip(tape.gradient(total, variables), variables, strict=True))
-        return parts | weighted | {"total_loss": total}
+                pair = decoders.inversion_losses(self.encoder, layer, self.decoders[depth], targets[layer], content)
+                for kind, loss in zip(sums, pair, strict=True):
+                    parts[f"losses/{kind}_loss_{depth}"] = loss
+                    sums[kind] += loss
+            weighted = {f"weighted_losses/weighted_{kind}_loss": loss for kind, loss in sums.items()}
+            return parts | weighted | {"total_loss": tf.add_n(list(sums.values()))}
+
+        return base.minimize(compute_losses, variables, optimizer)
 
 
 def whitened_and_coloured(features, weights, mean, root):

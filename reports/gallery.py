@@ -2,11 +2,8 @@
 
 import os
 
-import checkpoints
-import files
-import reader
-import vgg_preprocessing
-from methods import load_model
+from core import pictures, system
+from methods import load_model, load_recipe
 
 PHOTOS = ("Corgi", "chelsea", "astronaut", "coffee", "rocket")
 LARGE_PHOTO = "Corgi"  # also shown large
@@ -23,25 +20,25 @@ def draw(folder, model_files, photo_dir):
       photo_dir: the folder with PHOTOS as .jpg.
 
     Raises:
-      UserError: as load_model and reader.read_image do.
+      UserError: as load_model and pictures.read_image do.
     """
     photos = {(name, SIZE): f"{name}.jpg" for name in PHOTOS} | {(LARGE_PHOTO, LARGE_SIZE): "large.jpg"}
-    pictures = {(name, size): sized(os.path.join(photo_dir, f"{name}.jpg"), size) for name, size in photos}
+    contents = {(name, size): sized(os.path.join(photo_dir, f"{name}.jpg"), size) for name, size in photos}
     for path in model_files:
         method = load_model(path)
-        for key, picture in pictures.items():
-            image = method.stylize(picture[None])[0]
-            reader.write_image(os.path.join(folder, f"{model_name(path)}-{photos[key]}"), image)
+        for key, content in contents.items():
+            image = method.stylize(content[None])[0]
+            pictures.write_image(os.path.join(folder, f"{model_name(path)}-{photos[key]}"), image)
     page_file = os.path.join(folder, "README.md")
-    files.write_text(page_file, page(model_files))
+    system.write_text(page_file, page(model_files))
     print(page_file)
 
 
 def sized(path, long_side):
     """A picture enlarged or reduced to this long side in pixels: [H,W,3] float32 RGB 0..255."""
-    image = reader.read_image(path).rgb.astype("float32")
+    image = pictures.read_image(path).rgb.astype("float32")
     scale = long_side / max(image.shape[:2])
-    return vgg_preprocessing.resized(image, [round(side * scale) for side in image.shape[:2]])
+    return pictures.resized(image, [round(side * scale) for side in image.shape[:2]])
 
 
 def model_name(path):
@@ -52,7 +49,7 @@ def model_name(path):
 def one_style_models(folder):
     """The .ckpt-done files in a folder whose method is johnson, sorted by name."""
     paths = sorted(os.path.join(folder, name) for name in os.listdir(folder) if name.endswith(".ckpt-done"))
-    return [path for path in paths if checkpoints.load_recipe(path).method == "johnson"]
+    return [path for path in paths if load_recipe(path)[0].method == "johnson"]
 
 
 def page(model_files):

@@ -9,7 +9,7 @@ import sys
 
 os.environ["CUDA_VISIBLE_DEVICES"] = ""  # tolerances here are the CPU's
 
-import quiet_tensorflow  # noqa: F401, I001
+from core import quiet_tensorflow  # noqa: F401, I001
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ from absl import flags
 from absl.testing import flagsaver
 from PIL import Image
 
-import cli
+from core import cli
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 WIDTHS = {"conv1": 4, "conv2": 6, "conv3": 8, "conv4": 8, "conv5": 8}

@@ -1,17 +1,17 @@
-"""pixels.Objective in PyTorch, as a program that uses it would have it: the reference of the tests and of benchmark.py."""
+"""gatys.Objective in PyTorch, as a program that uses it would have it: the reference of the tests and of benchmark.py."""
 
 import numpy as np
 import torch
 from torch.nn import functional
 
-import vgg
+from core import vgg
 from vgg_preprocessing import MEANS
 
 
 class Objective:
     """Content and style in the "relative" form and total variation's "mean" of one picture, run eagerly on the CPU.
 
-    Args as pixels.Objective's, but for `weights` as vgg.read_weights returns them, and `styles`: [h,w,3] RGB 0..255 each.
+    Args as gatys.Objective's, but for `weights` as vgg.read_weights returns them, and `styles`: [h,w,3] RGB 0..255 each.
     """
 
     def __init__(self, conf, weights, content, styles):

@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 from conftest import ROOT, VGG_16_CONVS, inside, load, vgg_weights
 
-import config
-import pixels
-import vgg
+from core import config, vgg
+from methods import gatys
 
 benchmark = load("benchmark")
 
@@ -29,7 +28,7 @@ def test_pytorch_computes_the_same_loss_and_gradient(pooling):
     pytest.importorskip("torch", reason="needs PyTorch: requirements-benchmark.txt")
     from tests import pytorch
 
-    conf = config.PixelsConf(loss_model="vgg_16", pooling=pooling, tv_weight=0.1)
+    conf = gatys.GatysConf(loss_model="vgg_16", pooling=pooling, tv_weight=0.1)
     runs = benchmark.evaluations(conf, vgg_weights(VGG_16_CONVS[:10]), 40, pytorch.Objective)
     (loss, gradient), (expected_loss, expected) = runs["ours"](), runs["PyTorch"]()
     assert loss == pytest.approx(expected_loss, rel=1e-4)
@@ -51,7 +50,7 @@ def test_pytorch_computes_the_same_loss_and_gradient(pooling):
 def test_the_memory_that_optimising_is_expected_to_need_is_what_it_was_seen_to_need(scope, size, measured):
     conf, weights = benchmark.loss_network(scope)
     network = vgg.Vgg(scope, weights, {*conf.content_layers, *conf.style_layers})
-    base, per_pixel = pixels.memory_needed(conf, network)
+    base, per_pixel = gatys.memory_needed(conf, network)
     assert measured <= (base + per_pixel * size * size) / 1e9 < 1.25 * measured
 
 
@@ -60,10 +59,10 @@ def test_the_memory_that_optimising_is_expected_to_need_is_what_it_was_seen_to_n
     [(512, 1.57), (1024, 3.75)],  # optimize.py of images/astronaut.jpg, --image_size 512, 1024; the process's peak, GB
 )
 def test_so_is_the_memory_that_the_default_recipe_is_expected_to_need(size, measured):
-    conf = config.load_conf(os.path.join(ROOT, "conf/gatys.yml"), config.PixelsConf)
+    conf = config.load_conf(os.path.join(ROOT, "conf/gatys.yml"), gatys.GatysConf)
     weights = vgg.read_weights(conf.loss_model, os.path.join(ROOT, conf.loss_model_file))
     network = vgg.Vgg(conf.loss_model, weights, {*conf.content_layers, *conf.style_layers})
-    base, per_pixel = pixels.memory_needed(conf, network)
+    base, per_pixel = gatys.memory_needed(conf, network)
     assert measured <= (base + per_pixel * size * size) / 1e9 < 1.25 * measured
 
 

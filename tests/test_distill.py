@@ -6,12 +6,10 @@ import tensorflow as tf
 import yaml
 from conftest import inside, load, photo, script, vgg_weights
 
-import checkpoints
-import config
 import reader
-import vgg
-from methods import METHODS
-from optimizer import Adam
+from core import checkpoints, config, vgg
+from core.optimizer import Adam
+from methods import METHODS, johnson
 
 distill = load("distill")
 
@@ -75,7 +73,7 @@ def test_the_script_writes_a_network_that_opens(school):
 def test_a_resumed_run_equals_an_uninterrupted_one(school):
     """With a style net among the images' makers."""
     done = "models/{}/fast-style-model.ckpt-done"
-    method = METHODS["johnson"](config.Conf(style_image="x", naming="x", initializer="identity"))
+    method = METHODS["johnson"](johnson.JohnsonConf(style_image="x", naming="x", initializer="identity"))
     checkpoints.save(str(school / "style.ckpt-done"), method.variables)
     keys = {"style_models": ["style.ckpt-done"], "optimised_images": 0, "learning_rate_schedule": "constant"}
     assert inside(distill, "-c", write(school, naming="straight", **keys), cwd=school).returncode == 0
@@ -193,7 +191,7 @@ def test_paintings_are_the_styles_of_optimised_pictures(school):
         ({"optimised_images": 2}, "optimised_images: got 2, less than half of batch_size is needed"),
         ({"hold_out": 6}, "hold_out: got 6, but train_data has only 6 pictures"),
         ({"batch_size": 2}, "batch_size: got 2"),
-        ({"widths": [4, 6]}, "widths: got [4, 6], five whole numbers above 0 are needed"),
+        ({"widths": [4, 6]}, "widths: got [4, 6], 5 whole numbers above 0 are needed"),
         ({"widths": ["a"]}, "widths: got ['a'], a list of whole numbers is needed"),
         ({"teacher_file": "none.npz"}, "none.npz: no such loss network"),
         ({"teacher_layers": ["vgg_19/conv4/conv4_1"]}, "vgg_19/conv4/conv4_1: the loss network has no such layer"),

@@ -9,17 +9,14 @@ import pytest
 from conftest import ROOT, photo, script
 from PIL import Image
 
-import checkpoints
-import config
-import reader
-import styles
-from methods import METHODS, load_model
+from core import checkpoints, config, pictures, styles
+from methods import METHODS, johnson, load_model
 
 
 @pytest.fixture
 def desk(tmp_path):
     """A folder with a model without recipe (as the original's are) and some pictures."""
-    method = METHODS["johnson"](config.Conf(style_image="x", naming="x", initializer="identity"))
+    method = METHODS["johnson"](johnson.JohnsonConf(style_image="x", naming="x", initializer="identity"))
     checkpoints.save(str(tmp_path / "m.ckpt-done"), method.variables)
     (tmp_path / "in").mkdir()
     for i, name in enumerate(("a.jpg", "b.png")):
@@ -163,7 +160,7 @@ def every_style(method):
 def test_a_shipped_model_has_manners_of_its_own(model):
     """Shapes stay, colours and texture change, and the recipe tells with what it was trained."""
     method = load_model(model)
-    before = reader.read_image(os.path.join(ROOT, "images", "chelsea.jpg"), 256).rgb.astype(np.float32)
+    before = pictures.read_image(os.path.join(ROOT, "images", "chelsea.jpg"), 256).rgb.astype(np.float32)
     results = [np.asarray(method.stylize(before[None], style))[0] for style in every_style(method)]
     least = 0.1 if method.conf.method == "wct" else 0.4  # of WCT's five levels each hides some of the photo
     for after in results:

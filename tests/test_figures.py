@@ -25,12 +25,10 @@ from conftest import (
 from PIL import Image
 from test_distill import school, write  # noqa: F401
 
-import checkpoints
-import config
+import methods
 import reader
-import sheets
-import vgg
-from methods import METHODS, load_model
+from core import checkpoints, config, pictures, vgg
+from methods import METHODS, gatys, load_model
 from reports import gallery
 
 distill = load("distill")
@@ -83,8 +81,8 @@ def test_inversion_recovers_the_picture_from_a_shallow_layer():
 
 
 def test_a_contact_sheet_holds_every_picture():
-    pictures = [np.full((10, 20, 3), value, np.float32) for value in (50, 100, 150)]
-    sheet = sheets.contact_sheet([[(pictures[0], "a\nb"), (pictures[1], "c")], [(pictures[2], "d")]])
+    images = [np.full((10, 20, 3), value, np.float32) for value in (50, 100, 150)]
+    sheet = pictures.contact_sheet([[(images[0], "a\nb"), (images[1], "c")], [(images[2], "d")]])
     for value in (50, 100, 150):
         assert (sheet == value).all(-1).sum() >= 200
 
@@ -109,7 +107,7 @@ def test_the_report(school, monkeypatch):  # noqa: F811
 
 def untrained(house, name, conf):
     """Path of an untrained model of a method, with its recipe."""
-    method = METHODS[name](config.load_conf(str(conf)))
+    method = METHODS[name](methods.load_conf(str(conf)))
     path = str(house / f"{name}.ckpt-done")
     checkpoints.save(path, [*method.trainable_variables, *method.kept])
     checkpoints.write_recipe(path, method.conf)
@@ -222,7 +220,7 @@ def test_where_a_model_stands_among_the_iterates(house, trained):
         assert curve[0]["photo"] == curve[0]["unchanged"] != curve[0]["model"]
         assert f"{size}x{size}: fast-style-model is worth {worths[size]['noise']} evaluations" in printed
     assert config.read_recipe(recipe)["steps"] == 4
-    assert config.load_conf(recipe).style_warmup_steps == 100
+    assert methods.load_conf(recipe).style_warmup_steps == 100
     assert Image.open(house / "out" / "objective.png").width > 300
 
 
@@ -294,8 +292,8 @@ def test_a_model_of_any_style_has_no_objective(name, house):
 
 
 def test_the_objective_of_msgnet_is_that_of_its_largest_brush(house):
-    method = METHODS["msgnet"](config.load_conf(str(many_styles_conf(house, "msgnet"))), training=True)
-    image = reader.read_image(str(house / "photos" / "0.jpg"), max(method.conf.style_sizes)).rgb
+    method = METHODS["msgnet"](methods.load_conf(str(many_styles_conf(house, "msgnet"))), training=True)
+    image = pictures.read_image(str(house / "photos" / "0.jpg"), max(method.conf.style_sizes)).rgb
     for layer, gram in method.perceptual_loss.style_targets(np.float32(image)[None]).items():
         np.testing.assert_allclose(method.style_targets["0"][layer], gram, rtol=1e-5)
 
@@ -307,13 +305,13 @@ def test_worth():
 
 
 def test_the_recipes_sheet(house, monkeypatch):
-    seen, stylize = {}, figures.pixels.stylize
+    seen, stylize = {}, figures.gatys.stylize
 
     def noted(conf, network, *rest):
         seen[conf.style_form, conf.image_size] = (conf, network)
         return stylize(conf, network, *rest)
 
-    monkeypatch.setattr(figures.pixels, "stylize", noted)
+    monkeypatch.setattr(figures.gatys, "stylize", noted)
     np.savez(house / "deep.npz", **vgg_weights(VGG_16_CONVS[:11]))
     flags = ("--content_image", "style.png", "--style_image", "photos/0.jpg", "--network", "vgg_16=deep.npz")
     sizes = ("--long_side", 32, "--evaluations", 2)
@@ -325,7 +323,7 @@ def test_the_recipes_sheet(house, monkeypatch):
     assert "All of them with vgg_16=deep.npz instead" in text
     assert "--evaluations 2`" in text
     assert all(network.repeated_edges == conf.repeated_edges for conf, network in seen.values())
-    own = config.load_conf(os.path.join(figures.ROOT, "conf", "gatys_basic.yml"), config.PixelsConf)
+    own = config.load_conf(os.path.join(figures.ROOT, "conf", "gatys_basic.yml"), gatys.GatysConf)
     # Half the squares go with the pixels, of F F^T with the pixels' square.
     assert seen["half_sum", 32][0].style_weight == pytest.approx(own.style_weight * (own.image_size / 32) ** 2)
     assert {conf.repeated_edges for conf, _ in seen.values()} == {False, True}
@@ -345,7 +343,7 @@ def test_enlarged_features_are_those_features_enlarged():
 
 def test_another_networks_layers_stand_in(tmp_path):
     np.savez(tmp_path / "deep.npz", **vgg_weights(VGG_16_CONVS[:11]))
-    conf = config.PixelsConf(loss_model="vgg_19", style_layers=("vgg_19/conv1/conv1_2", "vgg_19/conv5/conv5_4"))
+    conf = gatys.GatysConf(loss_model="vgg_19", style_layers=("vgg_19/conv1/conv1_2", "vgg_19/conv5/conv5_4"))
     changed = figures.with_network(conf, "vgg_16_x", str(tmp_path / "deep.npz"))
     assert changed.style_layers == ("vgg_16_x/conv1/conv1_2", "vgg_16_x/conv5/conv5_1")
     assert changed.content_layers == ("vgg_16_x/conv3/conv3_3",)

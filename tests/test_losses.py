@@ -7,9 +7,10 @@ import pytest
 import tensorflow as tf
 from conftest import photo, write_conf
 
-import config
 import losses
-from cli import UserError
+import methods
+from core.cli import UserError
+from methods import johnson
 
 RNG = np.random.default_rng(0)
 F, G = (RNG.standard_normal((2, 5, 4, 3)).astype(np.float32) for _ in range(2))
@@ -72,7 +73,7 @@ def test_the_views_are_all_ways_to_mirror_and_turn_a_picture():
 def test_turned_losses_compare_with_targets_of_the_same_view(house):
     """The style has no style loss and the photo no content loss in any view; other steps draw other views."""
     keys = {"turned_losses": True, "relative_losses": True, "loss_model_file": str(house / "vgg.npz")}
-    loss = losses.PerceptualLoss(config.Conf(style_image="x", naming="x", loss_model="vgg_16", **keys))
+    loss = losses.PerceptualLoss(johnson.JohnsonConf(style_image="x", naming="x", loss_model="vgg_16", **keys))
     image = photo(24, 32)[None].astype(np.float32)
     targets = loss.style_targets(image)
     for view in map(tf.constant, range(losses.VIEWS)):
@@ -91,7 +92,7 @@ def test_the_pixels_colours_are_a_style_layer_of_their_own_weight(house):
     image, other = photo(24, 32)[None].astype(np.float32), photo(24, 32, 5)[None].astype(np.float32)
     parts = {}
     for weight in (0.0, 1.0, 3.0):
-        loss = losses.PerceptualLoss(config.Conf(style_image="x", naming="x", color_weight=weight, **keys))
+        loss = losses.PerceptualLoss(johnson.JohnsonConf(style_image="x", naming="x", color_weight=weight, **keys))
         parts[weight] = loss(other, loss.content_targets(image), loss.style_targets(image), 10.0)
     rows = [np.concatenate([x.reshape(-1, 3) / 127.5 - 1, np.ones((24 * 32, 1))], 1) for x in (image, other)]
     target, found = (x.T @ x for x in rows)
@@ -105,8 +106,8 @@ def test_the_pixels_colours_are_a_style_layer_of_their_own_weight(house):
 
 def test_luminance_is_a_content_layer_that_only_light_and_dark_change(house):
     keys = {"relative_losses": True, "loss_model_file": str(house / "vgg.npz"), "loss_model": "vgg_16"}
-    loss = losses.PerceptualLoss(config.Conf(style_image="x", naming="x", luminance_weight=2.0, **keys))
-    plain = losses.PerceptualLoss(config.Conf(style_image="x", naming="x", **keys))
+    loss = losses.PerceptualLoss(johnson.JohnsonConf(style_image="x", naming="x", luminance_weight=2.0, **keys))
+    plain = losses.PerceptualLoss(johnson.JohnsonConf(style_image="x", naming="x", **keys))
     image = photo(64, 64)[None].astype(np.float32)
     style = loss.style_targets(image)
 
@@ -123,7 +124,7 @@ def test_luminance_is_a_content_layer_that_only_light_and_dark_change(house):
 def test_a_second_loss_network_takes_the_layers_that_begin_with_it(house):
     layers = ["vgg_16/conv1/conv1_2", "vgg_16_deep/conv4/conv4_3"]
     second = {"second_loss_model": "vgg_16_deep", "second_loss_model_file": str(house / "vgg.npz")}
-    conf = config.load_conf(str(write_conf(house, style_layers=layers, **second)))
+    conf = methods.load_conf(str(write_conf(house, style_layers=layers, **second)))
     loss = losses.PerceptualLoss(conf)
     image = tf.constant(photo(32, 32)[None], tf.float32)
     parts = loss(image, loss.content_targets(image), loss.style_targets(image), conf.style_weight)

@@ -9,8 +9,7 @@ import yaml
 from conftest import VGG_16_CONVS, inside, load, photo, vgg_weights
 from PIL import Image
 
-import colors
-import memory
+from core import pictures, system
 
 optimize = load("optimize")
 
@@ -82,7 +81,7 @@ def test_an_mp4_without_pyav_says_what_to_install(easel, monkeypatch):
 
 
 def test_a_picture_too_large_for_the_memory_is_refused(easel, monkeypatch):
-    monkeypatch.setattr(memory, "physical", lambda: 2e9)
+    monkeypatch.setattr(system, "physical_memory", lambda: 2e9)
     result = run(easel, *BOTH, "--image_size", 6000)
     assert result.returncode == 1
     words = r"6000x4500 pixels need about (\d+) GB of memory, 2 GB are there; use --image_size (\d+)"
@@ -129,26 +128,26 @@ def test_a_sweep_is_one_sheet(easel):
     ],
 )
 def test_each_tile_of_a_sweep_is_the_run_of_its_own_setting(flags, expected, easel, monkeypatch):
-    seen, stylize = [], optimize.pixels.stylize
+    seen, stylize = [], optimize.gatys.stylize
 
     def noted(conf, *rest):
         seen.append((conf.content_weight, conf.init, optimize.FLAGS.preserve_colors))
         return stylize(conf, *rest)
 
-    monkeypatch.setattr(optimize.pixels, "stylize", noted)
+    monkeypatch.setattr(optimize.gatys, "stylize", noted)
     result = run(easel, *BOTH, "--sweep", *flags)
     assert result.returncode == 0, result.stderr
     assert seen == expected
 
 
 def test_style_images_their_weights_and_masks_can_be_swept(easel, monkeypatch):
-    seen, stylize = [], optimize.pixels.stylize
+    seen, stylize = [], optimize.gatys.stylize
 
     def noted(conf, network, content, given, *rest):
         seen.append([(style.image.shape, round(style.weight, 2), style.mask is not None) for style in given])
         return stylize(conf, network, content, given, *rest)
 
-    monkeypatch.setattr(optimize.pixels, "stylize", noted)
+    monkeypatch.setattr(optimize.gatys, "stylize", noted)
     style, photo = (np.asarray(Image.open(easel / name)).shape for name in ("style.png", "photo.png"))
     content = ("--content_image", "photo.png")
     two = (*content, "--style_image", "style.png", "--style_image", "photo.png")
@@ -170,7 +169,7 @@ def test_style_images_their_weights_and_masks_can_be_swept(easel, monkeypatch):
 
 
 def test_of_a_sweep_that_cannot_be_none_is_begun(easel, monkeypatch):
-    monkeypatch.delattr(optimize.pixels, "stylize")
+    monkeypatch.delattr(optimize.gatys, "stylize")
     for values, words in (
         ("mask=mask.png,none.png", "none.png: no such image"),
         ("init=noise,none.png", "'none.png' is neither"),
@@ -182,7 +181,7 @@ def test_of_a_sweep_that_cannot_be_none_is_begun(easel, monkeypatch):
 
 def interrupted_at(iteration, run_number, monkeypatch):
     """Has Ctrl-C come at an iteration of the n-th run; returns what the callback is given, [(losses, image)]."""
-    stylize, seen, runs = optimize.pixels.stylize, [], []
+    stylize, seen, runs = optimize.gatys.stylize, [], []
 
     def interrupted(conf, network, content, given, start, callback):
         def until_then(done, image, parts):
@@ -194,7 +193,7 @@ def interrupted_at(iteration, run_number, monkeypatch):
         runs.append(conf)
         return stylize(conf, network, content, given, start, until_then)
 
-    monkeypatch.setattr(optimize.pixels, "stylize", interrupted)
+    monkeypatch.setattr(optimize.gatys, "stylize", interrupted)
     return seen
 
 
@@ -236,13 +235,13 @@ def test_a_stretched_style_may_be_narrow(easel):
 
 def test_luminance_is_matched_and_transferred_alone(easel, monkeypatch):
     """The loss network sees gray, the style as bright and as contrasty as the photo; the result has the photo's chroma."""
-    seen, stylize = [], optimize.pixels.stylize
+    seen, stylize = [], optimize.gatys.stylize
 
     def noted(conf, network, content, given, *rest):
         seen.extend((content, given[0].image))
         return stylize(conf, network, content, given, *rest)
 
-    monkeypatch.setattr(optimize.pixels, "stylize", noted)
+    monkeypatch.setattr(optimize.gatys, "stylize", noted)
     result = run(easel, *BOTH, "--preserve_colors", "luminance")
     assert result.returncode == 0, result.stderr
     content, style = seen
@@ -273,22 +272,22 @@ def test_a_run_of_lbfgs_that_ends_early_says_so(easel):
 def test_a_containers_memory_is_what_there_is(tmp_path, monkeypatch):
     (tmp_path / "max").write_text("max\n")
     (tmp_path / "limit").write_text("1000000\n")
-    monkeypatch.setattr(memory, "CGROUP_LIMITS", (tmp_path / "none", tmp_path / "max"))
-    assert memory.physical() > 1e8
-    monkeypatch.setattr(memory, "CGROUP_LIMITS", (tmp_path / "limit",))
-    assert memory.physical() == 1000000
+    monkeypatch.setattr(system, "CGROUP_LIMITS", (tmp_path / "none", tmp_path / "max"))
+    assert system.physical_memory() > 1e8
+    monkeypatch.setattr(system, "CGROUP_LIMITS", (tmp_path / "limit",))
+    assert system.physical_memory() == 1000000
 
 
 def test_where_nothing_can_be_written_no_time_is_spent(easel, monkeypatch):
-    monkeypatch.delattr(optimize.pixels, "stylize")
+    monkeypatch.delattr(optimize.gatys, "stylize")
     result = run(easel, *BOTH, "--output_file", "photo.png/o.png")
     assert (result.returncode, "cannot be written" in result.stderr) == (1, True)
 
 
 def test_a_picture_that_its_last_step_broke_is_not_written(easel, monkeypatch):
     """No loss tells of it: each is that before its step."""
-    stylize = optimize.pixels.stylize
-    monkeypatch.setattr(optimize.pixels, "stylize", lambda *given: stylize(*given) * np.float32("nan"))
+    stylize = optimize.gatys.stylize
+    monkeypatch.setattr(optimize.gatys, "stylize", lambda *given: stylize(*given) * np.float32("nan"))
     result = run(easel, *BOTH)
     assert (result.returncode, "iteration 9: the picture is no longer finite" in result.stderr) == (1, True)
     assert not (easel / "out").exists()
@@ -369,7 +368,7 @@ def test_matched_colours_have_the_sources_mean_and_covariance():
     rng = np.random.default_rng(0)
     image = rng.uniform(100, 150, (40, 50, 3))
     source = rng.uniform(80, 120, (30, 20, 3)) @ np.array([[1, 0.3, 0], [0, 0.8, 0.1], [0, 0, 0.9]])
-    matched = colors.match_covariance(image, source).reshape(-1, 3)
+    matched = pictures.match_covariance(image, source).reshape(-1, 3)
     np.testing.assert_allclose(matched.mean(0), source.reshape(-1, 3).mean(0), rtol=1e-4)
     np.testing.assert_allclose(
         np.cov(matched.T, bias=True), np.cov(source.reshape(-1, 3).T, bias=True), rtol=1e-3, atol=1e-2
@@ -378,6 +377,6 @@ def test_matched_colours_have_the_sources_mean_and_covariance():
 
 def test_a_gray_picture_takes_colours_without_noise():
     gray = np.repeat(np.linspace(0, 255, 64).reshape(8, 8, 1), 3, 2)
-    matched = colors.match_covariance(gray, photo(20, 20))
+    matched = pictures.match_covariance(gray, photo(20, 20))
     assert np.isfinite(matched).all()
     np.testing.assert_allclose(matched.reshape(-1, 3).mean(0), photo(20, 20).reshape(-1, 3).mean(0), atol=3)

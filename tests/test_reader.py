@@ -11,35 +11,36 @@ from PIL import Image, ImageCms
 
 import reader
 import vgg_preprocessing
-from cli import UserError
-from config import Conf
+from core import pictures
+from core.cli import UserError
+from methods.johnson import JohnsonConf
 
 RGB = photo(24, 36)
 
 
 def conf(**keys):
-    return Conf(style_image="x", naming="x", image_size=16, batch_size=2, **keys)
+    return JohnsonConf(style_image="x", naming="x", image_size=16, batch_size=2, **keys)
 
 
 def test_exif_orientation(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned a quarter clockwise
     Image.fromarray(RGB).save(tmp_path / "a.png", exif=exif)
-    np.testing.assert_array_equal(reader.read_image(tmp_path / "a.png").rgb, np.rot90(RGB, -1))
+    np.testing.assert_array_equal(pictures.read_image(tmp_path / "a.png").rgb, np.rot90(RGB, -1))
 
 
 def test_alpha_is_kept_there_and_back(tmp_path):
     alpha = np.arange(24 * 36, dtype=np.uint32).reshape(24, 36).astype(np.uint8)
     Image.fromarray(np.dstack([RGB, alpha])).save(tmp_path / "a.png")
-    picture = reader.read_image(tmp_path / "a.png")
+    picture = pictures.read_image(tmp_path / "a.png")
     np.testing.assert_array_equal(picture.rgb, RGB)
     np.testing.assert_array_equal(picture.alpha, alpha)
-    reader.write_image(str(tmp_path / "b.png"), picture.rgb, picture.alpha)
+    pictures.write_image(str(tmp_path / "b.png"), picture.rgb, picture.alpha)
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "b.png")), np.dstack([RGB, alpha]))
 
 
 def test_alpha_goes_on_white_where_the_format_has_none(tmp_path):
-    reader.write_image(str(tmp_path / "a.jpg"), np.zeros((16, 16, 3)), np.zeros((16, 16), np.uint8))
+    pictures.write_image(str(tmp_path / "a.jpg"), np.zeros((16, 16, 3)), np.zeros((16, 16), np.uint8))
     assert np.asarray(Image.open(tmp_path / "a.jpg")).min() > 250
 
 
@@ -55,7 +56,7 @@ def test_every_mode_gives_the_picture(mode, tmp_path):
         image = source.convert(mode)
     path = tmp_path / ("a.jpg" if mode in ("YCbCr", "CMYK") else "a.tif" if mode in ("F", "I") else "a.png")
     image.save(path, quality=100, subsampling=0) if path.suffix == ".jpg" else image.save(path)
-    picture = reader.read_image(path)
+    picture = pictures.read_image(path)
     in_colour = {"P": image.convert("RGB"), "1": image.convert("RGB"), "CMYK": RGB, "YCbCr": RGB} if mode != "F" else {}
     expected = np.asarray(in_colour.get(mode, np.dstack([gray] * 3)))
     assert picture.rgb.shape == RGB.shape
@@ -66,20 +67,20 @@ def test_every_mode_gives_the_picture(mode, tmp_path):
 def test_palette_with_transparency(tmp_path):
     image = Image.fromarray(RGB).quantize(8)
     image.save(tmp_path / "a.png", transparency=0)
-    alpha = reader.read_image(tmp_path / "a.png").alpha
+    alpha = pictures.read_image(tmp_path / "a.png").alpha
     np.testing.assert_array_equal(alpha == 0, np.asarray(image) == 0)
 
 
 def test_colour_profile_is_brought_to_srgb(tmp_path):
     lab = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     Image.fromarray(RGB).save(tmp_path / "same.png", icc_profile=lab)
-    assert np.abs(reader.read_image(tmp_path / "same.png").rgb.astype(int) - RGB).max() <= 1
+    assert np.abs(pictures.read_image(tmp_path / "same.png").rgb.astype(int) - RGB).max() <= 1
     Image.fromarray(RGB).save(tmp_path / "swapped.png", icc_profile=swapped_profile(lab))
     # In this profile the red channel's number means blue light and the other way round.
-    swapped = reader.read_image(tmp_path / "swapped.png").rgb.astype(int)
+    swapped = pictures.read_image(tmp_path / "swapped.png").rgb.astype(int)
     assert np.abs(swapped - RGB[..., ::-1]).mean() < 3
     Image.fromarray(RGB).save(tmp_path / "broken.png", icc_profile=b"broken")
-    np.testing.assert_array_equal(reader.read_image(tmp_path / "broken.png").rgb, RGB)
+    np.testing.assert_array_equal(pictures.read_image(tmp_path / "broken.png").rgb, RGB)
 
 
 def swapped_profile(profile):
@@ -89,8 +90,8 @@ def swapped_profile(profile):
 
 def test_long_side(tmp_path):
     Image.fromarray(RGB).save(tmp_path / "a.png")
-    assert reader.read_image(tmp_path / "a.png", long_side=18).rgb.shape == (12, 18, 3)
-    assert reader.read_image(tmp_path / "a.png", long_side=100).rgb.shape == (24, 36, 3)
+    assert pictures.read_image(tmp_path / "a.png", long_side=18).rgb.shape == (12, 18, 3)
+    assert pictures.read_image(tmp_path / "a.png", long_side=100).rgb.shape == (24, 36, 3)
 
 
 def bomb():
@@ -126,18 +127,18 @@ def test_a_bad_file_is_named(data, words, tmp_path):
     if data is not None:
         path.write_bytes(data)
     with pytest.raises(UserError, match=words) as error:
-        reader.read_image(str(path))
+        pictures.read_image(str(path))
     assert "bad.jpg" in str(error.value)
 
 
 def test_a_bad_target_is_named(tmp_path):
     with pytest.raises(UserError, match="names no image format"):
-        reader.write_image(str(tmp_path / "a.xyz"), RGB)
+        pictures.write_image(str(tmp_path / "a.xyz"), RGB)
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written"):
-        reader.write_image(str(tmp_path / "file" / "a.png"), RGB)
+        pictures.write_image(str(tmp_path / "file" / "a.png"), RGB)
     with pytest.raises(UserError, match="17000x1 cannot be written in this format"):
-        reader.write_image(str(tmp_path / "a.webp"), np.zeros((1, 17000, 3)))
+        pictures.write_image(str(tmp_path / "a.webp"), np.zeros((1, 17000, 3)))
     assert os.listdir(tmp_path) == ["file"]
 
 

@@ -14,13 +14,11 @@ import yaml
 from conftest import MANY_STYLES, ROOT, UNIVERSAL, inside, load, many_styles_conf, photo, script, universal_conf, write_conf
 from PIL import Image
 
-import config
-import files
 import losses
-import styles
-import training
-from methods import METHODS
-from optimizer import Adam
+import methods
+from core import config, styles, system, training
+from core.optimizer import Adam
+from methods import METHODS, johnson
 
 train = load("train")
 
@@ -36,7 +34,7 @@ train = load("train")
     ],
 )
 def test_the_learning_rate(keys, rates):
-    conf = config.Conf(style_image="x", naming="x", learning_rate=2.0, **keys)
+    conf = johnson.JohnsonConf(style_image="x", naming="x", learning_rate=2.0, **keys)
     assert [training.scheduled_rate(conf, step, 10) for step in (0, 5, 9)] == pytest.approx(rates)
 
 
@@ -56,7 +54,7 @@ def test_the_contract_of_a_method(name, house):
         path = many_styles_conf(house, name, learning_rate=3e-4)
     else:
         path = write_conf(house, **johnson)
-    conf = config.load_conf(str(path))
+    conf = methods.load_conf(str(path))
     method = METHODS[name](conf, training=True)
     variables = train.trainable(method)
     kept = {v.ref() for v in method.kept}
@@ -76,23 +74,23 @@ def test_the_contract_of_a_method(name, house):
     if "name" in method.style_kinds:
         style = [styles.Style(name="style")]
     assert method.stylize(image, style).shape == image.shape
-    if style is None:  # the others: tests/test_universal.py, test_many_styles.py
+    if style is None:  # the others: tests/methods/
         np.testing.assert_allclose(method.stylize(image, style, 0.0), image, atol=1e-3)
 
 
 def test_every_method_has_its_conf():
-    assert METHODS.keys() == config.METHOD_CONFS.keys()
+    assert {name: conf.method for name, conf in methods.CONFS.items()} == {name: name for name in METHODS}
 
 
 def test_stylize_is_traced_once_for_all_sizes():
-    method = METHODS["johnson"](config.Conf(style_image="x", naming="x"))
+    method = METHODS["johnson"](johnson.JohnsonConf(style_image="x", naming="x"))
     for size in ((12, 17), (30, 20), (9, 9)):
         method.stylize(np.zeros((1, *size, 3), np.float32))
     assert method._stylize.experimental_get_tracing_count() == 1
 
 
 def test_a_step_is_traced_once_for_each_phase(house):
-    conf = config.load_conf(str(write_conf(house, reconstruction_steps=2)))
+    conf = methods.load_conf(str(write_conf(house, reconstruction_steps=2)))
     method = METHODS["johnson"](conf, training=True)
     variables = train.trainable(method)
     optimizer = Adam(variables, 1e-4)
@@ -102,7 +100,7 @@ def test_a_step_is_traced_once_for_each_phase(house):
 
 
 def test_the_style_weight_is_raised_gradually(house):
-    conf = config.load_conf(str(write_conf(house, reconstruction_steps=2, style_warmup_steps=4)))
+    conf = methods.load_conf(str(write_conf(house, reconstruction_steps=2, style_warmup_steps=4)))
     weights = [float(losses.style_weight(conf, tf.constant(step, tf.int64))) for step in (2, 3, 5, 9)]
     assert weights == [2.5, 5.0, 10.0, 10.0]
 
@@ -264,7 +262,7 @@ def test_a_run_is_trained_by_one_process_at_a_time(house):
     """Two that wrote into one folder would each take the other's checkpoints for their own."""
     pytest.importorskip("fcntl", reason="needs flock")
     conf = write_conf(house, steps=1)
-    with files.sole_user(str(house / "models" / "small")):
+    with system.sole_user(str(house / "models" / "small")):
         result = inside(train, "-c", conf, cwd=house)
         assert result.returncode == 1
         assert "small: another process trains there" in result.stderr
@@ -377,7 +375,7 @@ def test_mixed_precision_computes_about_the_same_and_is_the_runs_own(has, house,
     for naming, on in (("before", False), ("mixed", True), ("after", False)):
         conf = write_conf(house, naming=naming, mixed_precision=on, initializer="identity", relative_losses=True, steps=1)
         result = inside(train, "-c", conf, cwd=house)
-        pictures.append(METHODS["johnson"](config.load_conf(str(conf))).stylize(content).numpy())
+        pictures.append(METHODS["johnson"](methods.load_conf(str(conf))).stylize(content).numpy())
         assert result.returncode == 0, result.stderr
         assert ("no instructions for bfloat16" in result.stderr) == (on and not has)
         recipe = config.read_recipe(house / "models" / naming / "fast-style-model.yml")
@@ -393,7 +391,7 @@ def test_border_losses_see_what_is_cut_off(house):
     """Reflected photos through the same net: other losses, of more pixels; the style picture is as it was."""
     losses = []
     for border in (False, True):
-        conf = config.load_conf(write_conf(house, border_losses=border, initializer="identity", batch_size=1))
+        conf = methods.load_conf(write_conf(house, border_losses=border, initializer="identity", batch_size=1))
         method = METHODS["johnson"](conf, training=True)
         content = tf.random.stateless_uniform([1, 32, 32, 3], [1, 2]) * 255
         variables = [*method.kernels.values()]

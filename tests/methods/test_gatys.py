@@ -1,4 +1,4 @@
-"""pixels.py: every loss form against NumPy, the gradient against differences, and that optimising does what it says."""
+"""gatys.py: every loss form against NumPy, the gradient against differences, and that optimising does what it says."""
 
 import dataclasses
 import os
@@ -8,11 +8,9 @@ import pytest
 import tensorflow as tf
 from conftest import ROOT, VGG_16_CONVS, photo, vgg_weights
 
-import config
 import losses
-import pixels
-import styles
-import vgg
+from core import config, styles, vgg
+from methods import gatys
 
 RNG = np.random.default_rng(0)
 F, G = (RNG.standard_normal((1, 5, 4, 3)).astype(np.float32) for _ in range(2))
@@ -29,7 +27,7 @@ def conf(**changes):
         "start_size": 0,
         "iterations": 8,
     }
-    return config.PixelsConf(**(keys | changes))
+    return gatys.GatysConf(**(keys | changes))
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +94,7 @@ def test_the_power_form_of_total_variation():
 )
 def test_the_gradient_against_finite_differences(forms, network):
     made = conf(**forms)
-    objective = pixels.Objective(made, network, CONTENT, [styles.Style(STYLE)])
+    objective = gatys.Objective(made, network, CONTENT, [styles.Style(STYLE)])
     image = photo(32, 40, 7).astype(np.float32)
     parts, gradient = objective.losses_and_gradient(tf.constant(image[None]))
     gradient = gradient[0].numpy()
@@ -114,7 +112,7 @@ def test_the_gradient_against_finite_differences(forms, network):
 def test_optimising_lowers_the_loss_and_tells_of_it(optimizer, network):
     seen = []
     made = conf(optimizer=optimizer, rounds=2, averaging=0.5, learning_rate=2.0)
-    image = pixels.stylize(made, network, CONTENT, [styles.Style(STYLE)], callback=lambda *told: seen.append(told))
+    image = gatys.stylize(made, network, CONTENT, [styles.Style(STYLE)], callback=lambda *told: seen.append(told))
     assert image.shape == CONTENT.shape
     assert image.min() >= 0
     assert image.max() <= 255
@@ -137,7 +135,7 @@ def test_a_view_of_turned_losses_is_the_plain_loss_of_everything_turned(view, ne
 
     def parts(made, turn, view):
         given = [styles.Style(turn(style), mask=turn(mask))]
-        objective = pixels.Objective(made, network, turn(content), given)
+        objective = gatys.Objective(made, network, turn(content), given)
         found, gradient = objective.losses_and_gradient(tf.constant(turn(image)[None]), tf.constant(view))
         return {name: float(loss) for name, loss in found.items()}, gradient[0].numpy()
 
@@ -147,7 +145,7 @@ def test_a_view_of_turned_losses_is_the_plain_loss_of_everything_turned(view, ne
     np.testing.assert_allclose(turned(back), gradient, rtol=1e-3, atol=1e-4 * np.abs(gradient).max())
 
 
-class Seen(pixels.Differentiable):
+class Seen(gatys.Differentiable):
     """Any loss that remembers its views."""
 
     def __init__(self):
@@ -162,11 +160,11 @@ class Seen(pixels.Differentiable):
 @pytest.mark.parametrize("turned", [True, False])
 def test_adam_draws_another_view_for_each_step(turned):
     objective = Seen()
-    pixels.adam(objective, CONTENT, conf(turned_losses=turned, iterations=40))
+    gatys.adam(objective, CONTENT, conf(turned_losses=turned, iterations=40))
     assert list(objective.views.numpy()) == [view == 0 or turned for view in range(losses.VIEWS)]
 
 
-class Distance(pixels.Differentiable):
+class Distance(gatys.Differentiable):
     """From a picture of -100 and 300, in a unit in which a pixel counts as little as in a relative loss."""
 
     def losses(self, image):
@@ -175,43 +173,43 @@ class Distance(pixels.Differentiable):
 
 def test_bounds_keep_lbfgs_within_what_a_picture_can_hold():
     for bounded, expected in ((False, [-100, 300]), (True, [0, 255])):
-        found = pixels.lbfgs(Distance(), np.full([4, 2, 3], 128.0), 20, bounded=bounded)
+        found = gatys.lbfgs(Distance(), np.full([4, 2, 3], 128.0), 20, bounded=bounded)
         np.testing.assert_allclose(found, np.broadcast_to(np.float32(expected)[:, None], found.shape), atol=1e-3)
 
 
 def test_scales_ascend_by_about_the_root_of_two():
-    assert pixels.scales(conf(image_size=512, start_size=128)) == [128, 181, 256, 362, 512]
-    assert pixels.scales(conf(image_size=100, start_size=128)) == [100]
-    assert pixels.scales(conf(image_size=100, start_size=0)) == [100]
+    assert gatys.scales(conf(image_size=512, start_size=128)) == [128, 181, 256, 362, 512]
+    assert gatys.scales(conf(image_size=100, start_size=128)) == [100]
+    assert gatys.scales(conf(image_size=100, start_size=0)) == [100]
 
 
 def test_several_scales_end_at_the_last(network):
     made = conf(image_size=48, start_size=24, iterations=2)
     sizes = []
-    image = pixels.stylize(made, network, CONTENT, [styles.Style(STYLE)], callback=lambda n, i, p: sizes.append(i.shape))
+    image = gatys.stylize(made, network, CONTENT, [styles.Style(STYLE)], callback=lambda n, i, p: sizes.append(i.shape))
     assert image.shape == (38, 48, 3)
     assert sizes[0] == (19, 24, 3)
 
 
 def test_starts():
-    noise = pixels.first_image(conf(init="noise", noise=20.0), CONTENT, [], None)
+    noise = gatys.first_image(conf(init="noise", noise=20.0), CONTENT, [], None)
     assert np.abs(noise - [123.68, 116.78, 103.94]).max() <= 20
-    mix = pixels.first_image(conf(init="mix", noise=20.0), CONTENT, [], None)
+    mix = gatys.first_image(conf(init="mix", noise=20.0), CONTENT, [], None)
     np.testing.assert_allclose(mix, 0.6 * noise + 0.4 * CONTENT, rtol=1e-5)
-    assert pixels.first_image(conf(), CONTENT, [], None) is CONTENT
+    assert gatys.first_image(conf(), CONTENT, [], None) is CONTENT
     for missing in ({"content_weight": 0.0}, {"style_weight": 0.0}):
         np.testing.assert_array_equal(
-            pixels.first_image(conf(**missing), CONTENT, [], None),
-            pixels.first_image(conf(init="noise"), CONTENT, [], None),
+            gatys.first_image(conf(**missing), CONTENT, [], None),
+            gatys.first_image(conf(init="noise"), CONTENT, [], None),
         )
-        assert pixels.first_image(conf(init="content", **missing), CONTENT, [], None) is CONTENT
-    assert pixels.first_image(conf(init="x.jpg"), CONTENT, [], STYLE) is STYLE
+        assert gatys.first_image(conf(init="content", **missing), CONTENT, [], None) is CONTENT
+    assert gatys.first_image(conf(init="x.jpg"), CONTENT, [], STYLE) is STYLE
 
 
 def test_no_content_is_texture_synthesis_and_no_style_is_inversion(network):
-    texture = pixels.Objective(conf(content_weight=0.0), network, CONTENT, [styles.Style(STYLE)])
+    texture = gatys.Objective(conf(content_weight=0.0), network, CONTENT, [styles.Style(STYLE)])
     assert set(texture.losses(tf.constant(CONTENT[None]))) == {"style", "tv", "total"}
-    inversion = pixels.Objective(conf(style_weight=0.0), network, CONTENT, [])
+    inversion = gatys.Objective(conf(style_weight=0.0), network, CONTENT, [])
     parts = inversion.losses(tf.constant(CONTENT[None]))
     assert set(parts) == {"content", "tv", "total"}
     assert float(parts["content"]) == 0
@@ -221,7 +219,7 @@ def test_style_weights_and_masks(network):
     """A weight of 2 doubles the style loss; under a mask only the masked part counts, a full mask changes nothing."""
 
     def style_loss(style, image=CONTENT):
-        objective = pixels.Objective(conf(), network, CONTENT, [dataclasses.replace(styles.Style(STYLE), **style)])
+        objective = gatys.Objective(conf(), network, CONTENT, [dataclasses.replace(styles.Style(STYLE), **style)])
         return float(objective.losses(tf.constant(image[None]))["style"])
 
     plain = style_loss({})
@@ -237,14 +235,14 @@ def test_style_weights_and_masks(network):
 
 def test_lbfgs_has_targets_of_the_one_view_that_it_sees(network):
     for optimizer, count in (("adam", losses.VIEWS), ("lbfgs", 1)):
-        objective = pixels.Objective(conf(turned_losses=True, optimizer=optimizer), network, CONTENT, [styles.Style(STYLE)])
+        objective = gatys.Objective(conf(turned_losses=True, optimizer=optimizer), network, CONTENT, [styles.Style(STYLE)])
         assert {len(found) for found in objective.content.values()} == {count}
         assert {len(found) for _, _, targets in objective.styles for found in targets.values()} == {count}
 
 
 def test_layers_have_the_weights_that_the_conf_gives_them(network):
     def style_loss(**changes):
-        objective = pixels.Objective(conf(**changes), network, CONTENT, [styles.Style(STYLE)])
+        objective = gatys.Objective(conf(**changes), network, CONTENT, [styles.Style(STYLE)])
         return float(objective.losses(tf.constant(CONTENT[None]))["style"])
 
     first, second = (style_loss(style_layer_weights=weights) for weights in ((2.0, 0.0), (0.0, 0.5)))
@@ -257,16 +255,16 @@ def test_a_mask_is_resized_once_however_large_it_is(network):
     """To the scale when that begins, to the layers when the targets are made: no evaluation carries or resizes it."""
     half = np.zeros((320, 400), np.float32)
     half[:, :200] = 1
-    style = pixels.resized_style(conf(), styles.Style(STYLE, mask=half), CONTENT)
+    style = gatys.resized_style(conf(), styles.Style(STYLE, mask=half), CONTENT)
     np.testing.assert_allclose(style.mask[:, [0, 12, 28, 39]], np.repeat([[1, 1, 0, 0]], 32, 0), atol=1e-5)
-    objective = pixels.Objective(conf(), network, CONTENT, [style])
+    objective = gatys.Objective(conf(), network, CONTENT, [style])
     graph = objective.losses_and_gradient.get_concrete_function(tf.constant(CONTENT[None])).graph
     assert "ResizeArea" not in {operation.type for operation in graph.get_operations()}
 
 
 def recipe(name):
     """A recipe of conf/ and its loss network with small random weights."""
-    made = config.load_conf(os.path.join(ROOT, "conf", f"{name}.yml"), config.PixelsConf)
+    made = config.load_conf(os.path.join(ROOT, "conf", f"{name}.yml"), gatys.GatysConf)
     weights = vgg_weights(vgg.topology(made.loss_model), seed=4)
     return made, vgg.Vgg(made.loss_model, weights, (*made.content_layers, *made.style_layers), made.pooling)
 
@@ -284,7 +282,7 @@ CONTENT_64, STYLE_64 = photo(48, 64, 1).astype(np.float32), photo(48, 64, 2).ast
 
 
 def total(made, network, style=STYLE_64):
-    objective = pixels.Objective(made, network, CONTENT_64, [pixels.resized_style(made, styles.Style(style), CONTENT_64)])
+    objective = gatys.Objective(made, network, CONTENT_64, [gatys.resized_style(made, styles.Style(style), CONTENT_64)])
     return float(objective.losses(tf.constant(IMAGE[None]))["total"])
 
 
@@ -343,10 +341,10 @@ def test_the_basic_recipe():
 
 def test_adam_carries_its_moments_to_the_next_scale(network):
     made = conf(iterations=3)
-    small, large = (pixels.fitted(CONTENT, side) for side in (32, 40))
-    objectives = [pixels.Objective(made, network, image, [styles.Style(STYLE)]) for image in (small, large)]
-    _, before = pixels.adam(objectives[0], small, made)
-    _, after = pixels.adam(objectives[1], large, dataclasses.replace(made, iterations=1), before)
+    small, large = (gatys.fitted(CONTENT, side) for side in (32, 40))
+    objectives = [gatys.Objective(made, network, image, [styles.Style(STYLE)]) for image in (small, large)]
+    _, before = gatys.adam(objectives[0], small, made)
+    _, after = gatys.adam(objectives[1], large, dataclasses.replace(made, iterations=1), before)
     assert int(after.iterations) == 4
     moment = tf.image.resize(before.state()[1], large.shape[:2]).numpy()
     # One step moves a first moment by a tenth of the way to the new gradient.
@@ -357,8 +355,8 @@ def test_adam_carries_its_moments_to_the_next_scale(network):
 def test_averaging_is_the_weighted_mean_of_the_iterates(network):
     made = conf(iterations=3, averaging=0.5, clip=False)
     seen = []
-    objective = pixels.Objective(made, network, CONTENT, [styles.Style(STYLE)])
+    objective = gatys.Objective(made, network, CONTENT, [styles.Style(STYLE)])
     plain = dataclasses.replace(made, averaging=0.0)
-    pixels.adam(objective, CONTENT, plain, callback=lambda n, image, parts: seen.append(image))
-    mean, _ = pixels.adam(objective, CONTENT, made)
+    gatys.adam(objective, CONTENT, plain, callback=lambda n, image, parts: seen.append(image))
+    mean, _ = gatys.adam(objective, CONTENT, made)
     np.testing.assert_allclose(mean, (0.25 * seen[0] + 0.5 * seen[1] + seen[2]) / 1.75, rtol=1e-3, atol=0.05)

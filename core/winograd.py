@@ -9,7 +9,7 @@ has Winograd of its own. The transforms pass over memory a few times, so that ma
 import numpy as np
 import tensorflow as tf
 
-MIXED_PRECISION = "auto_mixed_precision_onednn_bfloat16"  # TensorFlow's option; training.py sets it
+MIXED_PRECISION = "auto_mixed_precision_onednn_bfloat16"  # TensorFlow's option; core/training.py sets it
 CHANNELS = 128  # in and out; with fewer the transforms cost more than they save
 PIXELS = 24 * 24  # of one picture; with fewer the kernel's own transform does
 TILES = 256  # of each picture at a time: the spectra take more than twice the memory of what they are spectra of

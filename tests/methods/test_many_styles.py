@@ -10,15 +10,12 @@ import yaml
 from conftest import MANY_STYLES, inside, load, many_styles_conf, photo, script, write_conf
 from PIL import Image
 
-import autoencoder
-import checkpoints
-import config
 import methods
 import model
-import styles
-from cli import UsageError, UserError
-from methods import METHODS, msgnet, stylebank
-from optimizer import Adam
+from core import checkpoints, config, styles
+from core.cli import UsageError, UserError
+from core.optimizer import Adam
+from methods import METHODS, decoders, msgnet, stylebank
 
 train = load("train")
 
@@ -27,7 +24,7 @@ IMAGE = photo(37, 50)[None].astype(np.float32)
 
 
 def make(name, house, training=False, **changes):
-    method = METHODS[name](config.load_conf(str(many_styles_conf(house, name, **changes))), training)
+    method = METHODS[name](methods.load_conf(str(many_styles_conf(house, name, **changes))), training)
     if name == "msgnet":  # as if the two styles had been seen
         features = RNG.standard_normal((*method.grams.shape[:2], 40, method.grams.shape[2])).astype(np.float32)
         method.grams.assign(np.einsum("stic,stid->stcd", features, features) / 1000)
@@ -63,7 +60,7 @@ def test_colours_and_luminance_count_too(name, house):
 
 
 def test_a_bottleneck_halves_and_doubles():
-    layers = msgnet.initial_layers(config.MsgNetConf(naming="x", style_images=("a",), width=4, blocks=1))
+    layers = msgnet.initial_layers(msgnet.MsgNetConf(naming="x", style_images=("a",), width=4, blocks=1))
     x = tf.random.stateless_normal([1, 8, 6, 64], [0, 1])
     half = msgnet.bottleneck(x, layers, "down1", 2)
     assert half.shape == (1, 4, 3, 128)
@@ -75,7 +72,7 @@ def test_a_bottleneck_halves_and_doubles():
 
 def test_what_norms_make_large_ends_at_six():
     """At a spot in an even picture, 11 deviations from the mean: the blocks against their plain form."""
-    layers = msgnet.initial_layers(config.MsgNetConf(naming="x", style_images=("a",), width=4, blocks=1))
+    layers = msgnet.initial_layers(msgnet.MsgNetConf(naming="x", style_images=("a",), width=4, blocks=1))
     x = RNG.standard_normal((1, 12, 10, 128)).astype(np.float32)
     x[:, 5, 5] = 1000
     assert np.max(model.instance_norm(tf.constant(x))) > 10
@@ -83,13 +80,13 @@ def test_what_norms_make_large_ends_at_six():
     def rectified(x):
         return tf.clip_by_value(model.instance_norm(x), 0, 6)
 
-    y = autoencoder.conv(rectified(x), layers["down2/1"])
-    y = autoencoder.conv(rectified(autoencoder.conv(rectified(y), layers["down2/2"], 2)), layers["down2/3"])
-    expected = msgnet.limited(y + autoencoder.conv(x, layers["down2/shortcut"], 2))
+    y = decoders.conv(rectified(x), layers["down2/1"])
+    y = decoders.conv(rectified(decoders.conv(rectified(y), layers["down2/2"], 2)), layers["down2/3"])
+    expected = msgnet.limited(y + decoders.conv(x, layers["down2/shortcut"], 2))
     np.testing.assert_allclose(msgnet.bottleneck(x, layers, "down2", 2), expected, rtol=1e-3, atol=1e-3)
-    y = tf.repeat(tf.repeat(rectified(autoencoder.conv(rectified(x), layers["up2/1"])), 2, 1), 2, 2)
-    y = autoencoder.conv(rectified(autoencoder.conv(y, layers["up2/2"])), layers["up2/3"])
-    shortcut = autoencoder.conv(tf.repeat(tf.repeat(x, 2, 1), 2, 2), layers["up2/shortcut"])
+    y = tf.repeat(tf.repeat(rectified(decoders.conv(rectified(x), layers["up2/1"])), 2, 1), 2, 2)
+    y = decoders.conv(rectified(decoders.conv(y, layers["up2/2"])), layers["up2/3"])
+    shortcut = decoders.conv(tf.repeat(tf.repeat(x, 2, 1), 2, 2), layers["up2/shortcut"])
     np.testing.assert_allclose(msgnet.up_bottleneck(x, layers, "up2"), msgnet.limited(y + shortcut), rtol=1e-3, atol=1e-3)
 
 
@@ -108,7 +105,7 @@ def test_no_place_is_far_longer_than_the_others():
 
 
 def test_comatchs_matrix_learns_and_the_grams_are_kept(house):
-    method = METHODS["msgnet"](config.load_conf(str(many_styles_conf(house, "msgnet"))), training=True)
+    method = METHODS["msgnet"](methods.load_conf(str(many_styles_conf(house, "msgnet"))), training=True)
     variables = train.trainable(method)
     assert not any(v is method.grams for v in variables)
     before, optimizer = method.match.numpy(), Adam(variables, 1e-5)
@@ -273,7 +270,7 @@ def test_any_picture_is_a_style(house, size):
 )
 def test_what_cannot_be_trained(name, changes, words, house):
     with pytest.raises(UserError, match=words):
-        METHODS[name](config.load_conf(str(many_styles_conf(house, name, **changes))), training=True)
+        METHODS[name](methods.load_conf(str(many_styles_conf(house, name, **changes))), training=True)
 
 
 def test_a_recipe_has_the_losses_of_all_steps(house):
@@ -574,7 +571,7 @@ def test_a_style_is_added_to_a_trained_bank(deep, desk):
     [
         ({"style_images": ["style.png"]}, "style_images: 0 missing; list the styles that stylebank.ckpt-done has"),
         ({}, "style_images: stylebank.ckpt-done has all of them already; add one"),
-        ({"frozen_model": "msgnet.ckpt-done"}, "frozen_model: msgnet.ckpt-done is a model of msgnet"),
+        ({"frozen_model": "msgnet.ckpt-done"}, "frozen_model: method: got 'msgnet', one of stylebank is needed"),
         ({"frozen_model": "none.ckpt-done"}, "frozen_model: none.ckpt-done: no such model with its recipe"),
         ({"width": 4}, "width: got 4, but stylebank.ckpt-done has 8"),
         ({"blocks": 1}, "blocks: got 1, but stylebank.ckpt-done has 0"),
@@ -604,6 +601,6 @@ def test_a_style_is_named_for_its_key(house):
     ):
         name = "msgnet" if key == "style_sizes" else "stylebank"
         with pytest.raises(UserError, match=f"{key}: got .* {words}"):
-            config.load_conf(str(many_styles_conf(house, name, **{key: value})))
+            methods.load_conf(str(many_styles_conf(house, name, **{key: value})))
     with pytest.raises(UserError, match="style_images: missing"):
-        config.load_conf(str(write_conf(house, method="msgnet", style_image=None)))
+        methods.load_conf(str(write_conf(house, method="msgnet", style_image=None)))

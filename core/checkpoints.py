@@ -12,10 +12,9 @@ import numpy as np
 import tensorflow as tf
 import yaml
 
-import config
-import files
-from cli import UserError
-from optimizer import scope
+from core import config, system
+from core.cli import UserError
+from core.optimizer import scope
 
 NAME = "fast-style-model.ckpt"  # the original's: NAME-1000, NAME-2000, ..., NAME-done
 VERSION = "1.0.0"
@@ -73,7 +72,7 @@ def save(path, variables, others=None):
         except tf.errors.OpError as error:
             raise OSError(error.message) from None
 
-    files.write_whole(path, write)
+    system.write_whole(path, write)
 
 
 def save_training(folder, variables, optimizer, keep):
@@ -87,7 +86,7 @@ def save_training(folder, variables, optimizer, keep):
         for part in {old, f"{old}.index", f"{old}.meta", *glob.glob(f"{glob.escape(old)}.data-*")}:
             if os.path.exists(part):
                 os.remove(part)
-    files.write_text(os.path.join(folder, "checkpoint"), f'model_checkpoint_path: "{os.path.basename(path)}"\n')
+    system.write_text(os.path.join(folder, "checkpoint"), f'model_checkpoint_path: "{os.path.basename(path)}"\n')
     return path
 
 
@@ -110,24 +109,12 @@ def recipe_path(model_file):
 def write_recipe(model_file, conf, trained=None):
     """Writes the conf, and what came of the training, beside a model; such a file is a conf that train.py takes."""
     recipe = config.conf_dict(conf) | ({config.RECIPE_KEY: trained} if trained else {})
-    files.write_text(recipe_path(model_file), yaml.safe_dump(recipe, sort_keys=False))
+    system.write_text(recipe_path(model_file), yaml.safe_dump(recipe, sort_keys=False))
 
 
-def load_recipe(model_file):
-    """The Conf kept beside a model. A model without one is taken as the original repo's: a Johnson net with its settings.
-
-    Raises UserError as config.load_conf does, or, without a recipe, when the model file cannot be opened.
-    """
-    path = recipe_path(model_file)
-    if os.path.exists(path):
-        return config.load_conf(path)
-    shapes = _open(model_file).get_variable_to_shape_map()
-    settings = {}  # what a model of this project without its recipe still tells; the original's tells nothing else
-    if "deconv3/scale" in shapes:
-        settings["output_affine"] = True
-    if len(shapes.get("conv1/conv/weight", ())) == 4:
-        settings["width"] = shapes["conv1/conv/weight"][3]
-    return config.Conf(style_image="unknown", naming=os.path.basename(model_file), **settings)
+def read_shapes(path):
+    """{variable: shape} of a checkpoint. Raises UserError when it cannot be opened."""
+    return _open(path).get_variable_to_shape_map()
 
 
 def _open(path):

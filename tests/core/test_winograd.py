@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-import training
-import winograd
+from core import training, winograd
 
 CHANNELS = winograd.CHANNELS
 

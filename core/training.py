@@ -1,7 +1,8 @@
-"""The training loop that train.py and distill.py share: data, Adam, resuming, logs, checkpoints, stopping.
+"""The training loop that train.py and distill.py share: Adam, resuming, logs, checkpoints, stopping.
 
-It knows nothing of what is trained. A trainee has `train_step(content, optimizer, variables)`, one step on a batch that
-returns its scalar losses by tag: "total_loss", if it has one, as the last. One that is not finite stops the run.
+It knows nothing of what is trained, nor where the batches come from. A trainee has `train_step(content, optimizer,
+variables)`, one step on a batch that returns its scalar losses by tag: "total_loss", if it has one, as the last. One that
+is not finite stops the run.
 """
 
 import collections
@@ -16,23 +17,21 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-import checkpoints
-import config
-import files
-import reader
-import winograd
-from cli import UserError
-from optimizer import Adam, Muon
+from core import checkpoints, config, pictures, system, winograd
+from core.cli import UserError
+from core.optimizer import Adam, Muon
 
 LOG_EVERY, SUMMARY_EVERY = 10, 25  # steps, as in the original
 
 
-def run(conf, trainee, variables, paths, used_files, look, after_step=lambda step: None, begin=lambda: None):
+def run(conf, trainee, variables, paths, read_batches, used_files, look, after_step=lambda step: None, begin=lambda: None):
     """Trains `variables` as the conf says, or goes on from <model_path>/<naming>/; writes its .ckpt-done and recipe.
 
     Args:
       trainee: what is trained; its `kept` are further variables, which its steps change and which are saved too.
       paths: the photos' files.
+      read_batches: as reader.training_batches, called with the paths, the conf, the first step and the one behind the last,
+        and a set for the paths that cannot be read.
       used_files: {conf key: path} of the files whose hashes the recipe shall hold.
       look: called with a batch now and then; returns {tag: [1,H,W,3] image} for TensorBoard.
       after_step: called with the step after each.
@@ -48,14 +47,14 @@ def run(conf, trainee, variables, paths, used_files, look, after_step=lambda ste
     folder = os.path.join(conf.model_path, conf.naming)
     optimizer = (Muon if conf.muon else Adam)(variables, conf.learning_rate, conf.clip_norm)
     saved, unreadable = [*variables, *trainee.kept], set()
-    with files.sole_user(folder):
+    with system.sole_user(folder):
         notes = resume_or_begin(conf, saved, optimizer, len(paths), begin)
         done_file = os.path.join(folder, f"{checkpoints.NAME}-done")
         if int(optimizer.iterations) >= steps and os.path.exists(done_file):
             print(f"Already trained: {done_file}. Raise steps to go on, or remove {folder} to begin anew.")
             return 0
         checkpoints.write_recipe(os.path.join(folder, f"{checkpoints.NAME}-0"), conf, notes)
-        batches = reader.training_batches(paths, conf, int(optimizer.iterations), steps, unreadable)
+        batches = read_batches(paths, conf, int(optimizer.iterations), steps, unreadable)
         try:
             with stop_signals() as received:
                 losses = fit(conf, trainee, optimizer, variables, batches, steps, received, look, after_step)
@@ -190,7 +189,7 @@ def write_summaries(writer, step, losses, images):
     for tag, loss in losses.items():
         summary.value.add(tag=tag, simple_value=loss)
     for tag, image in images.items():
-        pixels = np.asarray(reader.to_pil(image[0]))
+        pixels = np.asarray(pictures.to_pil(image[0]))
         encoded = tf.io.encode_png(pixels).numpy()
         height, width = pixels.shape[:2]
         summary.value.add(tag=tag).image.CopyFrom(
@@ -227,8 +226,8 @@ def changes_so_far(conf, run, run_file, step):
     path = checkpoints.recipe_path(run_file)
     if not os.path.exists(path):
         return {}
-    before = config.read_recipe(path)
-    then = config.conf_dict(config.load_conf(path, type(conf))) | {"images": before["images"]}
+    conf_before, before = config.load_recipe(path, type(conf))
+    then = config.conf_dict(conf_before) | {"images": before["images"]}
     now = config.conf_dict(conf) | {"images": run["images"]}
     new = [f"step {step}: {key} {then[key]} -> {now[key]}" for key in now if then[key] != now[key]]
     for change in new:
@@ -243,6 +242,6 @@ def trained_section(steps, used_files, losses):
         "version": checkpoints.VERSION,
         "tensorflow": tf.__version__,
         "steps": steps,
-        "sha256": {key: files.hex_digest(path) for key, path in used_files.items() if os.path.isfile(path)},
+        "sha256": {key: system.hex_digest(path) for key, path in used_files.items() if os.path.isfile(path)},
         "mean_losses_of_the_last_100_steps": {tag: float(f"{loss:.6g}") for tag, loss in losses.items()},
     }

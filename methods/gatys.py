@@ -8,15 +8,60 @@ import tensorflow as tf
 from scipy.optimize import fmin_l_bfgs_b
 
 import losses
-import styles
-import vgg
 import vgg_preprocessing
-from cli import UserError
-from optimizer import Adam
+from core import config, pictures, styles, vgg
+from core.cli import UserError
+from core.optimizer import Adam
+from methods import base
 
 # What optimising takes at its peak: python benchmark.py memory; a target's bytes as tests/test_benchmark.py says
 BYTES, BYTES_PER_PIXEL, BYTES_PER_FLOAT, BYTES_PER_TARGET, BYTES_PER_WEIGHT = 800e6, 700, 7.0, 9.0, 90
+STARTS = ("auto", "content", "noise", "style", "mix")  # what `init` may be beside a picture's path
 STEP = 2**0.5  # each scale's size in units of the one before
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GatysConf(config.LossNetworkConf):
+    """What optimize.py may be told. Defaults are those of conf/gatys.yml, but for how its network sees pictures."""
+
+    # See losses.content_error
+    content_form: str = config.option("relative", choices=("mean", "sum", "half_sum", "quarter_mean", "relative"))
+    # See losses.style_error
+    style_form: str = config.option("relative", choices=("size", "half_sum", "quarter_mean", "image", "relative"))
+    style_layer_weights: tuple[float, ...] = ()  # of style_layers, made to sum to 1; (): the same for all
+    tv_form: str = config.option("mean", choices=("mean", "power"))  # see losses.total_variation_loss
+    content_weight: float = 1.0
+    style_weight: float = 40.0
+    tv_weight: float = 0.005
+    # The style image's long side in units of the result's: larger gives larger strokes
+    style_scale: float = config.option(1.0, above=0)
+    style_stretched: bool = False  # resize the style image to exactly the content's size instead
+    image_size: int = config.option(512, **config.SIDE)  # the result's long side
+    # Of about the first of several scales, each sqrt(2) larger than the one before; 0: one scale
+    start_size: int = config.option(128, zero=True, **config.SIDE)
+    init: str = "auto"  # content, noise, style, mix (0.6 noise + 0.4 content), or a picture's path;
+    # auto: content, but noise where the content or the style has no weight
+    noise: float = 127.5  # amplitude of the noise of `noise` and `mix`, around the mean colour
+    optimizer: str = config.option("adam", choices=("adam", "lbfgs"))  # adam or lbfgs
+    learning_rate: float = config.option(5.0, above=0)  # Adam's, in pixel values
+    iterations: int = config.option(150, above=0)  # Adam's steps or L-BFGS' evaluations, at each scale
+    rounds: int = config.option(1, above=0)  # so often L-BFGS starts anew; its losses are told after each
+    # Decay of the mean over iterates that is the result; 0: the last iterate is
+    averaging: float = config.option(0.95, below=1)
+    clip: bool = True  # Adam keeps pixels in 0..255 throughout; else only the result is
+    seed: int = 0  # of the noise, and of the views that are drawn
+
+    def __post_init__(self):
+        """Raises UserError when a layer is named twice, or style_layers and their weights do not match."""
+        super().__post_init__()
+        for key in ("content_layers", "style_layers"):
+            if twice := [layer for layer in getattr(self, key) if getattr(self, key).count(layer) > 1]:
+                raise UserError(f"{key}: {twice[0]} is there twice; keep one")
+        if self.style_layer_weights and len(self.style_layer_weights) != len(self.style_layers):
+            counts = f"{len(self.style_layer_weights)} for {len(self.style_layers)} style_layers"
+            raise UserError(f"style_layer_weights: {counts}; give one for each layer")
+        if self.style_layer_weights and not sum(self.style_layer_weights):
+            raise UserError("style_layer_weights: numbers, not all of them 0, are needed")
 
 
 def stylize(conf, network, content, styles, start=None, callback=lambda *_: None):
@@ -39,7 +84,7 @@ def stylize(conf, network, content, styles, start=None, callback=lambda *_: None
         objective = Objective(conf, network, small, [resized_style(conf, style, small) for style in styles])
         if image is None:
             image = first_image(conf, small, styles, start)
-        image = vgg_preprocessing.resized(image, small.shape[:2])
+        image = pictures.resized(image, small.shape[:2])
         if conf.optimizer == "lbfgs":
             for _ in range(conf.rounds):
                 image = lbfgs(objective, image, conf.iterations, callback)
@@ -63,7 +108,7 @@ def iterations(conf):
 
 def fitted(image, long_side):
     """[H,W,3] -> [h,w,3] float32 with max(h, w) == long_side."""
-    return vgg_preprocessing.resized(image, fitted_size(image, long_side))
+    return pictures.resized(image, fitted_size(image, long_side))
 
 
 def fitted_size(image, long_side):
@@ -93,7 +138,7 @@ def check_sizes(conf, content, named_styles):
 def resized_style(conf, style, content):
     """A Style at the scale of the content, [h,w,3]; its mask is stretched to it."""
     if conf.style_stretched:
-        image = vgg_preprocessing.resized(style.image, content.shape[:2])
+        image = pictures.resized(style.image, content.shape[:2])
     else:
         image = fitted(style.image, round(conf.style_scale * max(content.shape[:2])))
     mask = None if style.mask is None else styles.resized_mask(style.mask, *content.shape[:2])
@@ -264,8 +309,8 @@ def adam(objective, image, conf, before=None, callback=lambda *_: None):
 
     @tf.function(autograph=False)
     def step():
-        parts, gradient = objective.losses_and_gradient(variable, losses.drawn_view(conf, optimizer.iterations))
-        optimizer.apply_gradients([(gradient, variable)])
+        view = losses.drawn_view(conf, optimizer.iterations)
+        parts = base.minimize(lambda: objective.losses(variable, view), [variable], optimizer)
         if conf.clip:
             variable.assign(tf.clip_by_value(variable, 0.0, 255.0))
         return parts

@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-import checkpoints
-import training
-from optimizer import Adam, Muon, orthogonalised
+from core import checkpoints, training
+from core.optimizer import Adam, Muon, orthogonalised
 
 
 def random(*shape, seed=0):

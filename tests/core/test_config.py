@@ -8,8 +8,10 @@ import pytest
 import yaml
 from conftest import ROOT
 
-import config
-from cli import UserError
+import methods
+from core import config
+from core.cli import UserError
+from methods import base, decoders, gatys, johnson
 
 ORIGINAL = """
 ## Basic configuration
@@ -40,7 +42,7 @@ WEIGHTS = {"candy": 50, "mosaic": 100, "cubist": 180, "udnie": 200, "feathers": 
 def load(text, tmp_path):
     path = tmp_path / "x.yml"
     path.write_text(text)
-    return config.load_conf(str(path))
+    return methods.load_conf(str(path))
 
 
 @pytest.mark.parametrize(
@@ -48,12 +50,12 @@ def load(text, tmp_path):
 )
 def test_every_conf_and_recipe_loads(path):
     if "gatys" in path:
-        assert config.load_conf(path, config.PixelsConf).style_layers
+        assert config.load_conf(path, gatys.GatysConf).style_layers
     elif os.path.basename(path) == "vgg_16_lite.yml":
         assert config.load_conf(path, config.DistillConf).widths[0] > 0
-    elif isinstance(conf := config.load_conf(path), config.EncoderConf):
+    elif isinstance(conf := methods.load_conf(path), decoders.EncoderConf):
         assert conf.loss_model_file == "pretrained/vgg_16_lite.npz"
-    elif isinstance(conf, config.ManyStylesConf):
+    elif isinstance(conf, base.ManyStylesConf):
         assert all(image.startswith("images/") for image in conf.style_images)
     else:
         assert conf.style_image.startswith("images/")
@@ -72,6 +74,18 @@ def test_the_method_decides_which_keys_there_are(tmp_path):
         load("method: wct\nnaming: b\nstyle_data: [a]", tmp_path)
     with pytest.raises(UserError, match="style_data: missing"):
         load("method: adain\nnaming: b", tmp_path)
+
+
+@pytest.mark.parametrize("key", config.REMOVED_KEYS)
+def test_a_key_that_is_gone_is_named_with_what_replaces_it_but_old_recipes_load(key, tmp_path):
+    with pytest.raises(UserError, match=f"{key}: is gone .*line 3.*: {config.REMOVED_KEYS[key]}"):
+        load(f"method: wct\nnaming: b\n{key}: 2", tmp_path)
+    assert load(f"method: wct\nnaming: b\n{key}: 2\ntrained: {{steps: 3}}", tmp_path).naming == "b"
+
+
+def test_a_subclass_keeps_the_limits_of_a_key_with_another_default(tmp_path):
+    with pytest.raises(UserError, match="learning_rate: got 0, a number above 0 is needed"):
+        load("method: wct\nnaming: b\nlearning_rate: 0", tmp_path)
 
 
 def test_a_runs_own_record_is_a_conf(tmp_path):
@@ -99,9 +113,9 @@ def test_with_only_its_name_it_is_the_originals_file(tmp_path):
 
 @pytest.mark.parametrize(("name", "weight"), WEIGHTS.items())
 def test_our_copies_of_the_originals_confs_keep_its_numbers(name, weight):
-    conf = config.load_conf(os.path.join(ROOT, "conf", f"{name}.yml"))
+    conf = methods.load_conf(os.path.join(ROOT, "conf", f"{name}.yml"))
     assert (conf.style_weight, conf.content_weight, conf.tv_weight) == (weight, 1, 0)
-    defaults = config.Conf(style_image=conf.style_image, naming=name, style_weight=weight, loss_model="vgg_16")
+    defaults = johnson.JohnsonConf(style_image=conf.style_image, naming=name, style_weight=weight, loss_model="vgg_16")
     assert dataclasses.replace(conf, loss_model_file=defaults.loss_model_file) == defaults
 
 
@@ -173,4 +187,4 @@ def test_a_file_that_is_no_conf(text, words, tmp_path):
 
 def test_a_missing_conf(tmp_path):
     with pytest.raises(UserError, match="cannot be read"):
-        config.load_conf(str(tmp_path / "none.yml"))
+        methods.load_conf(str(tmp_path / "none.yml"))

@@ -4,17 +4,28 @@ Those decoders (Huang and Belongie 2017, Li et al. 2017) have the network's widt
 relu{k}_1; `depth` is k.
 """
 
+import dataclasses
 import re
 
 import tensorflow as tf
 
 import losses
 import model
-import vgg
 import vgg_preprocessing
-from cli import UserError
+from core import config, vgg
+from core.cli import UserError
 
 UNIT = 64.0  # a decoder's output is in it: about the standard deviation of a photo's pixels
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EncoderConf(config.MethodConf, config.NetworkConf):
+    """What methods share that decode a loss network's features. Their models need its file again."""
+
+    batch_size: int = 8
+    learning_rate: float = 1e-4
+    random_crops: bool = True
+    preview_style: str = config.option("", may_be_empty=True)  # the style of the previews; "": the project's starry night
 
 
 def end_layers(scope, depths):

@@ -9,8 +9,8 @@ import scipy.io
 import tensorflow as tf
 from conftest import ROOT, VGG_16_CONVS, vgg_weights
 
-import vgg
-from cli import UserError
+from core import vgg
+from core.cli import UserError
 from vgg_preprocessing import MEANS
 
 

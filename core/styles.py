@@ -1,16 +1,12 @@
-"""Style pictures: those that a result shall look like, and those that training draws."""
+"""The styles that a result shall look like: pictures or names, with weights and masks."""
 
 import dataclasses
 import os
-import sys
 
 import numpy as np
-import tensorflow as tf
 
-import colors
-import reader
-import vgg_preprocessing
-from cli import UsageError, UserError
+from core import pictures
+from core.cli import UsageError, UserError
 
 
 @dataclasses.dataclass(frozen=True, eq=False)  # compared by identity: what is computed from one can be kept for it
@@ -29,20 +25,20 @@ def read(paths, weights=(), masks=(), long_side=None):
 
     Raises:
       UsageError: weights or masks are given, but not one for each style.
-      UserError: as reader.read_image does.
+      UserError: as pictures.read_image does.
     """
     for flag, given in (("mask", masks), ("style_weights", weights)):
         if given and len(given) != len(paths):
             raise UsageError(f"--{flag}: {len(given)} given for {len(paths)} style images")
-    images = [reader.read_image(path, long_side).rgb for path in paths]
+    images = [pictures.read_image(path, long_side).rgb for path in paths]
     weights = np.divide(weights or [1.0] * len(paths), sum(weights) or len(paths) or 1)
     masks = [read_mask(path) for path in masks] or [None] * len(paths)
     return [Style(*each) for each in zip(images, weights, masks, strict=True)]
 
 
 def read_mask(path):
-    """A mask [H,W] 0..1 from a picture's brightness. Raises UserError as reader.read_image does, and when all is black."""
-    mask = reader.read_image(path).rgb.mean(2, dtype=np.float32) / 255
+    """A mask [H,W] 0..1 from a picture's brightness. Raises UserError as read_image does, and when all is black."""
+    mask = pictures.read_image(path).rgb.mean(2, dtype=np.float32) / 255
     if not mask.any():
         raise UserError(f"{path}: black everywhere, so that its style would apply nowhere; white is where it applies")
     return mask
@@ -89,7 +85,7 @@ def named(texts, known, size=None):
     return [dataclasses.replace(style, weight=style.weight / total) for style in found]
 
 
-def recoloured(styles, content, match=colors.match_covariance):
+def recoloured(styles, content, match=pictures.match_covariance):
     """The styles in the colours of a content image [H,W,3] RGB 0..255, as one of colors' match_ functions matches them."""
     return [dataclasses.replace(style, image=match(style.image, content)) for style in styles]
 
@@ -110,43 +106,4 @@ def resized_mask(mask, height, width):
     """A mask [H,W] 0..1 of another size, float32; None applies everywhere."""
     if mask is None:
         return np.ones([height, width], np.float32)
-    return np.clip(vgg_preprocessing.resized(mask[..., None], (height, width))[..., 0], 0, 1)
-
-
-def training_paths(folders):
-    """The pictures of all folders, those of small folders repeated, so that each gives the same share of the draws.
-
-    Raises UserError as reader.list_images does.
-    """
-    found = [reader.list_images(folder, "point style_data at folders of paintings") for folder in folders]
-    most = max(map(len, found))
-    return [paths[i % len(paths)] for paths in found for i in range(most)]
-
-
-def training_batches(paths, conf, first_step):
-    """Endless batches [N,S,S,3] of style images, RGB 0..255, as conf.style_crop_scale and seed say, from a step on.
-
-    Scaled, cropped, mirrored, and in other light and colours; what a step gets depends on the seed and the step alone.
-
-    Raises:
-      UserError: none of the pictures can be read; one that cannot is named on stderr and replaced.
-    """
-    # Another seed than the photos': the n-th style shall not be cut as the n-th photo is.
-    drawn = dataclasses.replace(conf, seed=conf.seed + 1, random_crops=True, crop_scale=conf.style_crop_scale)
-    unreadable, told = set(), set()
-    try:
-        for images in reader.training_batches(paths, drawn, first_step, 2**40, unreadable):
-            for path in unreadable - told:
-                print(f"Skipped {path}: not readable", file=sys.stderr)
-            told |= unreadable
-            yield images
-    except tf.errors.OpError:
-        if len(unreadable) < len(set(paths)):
-            raise
-        raise UserError(f"style_data: none of the {len(unreadable)} pictures can be read") from None
-
-
-def recast(images, conf, step):
-    """Style images [N,S,S,3], RGB 0..255, in other colours and light: a few paintings stand for many."""
-    turned = vgg_preprocessing.hue_turned(images, conf.style_hue, conf.seed, step)
-    return vgg_preprocessing.relit(turned, conf.seed, step)
+    return np.clip(pictures.resized(mask[..., None], (height, width))[..., 0], 0, 1)

@@ -9,11 +9,10 @@ import re
 import numpy as np
 import tensorflow as tf
 
-import files
-import winograd
-from cli import UserError
-from vgg_preprocessing import mean_image_subtraction
+from core import system, winograd
+from core.cli import UserError
 
+MEANS = (123.68, 116.78, 103.94)  # of ImageNet, in R, G, B
 CONVS = {"vgg_16": (2, 2, 3, 3, 3), "vgg_19": (2, 2, 4, 4, 4)}  # convolutions in each of the five blocks
 
 
@@ -53,7 +52,7 @@ class Vgg(tf.Module):
     def __call__(self, images, layers=None):
         """[N,H,W,3] RGB 0..255 -> {layer: [N,h,w,C] features} for the network's layers, or for some of them alone."""
         layers = self.layers if layers is None else layers
-        x = self._conv(images / 255.0, "conv0") if "conv0" in self._convs else mean_image_subtraction(images)
+        x = self._conv(images / 255.0, "conv0") if "conv0" in self._convs else images - tf.constant(MEANS, images.dtype)
         features = {}
         for conv in self._convs:
             if conv == "conv0":
@@ -136,7 +135,7 @@ def read_weights(scope, path, exclude_scopes=""):
     topology(scope)
     if path == "imagenet":
         return _checked(_read_imagenet(scope), scope, path)
-    path, kind = files.located(path), os.path.splitext(path)[1]
+    path, kind = system.located(path), os.path.splitext(path)[1]
     reader = {".h5": _read_h5, ".mat": _read_mat, ".npz": _read_npz}.get(kind)
     if not os.path.exists(path) and (reader or not os.path.exists(path + ".index")):
         remedy = (

@@ -7,13 +7,12 @@ import pytest
 import tensorflow as tf
 from conftest import ROOT, photo
 
-import checkpoints
-import config
-import files
+import methods
 import model
-from cli import UserError
-from methods import METHODS, load_model
-from optimizer import Adam, scope
+from core import checkpoints, config, system
+from core.cli import UserError
+from core.optimizer import Adam, scope
+from methods import METHODS, johnson, load_model
 
 tf1 = tf.compat.v1
 IMAGE = photo(45, 38)
@@ -94,7 +93,7 @@ def test_the_originals_checkpoints_open_with_the_originals_pixels(save, train, t
     original, values = tf1_run(path, save, train)
     assert os.path.isfile(path) == (save == 1)
     assert len(values) == 17 + 34 * train  # 16 kernels and global_step; with Adam two slots each and two powers
-    method = METHODS["johnson"](checkpoints.load_recipe(path))
+    method = METHODS["johnson"](methods.load_recipe(path)[0])
     checkpoints.restore(path, method.variables)
     ours = method.stylize(IMAGE[None].astype(np.float32))[0].numpy()
     assert ours.shape == IMAGE.shape
@@ -104,7 +103,9 @@ def test_the_originals_checkpoints_open_with_the_originals_pixels(save, train, t
 @pytest.mark.parametrize("affine", [False, True])
 def test_our_model_opens_in_the_originals_graph(affine, tmp_path):
     """With the same pixels; an output_affine, which that graph does not know, is left over."""
-    method = METHODS["johnson"](config.Conf(style_image="x", naming="x", initializer="identity", output_affine=affine))
+    method = METHODS["johnson"](
+        johnson.JohnsonConf(style_image="x", naming="x", initializer="identity", output_affine=affine)
+    )
     step = tf.Variable(7, dtype=tf.int64, name="global_step")
     path = str(tmp_path / "x.ckpt-done")
     checkpoints.save(path, [*method.variables, step])
@@ -130,11 +131,11 @@ def test_the_denoised_starry_that_ships_is_the_originals_net_to_the_letter():
 @pytest.mark.parametrize("affine", [False, True])
 @pytest.mark.parametrize("width", [16, 32])
 def test_a_model_that_lost_its_recipe_opens(width, affine, tmp_path):
-    conf = config.Conf(style_image="x", naming="x", width=width, output_affine=affine)
+    conf = johnson.JohnsonConf(style_image="x", naming="x", width=width, output_affine=affine)
     method = METHODS["johnson"](conf)
     path = str(tmp_path / "x.ckpt-done")
     checkpoints.save(path, method.variables)
-    found = checkpoints.load_recipe(path)
+    found = methods.load_recipe(path)[0]
     assert (found.width, found.output_affine) == (width, affine)
     np.testing.assert_array_equal(load_model(path).stylize(IMAGE[None]), method.stylize(IMAGE[None]))
 
@@ -278,20 +279,20 @@ def test_a_failed_write_leaves_what_was_there(tmp_path):
         raise OSError(28, "No space left on device")
 
     with pytest.raises(UserError, match="No space left"):
-        files.write_whole(str(path), fail)
+        system.write_whole(str(path), fail)
     assert path.read_text() == "before"
     assert os.listdir(tmp_path) == ["x.txt"]
 
 
 def test_a_recipe_is_a_conf(tmp_path):
-    conf = config.Conf(style_image="a.jpg", naming="a", style_layers=("vgg_16/conv1/conv1_1",), learning_rate=2e-4)
+    conf = johnson.JohnsonConf(style_image="a.jpg", naming="a", style_layers=("vgg_16/conv1/conv1_1",), learning_rate=2e-4)
     model_file = str(tmp_path / "a.ckpt-done")
     checkpoints.write_recipe(model_file, conf, {"steps": 5})
-    assert checkpoints.load_recipe(model_file) == conf
+    assert methods.load_recipe(model_file)[0] == conf
     assert config.read_recipe(checkpoints.recipe_path(model_file)) == {"steps": 5}
     path = str(tmp_path / "b.ckpt-done")
     for affine in ({}, model.output_affine(tf.random.uniform([1, 4, 4, 3]))):
         checkpoints.save(path, [*(model.initial_kernels("normal", 0) | affine).values()])
-        conf = checkpoints.load_recipe(path)
+        conf = methods.load_recipe(path)[0]
         assert (conf.method, conf.output_affine) == ("johnson", bool(affine))
     assert checkpoints.recipe_path("m/a.ckpt-1000") == "m/a.run.yml"

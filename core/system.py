@@ -1,4 +1,4 @@
-"""Files written whole or not at all, folders held by one process, and files' hashes."""
+"""Files written whole or not at all, folders held by one process, files' hashes, and whether a picture fits into memory."""
 
 import contextlib
 import errno
@@ -11,7 +11,10 @@ try:
 except ImportError:  # Windows
     fcntl = None
 
-from cli import UserError
+from core.cli import UserError
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # the project's folder
+CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
 def write_whole(path, write):
@@ -86,7 +89,7 @@ def sole_user(folder):
 
 def located(path):
     """`path`, or when nothing is there, the same in the project's own folder where something is: scripts run anywhere."""
-    ours = os.path.join(os.path.dirname(os.path.abspath(__file__)), path)
+    ours = os.path.join(ROOT, path)
     return ours if not os.path.exists(path) and os.path.exists(ours) else path
 
 
@@ -97,6 +100,36 @@ def hex_digest(path, algorithm="sha256"):
         while block := file.read(1 << 20):
             state.update(block)
     return state.hexdigest()
+
+
+def check_memory(height, width, base, per_pixel, remedy=None):
+    """Raises UserError when a picture needs more memory than there is.
+
+    Args:
+      height, width: the picture's, in pixels.
+      base, per_pixel: what the process takes at its peak: base + height * width * per_pixel bytes.
+      remedy: what to do about it, instead of the --image_size that fits.
+    """
+    there, needed = physical_memory(), base + height * width * per_pixel
+    if there is None or needed <= there:
+        return
+    room = max(0.0, 0.8 * (there - base))
+    remedy = remedy or f"use --image_size {int(max(height, width) * (room / (needed - base)) ** 0.5)}"
+    raise UserError(
+        f"{width}x{height} pixels need about {needed / 1e9:.0f} GB of memory, {there / 1e9:.0f} GB are there; {remedy}"
+    )
+
+
+def physical_memory():
+    """The memory that there is in bytes, the machine's or a container's share; None where neither can be told."""
+    limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")] if hasattr(os, "sysconf") else []
+    for path in CGROUP_LIMITS:
+        try:
+            with open(path, encoding="ascii") as file:
+                limits.append(int(file.read()))
+        except (OSError, ValueError):  # not Linux, or "max"
+            continue
+    return min(limits, default=None)
 
 
 def _locked(handle):

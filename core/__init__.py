@@ -1,0 +1,1 @@
+"""What every script and method stands on; nothing here knows of them."""
