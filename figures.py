@@ -26,7 +26,7 @@ from tqdm import tqdm
 import losses
 import reader
 from core import checkpoints, cli, config, pictures, styles, system, vgg
-from methods import decoders, gatys, johnson, load_model, load_recipe, wct
+from methods import decoders, gatys, johnson, layers, load_model, load_recipe, wct
 from model import instance_norm
 from reports import gallery
 
@@ -365,7 +365,7 @@ def teachers_wct(folder):
         height, width = content.shape[1:3]
         for depth, (layer, encoder, decoder) in levels.items():
             images = (content, tf.cast(style.image, tf.float32)[None])
-            own, wanted = (encoder(decoders.padded(image, depth))[layer][0] for image in images)
+            own, wanted = (encoder(layers.padded(image, depth))[layer][0] for image in images)
             mean, covariance = wct.statistics(wanted)
             moved = wct.whitened_and_coloured(own, 1.0, mean, wct.power(covariance, 0.5))
             content = 255 * tf.nn.relu(decoders.decoded_maps(moved[None], decoder))[:, :height, :width]

@@ -8,13 +8,12 @@ import numpy as np
 import tensorflow as tf
 
 import losses
-import model
 import reader
 from core import checkpoints, config, styles
 from core.cli import UserError
-from methods import base, decoders
+from methods import base, layers
 
-DEPTH = 3  # of the encoder as decoders.padded counts: both sides are halved twice
+DEPTH = 3  # of the encoder as layers.padded counts: both sides are halved twice
 LIMIT = 3.0  # of a place's length in the features, in root mean squares
 REFRESHING = 8  # rounds of all styles and sizes of which one computes the kept Gram matrices anew, of whole images
 NO_NORMS = types.MappingProxyType({})
@@ -40,7 +39,7 @@ class MsgNetConf(base.ManyStylesConf):
 class MsgNet(base.Method):
     """One encoder for contents and styles, a layer that matches their Gram matrices (CoMatch), and a decoder.
 
-    Departures from the paper and its code: pixels are in units of decoders.UNIT around the means; norms have no scale
+    Departures from the paper and its code: pixels are in units of layers.UNIT around the means; norms have no scale
     and offset; there is none at the first convolution, where it hides from the Gram matrix which colours a style has, and
     the one before the last convolution is a joint_norm; ReLUs behind norms end at 6 and blocks with limited(), since places
     of high contrast, up to 14 deviations from the mean, were made larger by every block and looked alike in all styles;
@@ -53,7 +52,7 @@ class MsgNet(base.Method):
     every channel of the decoder's norms, as in Dumoulin et al. 2017 (arXiv 1610.07629): steps that take crops leave them
     out, as style images do later. Both change nothing at first.
 
-    Raises UserError as losses.PerceptualLoss and, when training, decoders.check_size and reader.read_painting do.
+    Raises UserError as losses.PerceptualLoss and, when training, layers.check_size and reader.read_painting do.
     """
 
     conf_class = MsgNetConf
@@ -69,13 +68,13 @@ class MsgNet(base.Method):
         noise = tf.random.stateless_uniform([channels, channels], [conf.seed, -1], 0, 0.02)
         self.match = tf.Variable(tf.eye(channels) + noise, name="msgnet/comatch/weights")
         self.path = tf.Variable(tf.zeros([channels] * 2), name="msgnet/comatch/path") if conf.content_path else 0.0
-        none = tf.zeros([len(self.style_names), 2, sum(norm_channels(conf).values())])  # scales less 1, and offsets
-        self.norms = tf.Variable(none, name="msgnet/norms") if conf.style_norms else none
+        none = tf.zeros([len(self.style_names), 2, sum(norm_channels(conf).values())])
+        self.norm_changes = tf.Variable(none, name="msgnet/norms") if conf.style_norms else none  # from identity_norms
         kept = tf.zeros([len(self.style_names), len(self.sizes), channels, channels])
         self.grams = tf.Variable(kept, trainable=False, name="msgnet/grams")
         self._of_image = functools.lru_cache(maxsize=16)(lambda style: self._gram(np.float32(style.image)[None]))
         if training:
-            decoders.check_size(conf, DEPTH)
+            layers.check_size(conf, DEPTH)
             if conf.style_norms and not conf.whole_grams:
                 raise UserError("style_norms: steps that take crops leave them out; they need whole_grams: true")
             if 0 < conf.steps < len(conf.style_images) * len(conf.style_sizes):
@@ -127,10 +126,10 @@ class MsgNet(base.Method):
 
         def compute_losses():
             if gram is None:
-                matched, norms = self._gram_of(style)[0], tf.zeros_like(self.norms[0])
+                matched, norms = self._gram_of(style)[0], self._no_norms()
             else:  # by a product, since the gradient of an indexed row has another form than the optimizer's
                 one_hot = tf.one_hot(index // len(self.sizes), len(self.style_names))
-                matched, norms = gram, tf.tensordot(one_hot, self.norms, 1)
+                matched, norms = gram, self._no_norms() + tf.tensordot(one_hot, self.norm_changes, 1)
             generated = self._decoded(comatch(self._encoded(content), self.match, matched, self.path), norms)
             return self.perceptual_loss(generated, content_targets, style_targets, self.conf.style_weight, view)
 
@@ -151,8 +150,13 @@ class MsgNet(base.Method):
         return self._stylize(content, grams, norms, shares, strength)
 
     def _norms_of(self, style):
-        """A style's scales less 1 and offsets [2,C]: 0 but for a named one."""
-        return tf.zeros_like(self.norms[0]) if style.image is not None else self.norms[self.style_names.index(style.name)]
+        """A style's scales and offsets [2,C]: those of a named one."""
+        if style.image is not None:
+            return self._no_norms()
+        return self._no_norms() + self.norm_changes[self.style_names.index(style.name)]
+
+    def _no_norms(self):
+        return layers.identity_norms(norm_channels(self.conf))
 
     def _of_name(self, style):
         """A named style's Gram matrix [1,C,C], between those of the two nearest sizes."""
@@ -167,7 +171,7 @@ class MsgNet(base.Method):
 
     def _gram_of(self, image):
         """The Gram matrix [1,C,C], of norm 1, of an image [1,h,w,3] of any size."""
-        gram = losses.gram(self._encoded(decoders.padded(image, DEPTH)))
+        gram = losses.gram(self._encoded(layers.padded(image, DEPTH)))
         return gram / (tf.norm(gram) + 1e-12)
 
     @tf.function(
@@ -184,7 +188,7 @@ class MsgNet(base.Method):
         size = tf.shape(content)[1:3]
 
         def stylized(image):
-            features = self._encoded(decoders.padded(image[None], DEPTH))
+            features = self._encoded(layers.padded(image[None], DEPTH))
 
             def added(sum_, each):  # decoded one by one: norms over all would mix the styles' colours
                 share, gram, norms = each
@@ -199,21 +203,21 @@ class MsgNet(base.Method):
 
     def _encoded(self, images):
         """[N,H,W,3] RGB 0..255 -> [N,H/4,W/4,4*width]."""
-        x = decoders.in_units(images)
-        x = tf.nn.relu(decoders.conv(x, self.layers["conv1"]))
+        x = layers.in_units(images)
+        x = tf.nn.relu(layers.conv(x, self.layers["conv1"]))
         x = bottleneck(x, self.layers, "down1", 2)
         return bottleneck(x, self.layers, "down2", 2)
 
     def _decoded(self, x, norms):
-        """[N,h,w,4*width], and a style's scales less 1 and offsets [2,C] -> [N,4*h,4*w,3] RGB in about 0..255."""
-        norms = by_scope(norms, self.conf)
+        """[N,h,w,4*width], and a style's scales and offsets [2,C] -> [N,4*h,4*w,3] RGB in about 0..255."""
+        norms = layers.split_norms(norms, norm_channels(self.conf))
         for i in range(self.conf.blocks):
             x = bottleneck(x, self.layers, f"res{i + 1}", norms=norms)
         x = up_bottleneck(x, self.layers, "up1", norms)
         x = up_bottleneck(x, self.layers, "up2", norms)
         scale, offset = norms["conv2"]
         x = tf.nn.relu6(joint_norm(x) * scale + offset)
-        return decoders.in_pixels(decoders.image_conv(x, self.layers["conv2"]))
+        return layers.in_pixels(layers.image_conv(x, self.layers["conv2"]))
 
 
 def comatch(x, match, gram, path=0.0):
@@ -238,27 +242,27 @@ def joint_norm(x):
     return x * tf.math.rsqrt(variance + 1e-6)[:, None, None, None]
 
 
-def bottleneck(x, layers, scope, strides=1, norms=NO_NORMS):
+def bottleneck(x, weights, scope, strides=1, norms=NO_NORMS):
     """limited() x + 1x1, 3x3 and 1x1 convolutions, each after norm and ReLU (to 6); x through a 1x1 where sizes change."""
-    y = decoders.conv(normed(x, norms.get(f"{scope}/1", ())), layers[f"{scope}/1"])
-    y = decoders.conv(normed(y, norms.get(f"{scope}/2", ())), layers[f"{scope}/2"], strides)
-    y = decoders.conv(normed(y, norms.get(f"{scope}/3", ())), layers[f"{scope}/3"])
-    shortcut = layers.get(f"{scope}/shortcut")
-    return limited(y + (decoders.conv(x, shortcut, strides) if shortcut else x))
+    y = layers.conv(normalize(x, norms, f"{scope}/1"), weights[f"{scope}/1"])
+    y = layers.conv(normalize(y, norms, f"{scope}/2"), weights[f"{scope}/2"], strides)
+    y = layers.conv(normalize(y, norms, f"{scope}/3"), weights[f"{scope}/3"])
+    shortcut = weights.get(f"{scope}/shortcut")
+    return limited(y + (layers.conv(x, shortcut, strides) if shortcut else x))
 
 
-def up_bottleneck(x, layers, scope, norms=NO_NORMS):
+def up_bottleneck(x, weights, scope, norms=NO_NORMS):
     """bottleneck with twice the size: nearest upsampling before the 3x3, and behind the shortcut's 1x1 for less work."""
-    y = decoders.conv(normed(x, norms.get(f"{scope}/1", ())), layers[f"{scope}/1"])
-    y = decoders.upsample_conv(normed(y, norms.get(f"{scope}/2", ())), layers[f"{scope}/2"])
-    y = decoders.conv(normed(y, norms.get(f"{scope}/3", ())), layers[f"{scope}/3"])
-    shortcut = decoders.conv(x, layers[f"{scope}/shortcut"])
+    y = layers.conv(normalize(x, norms, f"{scope}/1"), weights[f"{scope}/1"])
+    y = layers.upsample_conv(normalize(y, norms, f"{scope}/2"), weights[f"{scope}/2"])
+    y = layers.conv(normalize(y, norms, f"{scope}/3"), weights[f"{scope}/3"])
+    shortcut = layers.conv(x, weights[f"{scope}/shortcut"])
     return limited(y + tf.repeat(tf.repeat(shortcut, 2, 1), 2, 2))
 
 
-def normed(x, norm):
-    """ReLU, to 6, of x [N,h,w,C] after instance norm by a pair of scale [C] and offset [C], or without: ()."""
-    return tf.nn.relu6(model.instance_norm(x, *norm))
+def normalize(x, norms, scope):
+    """x [N,h,w,C] through the norm of a scope, without scale and offset where a style has none, and a ReLU to 6."""
+    return layers.normalize(x, norms.get(scope, ()), tf.nn.relu6)
 
 
 def limited(x):
@@ -279,13 +283,6 @@ def norm_channels(conf):
     return {scope: channels_in for scope, (_, channels_in, _) in convs if not scope.endswith("shortcut")}
 
 
-def by_scope(norms, conf):
-    """A style's scales less 1 and offsets [2,C] -> {scope: (scale, offset)}."""
-    channels = norm_channels(conf)
-    parts = [tf.split(each, [*channels.values()]) for each in (1 + norms[0], norms[1])]
-    return dict(zip(channels, zip(*parts, strict=True), strict=True))
-
-
 def block_shapes(scope, channels_in, planes, channels_out):
     """The shapes (size, channels in, out) of a bottleneck's convolutions by scope, with a shortcut's where sizes change."""
     shapes = {f"{scope}/1": (1, channels_in, planes), f"{scope}/2": (3, planes, planes)}
@@ -302,10 +299,8 @@ def decoder_shapes(conf):
 
 
 def initial_layers(conf):
-    """New {scope: (kernel, biases)} at He's scale; residual blocks begin as the identity, as in model.py."""
+    """New {scope: (kernel, biases)} at He's scale; residual blocks begin as the identity."""
     shapes = {"conv1": (7, 3, 64)} | block_shapes("down1", 64, 32, 128)
     shapes |= block_shapes("down2", 128, conf.width, 4 * conf.width) | decoder_shapes(conf)
-    layers = decoders.layer_variables("msgnet", shapes, conf.seed)
-    for i in range(conf.blocks):
-        layers[f"res{i + 1}/3"][0].assign(tf.zeros_like(layers[f"res{i + 1}/3"][0]))
-    return layers
+    blocks = [f"res{i + 1}/3" for i in range(conf.blocks)]
+    return layers.layer_variables("msgnet", shapes, conf.seed, at_zero=blocks)

@@ -11,9 +11,9 @@ import model
 import reader
 from core import checkpoints, config, styles
 from core.cli import UserError
-from methods import base, decoders
+from methods import base, layers
 
-DEPTH = 3  # of the encoder as decoders.padded counts: both sides are halved twice
+DEPTH = 3  # of the encoder as layers.padded counts: both sides are halved twice
 NOTHING = 1e-3  # of a pixel, which the styles' masks may leave to nobody without the photo being recovered for it
 NORM_MEMORY = 0.9  # share of the stylising steps' mean gradient norm that each of them keeps
 
@@ -51,7 +51,7 @@ class StyleBank(base.Method):
     With conf.frozen_model the encoder, the decoder and the banks of a finished model stay as they are, and only banks that
     it lacks are trained.
 
-    Raises UserError, when training, as frozen_names, losses.PerceptualLoss, decoders.check_size, reader.read_style do.
+    Raises UserError, when training, as frozen_names, losses.PerceptualLoss, layers.check_size, reader.read_style do.
     """
 
     conf_class = StyleBankConf
@@ -69,7 +69,7 @@ class StyleBank(base.Method):
         if frozen:
             checkpoints.restore(conf.frozen_model, self.kept)
         if training:
-            decoders.check_size(conf, DEPTH)
+            layers.check_size(conf, DEPTH)
             self.perceptual_loss = losses.PerceptualLoss(conf)
             self._trained = [name for name in self.style_names if name not in frozen]
             paths = dict(zip(self.style_names, conf.style_images, strict=True))
@@ -131,7 +131,7 @@ class StyleBank(base.Method):
 
         def compute_losses():
             recovered = recolored(self._decoded(self._encoded(content), no_norms(self.conf)), content)
-            loss = losses.content_error(recovered, content, "mean") / decoders.UNIT**2
+            loss = losses.content_error(recovered, content, "mean") / layers.UNIT**2
             return {"losses/reconstruction_loss": loss}  # no total: it would stand beside those of the stylizing steps
 
         def scale_gradients(gradients):
@@ -182,7 +182,7 @@ class StyleBank(base.Method):
         size, first = tf.shape(content)[1:3], self.banks[self.style_names[0]]
 
         def stylized(photo):
-            padded = decoders.padded(photo[None], DEPTH)
+            padded = layers.padded(photo[None], DEPTH)
             features = self._encoded(padded)
 
             def added(sum_, each):
@@ -200,33 +200,28 @@ class StyleBank(base.Method):
 
     def _encoded(self, images):
         """[N,H,W,3] RGB 0..255 -> [N,H/4,W/4,width]."""
-        x = decoders.in_units(images)
-        x = tf.nn.relu(model.instance_norm(model.conv2d(x, self.kernels["conv1"], 1)))
-        x = tf.nn.relu(model.instance_norm(model.conv2d(x, self.kernels["conv2"], 2)))
-        x = tf.nn.relu(model.instance_norm(model.conv2d(x, self.kernels["conv3"], 2)))
-        return tf.nn.relu(model.instance_norm(model.conv2d(x, self.kernels["conv4"], 1)))
+        x = layers.in_units(images)
+        x = layers.normalize(model.conv2d(x, self.kernels["conv1"], 1))
+        x = layers.normalize(model.conv2d(x, self.kernels["conv2"], 2))
+        x = layers.normalize(model.conv2d(x, self.kernels["conv3"], 2))
+        return layers.normalize(model.conv2d(x, self.kernels["conv4"], 1))
 
     def _banked(self, x, bank, norms):
         """Features [N,h,w,width] through a style's bank, kernels [3,3,width,width], and the first of its norms."""
-        x = normed(model.conv2d(x, bank[0], 1), by_scope(norms, self.conf)["bank"])
+        x = layers.normalize(model.conv2d(x, bank[0], 1), norms_by_scope(norms, self.conf)["bank"])
         for kernel, kernel_1 in zip(bank[1::2], bank[2::2], strict=True):
             x = model.residual(x, kernel, kernel_1)
         return x
 
     def _decoded(self, x, norms):
         """[N,h,w,width], and a bank's norms -> [N,4*h,4*w,3] RGB in about 0..255."""
-        norms = by_scope(norms, self.conf)
-        x = normed(model.conv2d(x, self.kernels["deconv4"], 1), norms["deconv4"])
+        norms = norms_by_scope(norms, self.conf)
+        x = layers.normalize(model.conv2d(x, self.kernels["deconv4"], 1), norms["deconv4"])
         for i in range(self.conf.blocks):
             x = model.residual(x, self.kernels[f"res{i}/a"], self.kernels[f"res{i}/b"])
-        x = normed(model.upsample_conv2d(x, self.kernels["deconv3"]), norms["deconv3"])
-        x = normed(model.upsample_conv2d(x, self.kernels["deconv2"]), norms["deconv2"])
-        return decoders.in_pixels(model.conv2d_to_image(x, self.kernels["deconv1"]))
-
-
-def normed(x, norm):
-    """ReLU of x [N,h,w,C] after instance norm by a pair of scale [C] and offset [C]."""
-    return tf.nn.relu(model.instance_norm(x, *norm))
+        x = layers.normalize(model.upsample_conv2d(x, self.kernels["deconv3"]), norms["deconv3"])
+        x = layers.normalize(model.upsample_conv2d(x, self.kernels["deconv2"]), norms["deconv2"])
+        return layers.in_pixels(model.conv2d_to_image(x, self.kernels["deconv1"]))
 
 
 def recolored(images, photos):
@@ -271,17 +266,14 @@ def initial_kernels(conf, trainable):
     """New {scope: kernel} of encoder and decoder."""
     shapes = {"conv1": (9, 3, 32), "conv2": (3, 32, 64), "conv3": (3, 64, 128), "conv4": (3, 128, conf.width)}
     shapes |= {"deconv4": (3, conf.width, 128), "deconv3": (3, 128, 64), "deconv2": (3, 64, 32), "deconv1": (9, 32, 3)}
-    kernels = decoders.kernel_variables("stylebank", shapes, conf.seed, trainable)
+    kernels = layers.kernel_variables("stylebank", shapes, conf.seed, trainable)
     return kernels | initial_blocks("stylebank", conf.blocks, 128, conf.seed + 1, trainable)
 
 
 def initial_blocks(name, count, channels, seed, trainable):
     """{scope: kernel [3,3,channels,channels]} of new residual blocks, which change nothing as each's second kernel is 0."""
     shapes = dict.fromkeys(block_scopes(count), (3, channels, channels))
-    kernels = decoders.kernel_variables(name, shapes, seed, trainable)
-    for scope in block_scopes(count)[1::2]:
-        kernels[scope].assign(tf.zeros_like(kernels[scope]))
-    return kernels
+    return layers.kernel_variables(name, shapes, seed, trainable, at_zero=block_scopes(count)[1::2])
 
 
 def block_scopes(count):
@@ -296,15 +288,12 @@ def norm_channels(conf):
 
 def no_norms(conf):
     """Scales of 1, then offsets of 0, of all norms that a bank has them for: [2*C]."""
-    channels = sum(norm_channels(conf).values())
-    return tf.concat([tf.ones(channels), tf.zeros(channels)], 0)
+    return tf.reshape(layers.identity_norms(norm_channels(conf)), [-1])
 
 
-def by_scope(norms, conf):
-    """A bank's norms [2*C] -> {scope: (scale, offset)}."""
-    channels = norm_channels(conf)
-    parts = [tf.split(each, [*channels.values()]) for each in tf.split(norms, 2)]
-    return dict(zip(channels, zip(*parts, strict=True), strict=True))
+def norms_by_scope(norms, conf):
+    """A bank's norms [2*C], scales and then offsets -> {scope: (scale, offset)}."""
+    return layers.split_norms(tf.reshape(norms, [2, -1]), norm_channels(conf))
 
 
 def initial_bank(conf, number, name, trainable):

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 import losses
 from core import config, styles
-from methods import base, decoders
+from methods import base, decoders, layers
 
 SMALL = 1e-5  # eigenvalues below this share of the mean one are dropped: the authors' limit, whatever the network's scale
 ONE_STYLE = [tf.TensorSpec([None, None], tf.float64), tf.TensorSpec([None, None, None], tf.float64)]
@@ -29,7 +29,7 @@ class Wct(base.Method):
     result at the next. Departures from the paper: the encoder is the conf's, by default the project's own small network;
     it pads zeros.
 
-    Raises UserError as losses.loss_network and, when training, decoders.check_size do.
+    Raises UserError as losses.loss_network and, when training, layers.check_size do.
     """
 
     conf_class = WctConf
@@ -39,7 +39,7 @@ class Wct(base.Method):
     def __init__(self, conf, training=False):
         super().__init__(conf)
         if training:
-            decoders.check_size(conf, max(conf.levels))
+            layers.check_size(conf, max(conf.levels))
         self.layers = dict(zip(conf.levels, decoders.end_layers(conf.loss_model, conf.levels), strict=True))
         self.encoder = losses.loss_network(conf, self.layers.values())
         self.decoders = {
@@ -79,14 +79,14 @@ class Wct(base.Method):
 
     @tf.function(autograph=False, input_signature=[tf.TensorSpec([1, None, None, 3])])
     def _encoded(self, image):
-        features = self.encoder(decoders.padded(image, max(self.layers)))
+        features = self.encoder(layers.padded(image, max(self.layers)))
         return {depth: statistics(features[layer][0]) for depth, layer in self.layers.items()}
 
     def _level(self, depth, content, means, roots, shares, strength):
         size, layer = tf.shape(content)[1:3], self.layers[depth]
 
         def stylized(image):
-            features = self.encoder(decoders.padded(image[None], depth), [layer])[layer][0]
+            features = self.encoder(layers.padded(image[None], depth), [layer])[layer][0]
             regions = decoders.regions(shares, image[None], depth, features[None])
             changes = tf.map_fn(
                 lambda each: each[0] * (whitened_and_coloured(features, each[0], *each[1:]) - features),

@@ -21,7 +21,7 @@ from methods import gatys
 VERBS = ["train", "eval", "optimize", "distill", "figures", "download", "benchmark"]
 # From the highest to the lowest: a module imports only what stands below it in this list. Verbs, reports and methods, which
 # the walk adds to it, import none of their own kind.
-METHODS_SHARED = ["methods.decoders", "methods.base"]
+METHODS_SHARED = ["methods.decoders", "methods.layers", "methods.base"]
 NOUNS = ["model", "losses", "reader", "vgg_preprocessing"]
 CORE = ["training", "checkpoints", "vgg", "styles", "pictures", "augment", "winograd", "optimizer", "config"]
 CORE += ["system", "cli", "onednn", "quiet_tensorflow"]

@@ -15,7 +15,7 @@ import model
 from core import checkpoints, config, styles
 from core.cli import UsageError, UserError
 from core.optimizer import Adam
-from methods import METHODS, decoders, msgnet, stylebank
+from methods import METHODS, layers, msgnet, stylebank
 
 train = load("train")
 
@@ -60,19 +60,19 @@ def test_colours_and_luminance_count_too(name, house):
 
 
 def test_a_bottleneck_halves_and_doubles():
-    layers = msgnet.initial_layers(msgnet.MsgNetConf(naming="x", style_images=("a",), width=4, blocks=1))
+    weights = msgnet.initial_layers(msgnet.MsgNetConf(naming="x", style_images=("a",), width=4, blocks=1))
     x = tf.random.stateless_normal([1, 8, 6, 64], [0, 1])
-    half = msgnet.bottleneck(x, layers, "down1", 2)
+    half = msgnet.bottleneck(x, weights, "down1", 2)
     assert half.shape == (1, 4, 3, 128)
     flat = tf.ones([1, 4, 4, 16])
-    np.testing.assert_allclose(msgnet.bottleneck(flat, layers, "res1"), msgnet.limited(flat))
-    double = msgnet.up_bottleneck(half, layers, "up2")
+    np.testing.assert_allclose(msgnet.bottleneck(flat, weights, "res1"), msgnet.limited(flat))
+    double = msgnet.up_bottleneck(half, weights, "up2")
     assert double.shape == (1, 8, 6, 64)
 
 
 def test_what_norms_make_large_ends_at_six():
     """At a spot in an even picture, 11 deviations from the mean: the blocks against their plain form."""
-    layers = msgnet.initial_layers(msgnet.MsgNetConf(naming="x", style_images=("a",), width=4, blocks=1))
+    weights = msgnet.initial_layers(msgnet.MsgNetConf(naming="x", style_images=("a",), width=4, blocks=1))
     x = RNG.standard_normal((1, 12, 10, 128)).astype(np.float32)
     x[:, 5, 5] = 1000
     assert np.max(model.instance_norm(tf.constant(x))) > 10
@@ -80,14 +80,14 @@ def test_what_norms_make_large_ends_at_six():
     def rectified(x):
         return tf.clip_by_value(model.instance_norm(x), 0, 6)
 
-    y = decoders.conv(rectified(x), layers["down2/1"])
-    y = decoders.conv(rectified(decoders.conv(rectified(y), layers["down2/2"], 2)), layers["down2/3"])
-    expected = msgnet.limited(y + decoders.conv(x, layers["down2/shortcut"], 2))
-    np.testing.assert_allclose(msgnet.bottleneck(x, layers, "down2", 2), expected, rtol=1e-3, atol=1e-3)
-    y = tf.repeat(tf.repeat(rectified(decoders.conv(rectified(x), layers["up2/1"])), 2, 1), 2, 2)
-    y = decoders.conv(rectified(decoders.conv(y, layers["up2/2"])), layers["up2/3"])
-    shortcut = decoders.conv(tf.repeat(tf.repeat(x, 2, 1), 2, 2), layers["up2/shortcut"])
-    np.testing.assert_allclose(msgnet.up_bottleneck(x, layers, "up2"), msgnet.limited(y + shortcut), rtol=1e-3, atol=1e-3)
+    y = layers.conv(rectified(x), weights["down2/1"])
+    y = layers.conv(rectified(layers.conv(rectified(y), weights["down2/2"], 2)), weights["down2/3"])
+    expected = msgnet.limited(y + layers.conv(x, weights["down2/shortcut"], 2))
+    np.testing.assert_allclose(msgnet.bottleneck(x, weights, "down2", 2), expected, rtol=1e-3, atol=1e-3)
+    y = tf.repeat(tf.repeat(rectified(layers.conv(rectified(x), weights["up2/1"])), 2, 1), 2, 2)
+    y = layers.conv(rectified(layers.conv(y, weights["up2/2"])), weights["up2/3"])
+    shortcut = layers.conv(tf.repeat(tf.repeat(x, 2, 1), 2, 2), weights["up2/shortcut"])
+    np.testing.assert_allclose(msgnet.up_bottleneck(x, weights, "up2"), msgnet.limited(y + shortcut), rtol=1e-3, atol=1e-3)
 
 
 def test_no_place_is_far_longer_than_the_others():
@@ -152,13 +152,13 @@ def test_the_norms_of_a_style_are_its_own(house):
     method = make("msgnet", house, style_norms=True, whole_grams=True)
     given = [named("0"), named("style"), [styles.Style(photo(40, 30, 7))]]
     before = [method.stylize(IMAGE, style).numpy() for style in given]
-    norms = RNG.normal(0, 0.3, method.norms.shape[1:]).astype(np.float32)
-    method.norms.assign(tf.stack([norms if name == "0" else 0 * norms for name in method.style_names]))
+    norms = RNG.normal(0, 0.3, method.norm_changes.shape[1:]).astype(np.float32)
+    method.norm_changes.assign(tf.stack([norms if name == "0" else 0 * norms for name in method.style_names]))
     ours, *others = [method.stylize(IMAGE, style).numpy() for style in given]
     assert np.abs(ours - before[0]).mean() > 0.1
     np.testing.assert_array_equal(others, before[1:])
     mixed = method.stylize(IMAGE, named("0:1", "style:3"))
-    method.norms.assign(tf.stack([norms / 4] * 2))
+    method.norm_changes.assign(tf.stack([norms / 4] * 2))
     np.testing.assert_allclose(mixed, method.stylize(IMAGE, named("0:1", "style:3")), atol=1e-2)
 
 
@@ -169,9 +169,9 @@ def test_steps_with_whole_grams_teach_a_styles_norms(house):
     for visit, changed in ((0, []), (1, ["0"])):
         optimizer = Adam(variables, 1e-3)
         optimizer.iterations.assign(4 * visit + method.style_names.index("0"))
-        before = method.norms.numpy()
+        before = method.norm_changes.numpy()
         method.train_step(content, optimizer, variables)
-        moved = np.abs(method.norms - before).max((1, 2)) > 0
+        moved = np.abs(method.norm_changes - before).max((1, 2)) > 0
         assert [name for name, each in zip(method.style_names, moved, strict=True) if each] == changed
 
 
@@ -373,10 +373,10 @@ def test_a_banks_norms(house):
     assert np.abs(method.stylize(IMAGE, named("0")) - before["0"]).max() > 1
     np.testing.assert_allclose(method.stylize(IMAGE, named("style")), before["style"], atol=1e-2)
     x = RNG.standard_normal((1, 6, 5, 128)).astype(np.float32)
-    pair = stylebank.by_scope(method.norms["0"], method.conf)["deconv4"]
+    pair = stylebank.norms_by_scope(method.norms["0"], method.conf)["deconv4"]
     part = slice(method.conf.width, method.conf.width + 128)  # behind those of the bank
     expected = scale[part] * (x - x.mean((1, 2))) / x.std((1, 2)) + offset[part]
-    np.testing.assert_allclose(stylebank.normed(x, pair), np.maximum(expected, 0), atol=1e-4)
+    np.testing.assert_allclose(layers.normalize(x, pair), np.maximum(expected, 0), atol=1e-4)
 
 
 def test_norms_and_blocks_mix_and_divide_a_picture_as_banks_do(house):

@@ -13,7 +13,7 @@ import methods
 from core import checkpoints, styles
 from core.cli import UserError
 from core.optimizer import Adam
-from methods import METHODS, adain, decoders, johnson, wct
+from methods import METHODS, adain, decoders, johnson, layers, wct
 
 train = load("train")
 
@@ -48,7 +48,7 @@ def reconstruction(method, image):
     else:
         steps = [(depth, layer, method.decoders[depth]) for depth, layer in method.layers.items()]
     for depth, layer, decoder in steps:
-        found = method.encoder(decoders.padded(image, depth))[layer]
+        found = method.encoder(layers.padded(image, depth))[layer]
         image = decoders.decode(found, decoder)[:, : image.shape[1], : image.shape[2]]
     return np.clip(image, 0, 255)
 
@@ -200,7 +200,7 @@ def test_adain_reconstructs_first_as_wct_does(house):
     layer = adain_method.layers[-1]
     features = adain_method.encoder(batch)[layer].numpy()
     image = decoders.decode(features, adain_method.decoder).numpy()
-    pixel = ((image - batch) ** 2).mean() / decoders.UNIT**2
+    pixel = ((image - batch) ** 2).mean() / layers.UNIT**2
     again = adain_method.encoder(image)[layer].numpy()
     feature = ((again - features) ** 2).sum() / np.square(features).sum()
     first, second = step(), step()
