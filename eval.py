@@ -120,7 +120,8 @@ def read_style(method):
     if not method.style_kinds:
         return None
     if FLAGS.style_file:
-        return styles.read(FLAGS.style_file, cli.numbers("style_weights"), FLAGS.mask, FLAGS.style_size or 512)
+        weights = cli.parse_numbers("style_weights", FLAGS.style_weights)
+        return styles.read(FLAGS.style_file, weights, FLAGS.mask, FLAGS.style_size or 512)
     if "name" not in method.style_kinds:
         raise cli.UsageError(f"--style_file is missing: {FLAGS.model_file} takes any style, such as images/starry.jpg")
     if not FLAGS.style and "image" in method.style_kinds:  # one of names alone gives the picture back without any

@@ -31,7 +31,7 @@ try:
 except ImportError:
     av = None
 
-cli.conf_flag()
+cli.define_conf_flag("conf/gatys.yml")
 flags.DEFINE_string("content_image", None, "The picture that gives the shapes.")
 flags.DEFINE_multi_string("style_image", [], "A picture that gives the manner; may be given several times.")
 flags.DEFINE_list("style_weights", [], "Weights of several style images (default: the same for all).")
@@ -56,7 +56,6 @@ for name in OVERRIDES:
 FLAGS = flags.FLAGS
 
 BESIDE = (".csv", "-losses.png", "-progress.jpg")  # endings of what goes beside the result
-CONF = os.path.join(os.path.dirname(os.path.abspath(__file__)), "conf", "gatys.yml")
 FRAME_SECONDS = 0.12
 
 
@@ -70,7 +69,7 @@ def main(argv):
     for path in filter(None, (FLAGS.output_file, FLAGS.animation)):
         system.check_writable(path)
     given = {key: FLAGS[key].value for key in OVERRIDES if FLAGS[key].value is not None}
-    conf = config.changed(config.load_conf(FLAGS.conf or CONF, gatys.GatysConf), given, "the command line")
+    conf = config.changed(config.load_conf(system.located(FLAGS.conf), gatys.GatysConf), given, "the command line")
     check_inputs_stay((FLAGS.content_image, *FLAGS.style_image, *FLAGS.mask, conf.init))
     if FLAGS.sweep:
         return sweep(conf)
@@ -239,7 +238,7 @@ def read_inputs(conf):
         raise cli.UsageError("--style_image is missing (without one: --style_weight 0)")
     if conf.style_stretched and FLAGS.style_scale is not None:
         raise cli.UsageError("--style_scale: without effect, as the conf says style_stretched")
-    given = styles.read(FLAGS.style_image, cli.numbers("style_weights"), FLAGS.mask)
+    given = styles.read(FLAGS.style_image, cli.parse_numbers("style_weights", FLAGS.style_weights), FLAGS.mask)
     content = pictures.read_image(FLAGS.content_image).rgb if FLAGS.content_image else given[0].image
     if FLAGS.preserve_colors in MATCHES:
         given = styles.recoloured(given, content, MATCHES[FLAGS.preserve_colors])

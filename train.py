@@ -22,7 +22,7 @@ import reader
 from core import checkpoints, cli, config, pictures, styles, system, training
 from methods import johnson
 
-cli.conf_flag()
+cli.define_conf_flag()
 flags.DEFINE_string("train_data", None, "A folder of photos, instead of the conf's.")
 flags.DEFINE_bool("preview_grid", False, "Short trainings over a grid of style weights and sizes, and a sheet of them.")
 flags.DEFINE_list("grid_weights", [], "The grid's style weights (default 0.3, 1 and 3 times the conf's).")
@@ -40,7 +40,7 @@ def main(argv):
     """Trains as the conf says; returns 0 when the run is finished, 128 + the signal's number when it was interrupted."""
     if argv[1:]:
         raise cli.UsageError(f"{argv[1]}: not expected; the conf file goes with -c")
-    conf = methods.load_conf(cli.conf_path())
+    conf = methods.load_conf(cli.require_conf(FLAGS.conf))
     if FLAGS.train_data:
         conf = dataclasses.replace(conf, train_data=FLAGS.train_data)
     paths = reader.list_images(conf.train_data)
@@ -84,8 +84,9 @@ def preview_grid(conf, paths):
     Every training is a run of its own in <model_path>/<naming>-grid/, so an interrupted grid goes on where it was.
     """
     photo = read_preview(conf)
-    weights = cli.numbers("grid_weights") or [conf.style_weight * factor for factor in (0.3, 1, 3)]
-    sizes = cli.numbers("grid_sizes") or [(conf.style_size or conf.image_size) * factor for factor in (0.6, 1, 1.6)]
+    weights, sizes = (cli.parse_numbers(flag, FLAGS[flag].value) for flag in ("grid_weights", "grid_sizes"))
+    weights = weights or [conf.style_weight * factor for factor in (0.3, 1, 3)]
+    sizes = sizes or [(conf.style_size or conf.image_size) * factor for factor in (0.6, 1, 1.6)]
     folder, rows = f"{conf.naming}-grid", []
     for size in sizes:
         rows.append([])
