@@ -74,39 +74,44 @@ flags.DEFINE_string("form", None, "memory: measure this form alone, in this proc
 
 def main(argv):
     """Prints one line for each form."""
-    kinds = {"stylize": stylize, "train": train, "optimize": optimize, "memory": memory}
+    size, method, rounds = FLAGS.size, FLAGS.method, FLAGS.rounds
+    kinds = {
+        "stylize": lambda: stylize(size or 512, method, rounds),
+        "train": lambda: train(rounds),
+        "optimize": lambda: optimize(size or 512, rounds, FLAGS.threads),
+        "memory": lambda: memory(size or 1024, method, FLAGS.form),
+    }
     if len(argv) != 2 or argv[1] not in kinds:
         cli.complain(f"needed is one of {', '.join(kinds)}")
         return 2
     return kinds[argv[1]]()
 
 
-def stylize():
-    """Seconds for one picture, one form after the other."""
-    size = FLAGS.size or 512
-    report(stylizing(size), f"stylise {size}x{size}")
+def stylize(size, method_name, rounds):
+    """Seconds for one picture of size x size, one form after the other."""
+    report(stylizing(size, method_name), f"stylise {size}x{size}", rounds)
 
 
-def stylizing(size):
-    """{form: a function that stylises a picture of size x size with --method}; the first is what others are compared to."""
+def stylizing(size, method_name):
+    """{form: a function that stylises a picture of size x size with a method}; the first is what others are compared to."""
     picture = random_pictures(1, size)
-    if FLAGS.method == "johnson":
+    if method_name == "johnson":
         runs = {}
         for form in (*FORMS, HALF):
             width = model.WIDTH // 2 if form == HALF else model.WIDTH
             method = METHODS["johnson"](johnson.JohnsonConf(style_image="none", naming="none", width=width))
             runs[form] = in_form(form, lambda method=method: method.stylize(picture).numpy())
         return runs
-    if issubclass(CONFS[FLAGS.method], base.ManyStylesConf):
-        method = load_model(os.path.join(ROOT, "models", f"{FLAGS.method}.ckpt-done"))
+    if issubclass(CONFS[method_name], base.ManyStylesConf):
+        method = load_model(os.path.join(ROOT, "models", f"{method_name}.ckpt-done"))
         style = [styles.Style(name=method.style_names[0])]
         net = METHODS["johnson"](johnson.JohnsonConf(style_image="", naming=""))
         return {
-            FLAGS.method: lambda: method.stylize(picture, style).numpy(),
+            method_name: lambda: method.stylize(picture, style).numpy(),
             "johnson": lambda: net.stylize(picture).numpy(),
         }
-    needed = {"style_data": ()} if FLAGS.method == "adain" else {}
-    method = METHODS[FLAGS.method](CONFS[FLAGS.method](naming="none", **needed))
+    needed = {"style_data": ()} if method_name == "adain" else {}
+    method = METHODS[method_name](CONFS[method_name](naming="none", **needed))
     image, known = random_pictures(1, 512)[0], styles.Style(random_pictures(1, 512)[0])
     return {
         "a new style": lambda: method.stylize(picture, [styles.Style(image)]).numpy(),
@@ -114,7 +119,7 @@ def stylizing(size):
     }
 
 
-def train():
+def train(rounds):
     """Seconds for one training step with the full loss network."""
     content = random_pictures(4, 256)
     runs = {}
@@ -128,23 +133,27 @@ def train():
             optimizer = Adam(variables, 1e-6)
             step = lambda m=method, o=optimizer, v=variables: m.train_step(content, o, v)["total_loss"].numpy()  # noqa: E731
             runs[form] = in_form(form, step)
-        report(runs, "training step, batch 4 at 256x256")
+        report(runs, "training step, batch 4 at 256x256", rounds)
 
 
-def optimize():
-    """Seconds for one evaluation, ours and PyTorch's, for two loss networks."""
+def optimize(size, rounds, threads):
+    """Seconds for one evaluation, ours and PyTorch's, for two loss networks; threads None: all."""
     try:
         from tests import pytorch
     except ImportError:
         raise cli.UserError("optimize compares with PyTorch, which is not here: see requirements-benchmark.txt") from None
-    if FLAGS.threads:
-        pytorch.torch.set_num_threads(FLAGS.threads)
-        tf.config.threading.set_intra_op_parallelism_threads(FLAGS.threads)
-        tf.config.threading.set_inter_op_parallelism_threads(FLAGS.threads)
-    size = FLAGS.size or 512
+    if threads:
+        pytorch.torch.set_num_threads(threads)
+        tf.config.threading.set_intra_op_parallelism_threads(threads)
+        tf.config.threading.set_inter_op_parallelism_threads(threads)
     for scope in NETWORKS.values():
         conf, weights = loss_network(scope)
-        report(evaluations(conf, weights, size, pytorch.Objective), f"evaluation with {scope} at {size}x{size}")
+        report(
+            evaluations(conf, weights, size, pytorch.Objective),
+            f"evaluation with {scope} at {size}x{size}",
+            rounds,
+            threads,
+        )
 
 
 def evaluations(conf, weights, size, reference_class):
@@ -166,21 +175,20 @@ def evaluations(conf, weights, size, reference_class):
     return {"ours": ours, "PyTorch": theirs}
 
 
-def memory():
+def memory(size, method_name, form=None):
     """Peak memory of a process for each form, and for optimising with each loss network."""
-    size = FLAGS.size or 1024
-    if FLAGS.form in NETWORKS:
-        return memory_of_optimising(FLAGS.form, size)
-    if FLAGS.form:
-        runs = stylizing(size)
-        if FLAGS.form not in runs:
-            raise cli.UsageError(f"--form: got '{FLAGS.form}', one of {', '.join((*runs, *NETWORKS))} is needed")
-        runs[FLAGS.form]()
-        print(f"{FLAGS.form:14s} {peak():.2f} GB at {size}x{size}")
+    if form in NETWORKS:
+        return memory_of_optimising(form, size)
+    if form:
+        runs = stylizing(size, method_name)
+        if form not in runs:
+            raise cli.UsageError(f"--form: got '{form}', one of {', '.join((*runs, *NETWORKS))} is needed")
+        runs[form]()
+        print(f"{form:14s} {peak():.2f} GB at {size}x{size}")
         return None
     forms = {"johnson": [*FORMS, HALF, *NETWORKS], "adain": ["a new style"], "wct": ["a new style"]}
-    for form in forms.get(FLAGS.method, [FLAGS.method]):
-        flags_ = [f"--form={form}", f"--size={size}", f"--method={FLAGS.method}"]
+    for name in forms.get(method_name, [method_name]):
+        flags_ = [f"--form={name}", f"--size={size}", f"--method={method_name}"]
         subprocess.run([sys.executable, __file__, "memory", *flags_], check=True)
     return None
 
@@ -222,18 +230,21 @@ def in_form(form, run):
     return replaced
 
 
-def report(runs, title):
-    """Runs each once to trace it, then in turns; prints medians and the first one's ratio to each."""
+def report(runs, title, rounds, threads=None):
+    """Runs each once to trace it, then in turns; prints medians and the first one's ratio to each.
+
+    With one thread processor time is what is measured.
+    """
     for run in runs.values():
         run()
-    clock = time.process_time if FLAGS.threads == 1 else time.perf_counter
+    clock = time.process_time if threads == 1 else time.perf_counter
     seconds = {form: [] for form in runs}
-    for _ in range(FLAGS.rounds):
+    for _ in range(rounds):
         for form, run in runs.items():
             start = clock()
             run()
             seconds[form].append(clock() - start)
-    print(f"{title}, median of {FLAGS.rounds}:")
+    print(f"{title}, median of {rounds}:")
     medians = {form: statistics.median(times) for form, times in seconds.items()}
     first = next(iter(medians))
     for form, median in medians.items():

@@ -17,6 +17,7 @@ from core import (
 # isort: split
 import numpy as np
 import tensorflow as tf
+from absl import flags
 
 import losses
 import reader
@@ -24,7 +25,8 @@ from core import checkpoints, cli, config, system, training, vgg
 from core.vgg import MEANS
 from methods import base, load_model
 
-cli.conf_flag()
+cli.define_conf_flag()
+FLAGS = flags.FLAGS
 
 UNIT = 64.0  # pixels are divided by it while training, so that all activations, and so all gradients, are about 1
 VARIANCE_FLOOR = 1e-3  # added to variances that features are divided by
@@ -38,7 +40,7 @@ def main(argv):
     """Distils as the conf says and writes its `output`; returns 0, or 128 + a signal's number when interrupted."""
     if argv[1:]:
         raise cli.UsageError(f"{argv[1]}: not expected; the conf file goes with -c")
-    conf = config.load_conf(cli.conf_path(), config.DistillConf)
+    conf = config.load_conf(cli.require_conf(FLAGS.conf), config.DistillConf)
     if conf.batch_size < 3:
         raise cli.UserError(f"batch_size: got {conf.batch_size}; Gram distances are compared within a batch, 3 are needed")
     if not conf.steps:

@@ -266,16 +266,16 @@ def fetch(asset, folder, mirror):
     return f"{final}: fetched, hash right. {asset.note}"
 
 
-def fetch_all(group):
-    """Fetches what the flags and `group` ask for, going on after a failure. Returns True when nothing failed."""
+def fetch_all(group, folders, mirror):
+    """Fetches a group, or "all", into {flag: folder}, going on after a failure. Returns True when nothing failed."""
     failed, refused = False, set()
     for asset in ASSETS:
         flag = "images_dir" if asset.group == "styles" else "pretrained_dir"
-        folder = FLAGS[flag].value
+        folder = folders[flag]
         if group not in (asset.group, "all") or folder in refused:
             continue
         try:
-            line = fetch(asset, folder, FLAGS.mirror)
+            line = fetch(asset, folder, mirror)
         except cli.UserError as error:
             cli.complain(error)
             failed = True
@@ -307,7 +307,8 @@ def main(argv):
         return 2
     if FLAGS.mirror is not None and not is_url(FLAGS.mirror) and not os.path.isdir(FLAGS.mirror):
         raise cli.UserError(f"--mirror {FLAGS.mirror}: no such folder; name a folder or an http(s) address")
-    fine = fetch_all(group)
+    folders = {flag: FLAGS[flag].value for flag in ("images_dir", "pretrained_dir")}
+    fine = fetch_all(group, folders, FLAGS.mirror)
     for name, note in NOTES.items():
         if group in (name, "all"):
             say(note.format(images=FLAGS.images_dir, pretrained=FLAGS.pretrained_dir))

@@ -5,6 +5,7 @@ style (adain, wct) take --style_file painting.jpg too, and with --texture 512 ma
 models of many styles (msgnet, stylebank) take --style scream, and --list_styles tells what they hold.
 """
 
+import dataclasses
 import glob
 import os
 
@@ -66,24 +67,48 @@ WRONG_KIND = {  # why a flag does not go with a model of these style_kinds
     ("name",): "has styles of its own; --style names them, --list_styles lists them",
     ("image",): "takes any style; --style_file names its picture",
 }
+DEFAULT_OUTPUT = "generated/res.jpg"
 PASSES = 3  # of the model over noise until it is texture, as Li et al. 2017
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Job:
+    """What the flags of these names ask for."""
+
+    model_file: str
+    style_file: list[str]
+    style: list[str]
+    style_weights: list[float]
+    mask: list[str]
+    style_size: int | None
+    strength: list[float]
+    preserve_colors: str
 
 
 def main(argv):
     """Stylises every picture that was named; 1 when any of them failed."""
-    strengths()  # whether they are right is told before anything is loaded
+    values = {field.name: FLAGS[field.name].value for field in dataclasses.fields(Job)}
+    values |= {"strength": parse_strengths(FLAGS.strength)}  # what is wrong is told before anything is loaded
+    job = Job(**values | {"style_weights": cli.parse_numbers("style_weights", FLAGS.style_weights)})
     if FLAGS.list_styles:
-        return list_styles()
+        return list_styles(job.model_file)
     if FLAGS.texture:
-        return texture(argv[1:])
+        if argv[1:] or FLAGS.image_file or job.preserve_colors != "no":
+            raise cli.UsageError("--texture: is made of noise; leave the picture and --preserve_colors out")
+        return make_texture(job, FLAGS.texture, FLAGS.output_file or DEFAULT_OUTPUT)
     images, failed = expand([*FLAGS.image_file, *argv[1:]])
-    outputs = output_paths(images)
-    method = load_model(FLAGS.model_file)
-    style = read_style(method)
+    outputs = output_paths(images, FLAGS.output_file, FLAGS.output_dir)
+    return stylize_all(job, images, outputs, FLAGS.image_size) or failed
+
+
+def stylize_all(job, images, outputs, long_side):
+    """Writes each picture stylized, its long side so many pixels at most; 1 when any of them failed, else 0."""
+    failed, method = 0, load_model(job.model_file)
+    style = read_style(job, method)
     for source, target in tqdm(list(zip(images, outputs, strict=True)), unit="image", disable=len(images) < 2):
         try:
-            picture = pictures.read_image(source, FLAGS.image_size)
-            pictures.write_image(target, stylized(method, picture.rgb, style), picture.alpha)
+            picture = pictures.read_image(source, long_side)
+            pictures.write_image(target, stylize(job, method, picture.rgb, style), picture.alpha)
         except cli.UserError as error:
             with tqdm.external_write_mode():
                 cli.complain(error)
@@ -96,58 +121,58 @@ def main(argv):
     return failed
 
 
-def strengths():
+def parse_strengths(texts):
     """The numbers of --strength. Raises UsageError when one is none from 0 to 1."""
     try:
-        found = [float(text) for text in FLAGS.strength]
+        strengths = [float(text) for text in texts]
     except ValueError:
-        found = []
-    if not found or not all(0 <= strength <= 1 for strength in found):
-        raise cli.UsageError(f"--strength: got '{','.join(FLAGS.strength)}', a number from 0 to 1 is needed")
-    return found
+        strengths = []
+    if not strengths or not all(0 <= strength <= 1 for strength in strengths):
+        raise cli.UsageError(f"--strength: got '{','.join(texts)}', a number from 0 to 1 is needed")
+    return strengths
 
 
-def read_style(method):
+def read_style(job, method):
     """What the method's stylize() takes as style: None, or a list of styles.Style as the flags name them.
 
     Raises:
       UsageError: styles are named for a model that has its own, or missing, or more strengths than the model has levels.
       UserError: a style cannot be read.
     """
-    if len(FLAGS.strength) not in (1, len(getattr(method.conf, "levels", "1"))):
-        raise cli.UsageError(f"--strength: {len(FLAGS.strength)} given, {FLAGS.model_file} takes one{levels_of(method)}")
-    check_style_flags(method)
+    if len(job.strength) not in (1, len(getattr(method.conf, "levels", "1"))):
+        raise cli.UsageError(f"--strength: {len(job.strength)} given, {job.model_file} takes one{levels_of(method)}")
+    check_style_flags(job, method)
     if not method.style_kinds:
         return None
-    if FLAGS.style_file:
-        return styles.read(FLAGS.style_file, cli.numbers("style_weights"), FLAGS.mask, FLAGS.style_size or 512)
+    if job.style_file:
+        return styles.read(job.style_file, job.style_weights, job.mask, job.style_size or 512)
     if "name" not in method.style_kinds:
-        raise cli.UsageError(f"--style_file is missing: {FLAGS.model_file} takes any style, such as images/starry.jpg")
-    if not FLAGS.style and "image" in method.style_kinds:  # one of names alone gives the picture back without any
+        raise cli.UsageError(f"--style_file is missing: {job.model_file} takes any style, such as images/starry.jpg")
+    if not job.style and "image" in method.style_kinds:  # one of names alone gives the picture back without any
         names = ", ".join(method.style_names)
-        raise cli.UsageError(f"--style is missing: {FLAGS.model_file} has {names}; or give a --style_file")
-    return styles.named(FLAGS.style, method.style_names, FLAGS.style_size)
+        raise cli.UsageError(f"--style is missing: {job.model_file} has {names}; or give a --style_file")
+    return styles.named(job.style, method.style_names, job.style_size)
 
 
-def check_style_flags(method):
+def check_style_flags(job, method):
     """Raises UsageError when a flag that was given does not go with the method, or not with another flag."""
-    of_file = [flag for flag in ("style_file", "style_weights", "mask") if FLAGS[flag].value]
+    of_file = [flag for flag in ("style_file", "style_weights", "mask") if getattr(job, flag)]
     for flag, kind in (("style", "name"), *((flag, "image") for flag in of_file)):
-        if FLAGS[flag].value and kind not in method.style_kinds:
-            raise cli.UsageError(f"--{flag}: {FLAGS.model_file} {WRONG_KIND[method.style_kinds]}")
-    if FLAGS.style_size and "image" not in method.style_kinds:
-        raise cli.UsageError(f"--style_size: {FLAGS.model_file} has brushes of one size; leave the flag out")
-    if FLAGS.style and of_file:
+        if getattr(job, flag) and kind not in method.style_kinds:
+            raise cli.UsageError(f"--{flag}: {job.model_file} {WRONG_KIND[method.style_kinds]}")
+    if job.style_size and "image" not in method.style_kinds:
+        raise cli.UsageError(f"--style_size: {job.model_file} has brushes of one size; leave the flag out")
+    if job.style and of_file:
         raise cli.UsageError(f"--{of_file[0]}: does not go with --style, which takes NAME:WEIGHT=MASK")
-    if FLAGS.preserve_colors == "coral" and not FLAGS.style_file:
+    if job.preserve_colors == "coral" and not job.style_file:
         raise cli.UsageError("--preserve_colors=coral: recolours --style_file, and there is none")
 
 
-def list_styles():
+def list_styles(model_file):
     """Prints the names of the model's styles, a line each. Raises UsageError when it has no names for them."""
-    method = load_model(FLAGS.model_file)  # not the recipe alone: what is listed shall open
+    method = load_model(model_file)  # not the recipe alone: what is listed shall open
     if "name" not in method.style_kinds:
-        raise cli.UsageError(f"--list_styles: {FLAGS.model_file} {WRONG_KIND[method.style_kinds]}")
+        raise cli.UsageError(f"--list_styles: {model_file} {WRONG_KIND[method.style_kinds]}")
     print(*method.style_names, sep="\n")
     return 0
 
@@ -158,25 +183,22 @@ def levels_of(method):
     return f" or {len(levels)}, for the levels {', '.join(map(str, levels))}" if levels else ""
 
 
-def texture(image_files):
-    """Writes a texture of the styles, made of noise. Raises UsageError when pictures are named too."""
-    if image_files or FLAGS.image_file or FLAGS.preserve_colors != "no":
-        raise cli.UsageError("--texture: is made of noise; leave the picture and --preserve_colors out")
-    target = FLAGS.output_file or "generated/res.jpg"
+def make_texture(job, size, target):
+    """Writes a texture of the styles, made of noise, [size,size,3]. Raises UsageError when the model takes no images."""
     pictures.check_writable_format(target)
-    method = load_model(FLAGS.model_file)
-    style = read_style(method)
+    method = load_model(job.model_file)
+    style = read_style(job, method)
     if "image" not in method.style_kinds:
-        raise cli.UsageError(f"--texture: needs a model of any style, {FLAGS.model_file} is none")
-    image = np.random.default_rng(0).uniform(0, 255, (FLAGS.texture, FLAGS.texture, 3))
+        raise cli.UsageError(f"--texture: needs a model of any style, {job.model_file} is none")
+    image = np.random.default_rng(0).uniform(0, 255, (size, size, 3))
     for _ in range(PASSES):
-        image = stylized(method, image, style)
+        image = stylize(job, method, image, style)
     pictures.write_image(target, image)
     print(target)
     return 0
 
 
-def stylized(method, rgb, style):
+def stylize(job, method, rgb, style):
     """[H,W,3] RGB 0..255 -> the same size, as the flags say.
 
     Raises:
@@ -184,18 +206,17 @@ def stylized(method, rgb, style):
     """
     system.check_memory(*rgb.shape[:2], *method.memory)
     content = np.asarray(rgb, np.float32)
-    strength = strengths()
     for each in style or ():
         if each.mask is not None and each.mask.shape != rgb.shape[:2]:
             sizes = ["x".join(map(str, reversed(shape))) for shape in (each.mask.shape, rgb.shape[:2])]
             print(f"A mask of {sizes[0]} is resized to the picture's {sizes[1]}")
-    if FLAGS.preserve_colors == "coral":
+    if job.preserve_colors == "coral":
         style = styles.recoloured(style, content)
     try:
-        image = method.stylize(content[None], style, strength if len(strength) > 1 else strength[0])[0].numpy()
+        image = method.stylize(content[None], style, job.strength if len(job.strength) > 1 else job.strength[0])[0].numpy()
     except tf.errors.ResourceExhaustedError:
         raise cli.UserError(f"{rgb.shape[1]}x{rgb.shape[0]} pixels do not fit into memory; use --image_size") from None
-    return pictures.luminance_of(image, content) if FLAGS.preserve_colors == "luminance" else image
+    return pictures.luminance_of(image, content) if job.preserve_colors == "luminance" else image
 
 
 def expand(names):
@@ -228,19 +249,19 @@ def matches(name):
     return found
 
 
-def output_paths(images):
+def output_paths(images, output_file, output_dir):
     """The file that each picture's result goes to; no two the same, none of them a source.
 
     Raises:
       UsageError: the flags contradict each other.
       UserError: a result would overwrite its source, or its ending names no format.
     """
-    if FLAGS.output_file and (FLAGS.output_dir or len(images) > 1):
+    if output_file and (output_dir or len(images) > 1):
         raise cli.UsageError("--output_file is for one picture; use --output_dir alone for several")
-    if FLAGS.output_file or (len(images) == 1 and not FLAGS.output_dir):
-        outputs = [FLAGS.output_file or "generated/res.jpg"]
+    if output_file or (len(images) == 1 and not output_dir):
+        outputs = [output_file or DEFAULT_OUTPUT]
     else:
-        outputs = unique_names(FLAGS.output_dir or "generated", images)
+        outputs = unique_names(output_dir or "generated", images)
     sources = {os.path.realpath(path) for path in images}
     for output in outputs:
         pictures.check_writable_format(output)

@@ -19,7 +19,6 @@ import numpy as np
 import tensorflow as tf
 import yaml
 from absl import flags
-from absl.testing import flagsaver
 from tqdm import tqdm
 
 import losses
@@ -31,7 +30,7 @@ try:
 except ImportError:
     av = None
 
-cli.conf_flag()
+cli.define_conf_flag("conf/gatys.yml")
 flags.DEFINE_string("content_image", None, "The picture that gives the shapes.")
 flags.DEFINE_multi_string("style_image", [], "A picture that gives the manner; may be given several times.")
 flags.DEFINE_list("style_weights", [], "Weights of several style images (default: the same for all).")
@@ -56,27 +55,53 @@ for name in OVERRIDES:
 FLAGS = flags.FLAGS
 
 BESIDE = (".csv", "-losses.png", "-progress.jpg")  # endings of what goes beside the result
-CONF = os.path.join(os.path.dirname(os.path.abspath(__file__)), "conf", "gatys.yml")
 FRAME_SECONDS = 0.12
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Job:
+    """What the flags of these names ask for, beside the conf."""
+
+    content_image: str | None
+    style_image: list[str]
+    style_weights: list[str]
+    mask: list[str]
+    output_file: str
+    preserve_colors: str
+    sweep: str | None
+    show_every: int
+    animation: str | None
+
+    @property
+    def swept(self):
+        """The setting that --sweep names, or ""."""
+        return (self.sweep or "").partition("=")[0]
 
 
 def main(argv):
     """Writes the picture that the flags ask for, or a sheet of several."""
     if argv[1:]:
         raise cli.UsageError(f"{argv[1]}: not expected; pictures go with --content_image and --style_image")
-    if FLAGS.animation:
-        check_animation()
-    pictures.check_writable_format(FLAGS.output_file)
-    for path in filter(None, (FLAGS.output_file, FLAGS.animation)):
+    job = Job(**{field.name: FLAGS[field.name].value for field in dataclasses.fields(Job)})
+    changes = {key: FLAGS[key].value for key in OVERRIDES if FLAGS[key].value is not None}
+    if job.animation:
+        check_animation(job)
+    pictures.check_writable_format(job.output_file)
+    for path in filter(None, (job.output_file, job.animation)):
         system.check_writable(path)
-    given = {key: FLAGS[key].value for key in OVERRIDES if FLAGS[key].value is not None}
-    conf = config.changed(config.load_conf(FLAGS.conf or CONF, gatys.GatysConf), given, "the command line")
-    check_inputs_stay((FLAGS.content_image, *FLAGS.style_image, *FLAGS.mask, conf.init))
-    if FLAGS.sweep:
-        return sweep(conf)
-    code, output_file, animation = 0, FLAGS.output_file, FLAGS.animation
+    conf = config.load_conf(system.located(FLAGS.conf), gatys.GatysConf)
+    conf = config.changed(conf, changes, "the command line")
+    if conf.style_stretched and "style_scale" in changes:
+        raise cli.UsageError("--style_scale: without effect, as the conf says style_stretched")
+    check_inputs_stay(job, (job.content_image, *job.style_image, *job.mask, conf.init))
+    return sweep(job, conf) if job.sweep else optimize(job, conf)
+
+
+def optimize(job, conf):
+    """Writes one picture, and what goes beside it; after Ctrl-C those as far as they had come. Returns the exit code."""
+    code, output_file, animation = 0, job.output_file, job.animation
     try:
-        image, rows, frames = run(conf, f"{stem(output_file)}-progress.jpg")
+        image, rows, frames = run(job, conf, f"{stem(output_file)}-progress.jpg")
     except Interrupted as interrupted:
         image, rows, frames = interrupted.args
         # Beside what an earlier run may have left: half a picture does not replace a whole one.
@@ -101,39 +126,39 @@ def stem(path):
     return os.path.splitext(path)[0]
 
 
-def check_inputs_stay(paths):
+def check_inputs_stay(job, paths):
     """Raises UserError when one of them would be overwritten."""
-    beside = () if FLAGS.sweep else (FLAGS.animation, *(stem(FLAGS.output_file) + end for end in BESIDE))
-    written = {os.path.realpath(path) for path in (FLAGS.output_file, *beside) if path}
+    beside = () if job.sweep else (job.animation, *(stem(job.output_file) + end for end in BESIDE))
+    written = {os.path.realpath(path) for path in (job.output_file, *beside) if path}
     for path in paths:
         if path and os.path.realpath(path) in written:
             raise cli.UserError(f"{path}: would be overwritten; choose another --output_file or --animation")
 
 
-def check_animation():
+def check_animation(job):
     """Raises UserError, before any work is done, when --animation cannot be had."""
-    ending = os.path.splitext(FLAGS.animation)[1].lower()
-    if ending not in (".gif", ".mp4") or FLAGS.sweep or not FLAGS.show_every:
+    ending = os.path.splitext(job.animation)[1].lower()
+    if ending not in (".gif", ".mp4") or job.sweep or not job.show_every:
         raise cli.UsageError(
-            f"--animation: got '{FLAGS.animation}'; it needs a .gif or .mp4, --show_every above 0 and no --sweep"
+            f"--animation: got '{job.animation}'; it needs a .gif or .mp4, --show_every above 0 and no --sweep"
         )
-    if os.path.realpath(FLAGS.animation) == os.path.realpath(FLAGS.output_file):
-        raise cli.UsageError(f"--animation: {FLAGS.animation} is the --output_file too; one of them needs another name")
+    if os.path.realpath(job.animation) == os.path.realpath(job.output_file):
+        raise cli.UsageError(f"--animation: {job.animation} is the --output_file too; one of them needs another name")
     if ending == ".mp4" and av is None:
         raise cli.UserError("--animation: .mp4 needs PyAV: pip install -r requirements-video.txt; .gif needs nothing")
 
 
-def run(conf, progress_file=None):
+def run(job, conf, progress_file=None):
     """([H,W,3] RGB 0..255, a row of losses for each iteration, the pictures shown under way as uint8).
 
     Raises:
-      UserError: as prepared does, or the loss is not finite.
+      UserError: as prepare does, or the loss is not finite.
       Interrupted: Ctrl-C, after the first iteration.
     """
-    network, photo, given, start = prepared(conf)
-    content = pictures.gray(photo) if FLAGS.preserve_colors == "luminance" else photo
+    network, photo, given, start = prepare(job, conf)
+    content = pictures.gray(photo) if job.preserve_colors == "luminance" else photo
     with tqdm(total=gatys.iterations(conf) * len(gatys.scales(conf)), unit="it") as progress:
-        log = Log(conf, photo, progress, progress_file)
+        log = Log(job, conf, photo, progress, progress_file)
         try:
             image = gatys.stylize(conf, network, content, given, start, log)
         except tf.errors.ResourceExhaustedError:
@@ -143,11 +168,11 @@ def run(conf, progress_file=None):
         except KeyboardInterrupt:
             if log.image is None:
                 raise
-            raise Interrupted(finished(np.clip(log.image, 0, 255), photo), log.rows, log.frames) from None
+            raise Interrupted(restore_colors(job, np.clip(log.image, 0, 255), photo), log.rows, log.frames) from None
         log.tell()
     if not np.isfinite(image).all():  # the losses are those before a step: the last step's own are not among them
         raise cli.UserError(f"iteration {len(log.rows)}: the picture is no longer finite; lower style_weight")
-    return finished(image, photo), log.rows, log.frames
+    return restore_colors(job, image, photo), log.rows, log.frames
 
 
 class Log:
@@ -156,8 +181,8 @@ class Log:
     rows: each iteration's losses; frames: the pictures that --show_every showed; image: what Ctrl-C keeps, [h,w,3].
     """
 
-    def __init__(self, conf, photo, progress, progress_file):
-        self.conf, self.photo, self.progress, self.progress_file = conf, photo, progress, progress_file
+    def __init__(self, job, conf, photo, progress, progress_file):
+        self.job, self.conf, self.photo, self.progress, self.progress_file = job, conf, photo, progress, progress_file
         self.rows, self.frames, self.image, self.done = [], [], None, 0
 
     def __call__(self, iteration, image, parts):
@@ -174,32 +199,32 @@ class Log:
         self.done = iteration
         self.progress.total = max(self.progress.total, len(self.rows))  # a line search may pass its number of evaluations
         self.progress.update()
-        self.progress.set_postfix_str(told(row), refresh=False)
-        if self.progress_file and FLAGS.show_every and len(self.rows) % FLAGS.show_every == 0:
-            self.frames.append(np.asarray(pictures.to_pil(finished(image, self.photo))))
+        self.progress.set_postfix_str(format_losses(row), refresh=False)
+        if self.progress_file and self.job.show_every and len(self.rows) % self.job.show_every == 0:
+            self.frames.append(np.asarray(pictures.to_pil(restore_colors(self.job, image, self.photo))))
             pictures.write_image(self.progress_file, self.frames[-1])
-            del self.frames[: 0 if FLAGS.animation else -1]
+            del self.frames[: 0 if self.job.animation else -1]
 
     def tell(self):
         """Prints the losses at the end of a scale or a round, and whether L-BFGS ended it before its time."""
         ended = ""
         if self.conf.optimizer == "lbfgs" and self.done < self.conf.iterations:
             ended = f"; ended after {self.done} of {self.conf.iterations} evaluations, as none lowered the loss further"
-        tqdm.write(f"after {len(self.rows)} iterations: {told(self.rows[-1])}{ended}")
+        tqdm.write(f"after {len(self.rows)} iterations: {format_losses(self.rows[-1])}{ended}")
 
 
-def prepared(conf):
+def prepare(job, conf):
     """(loss network, content [H,W,3], [styles.Style], the picture that init names): what can be refused is refused here.
 
     Raises:
       UserError: as read_inputs, read_start and losses.loss_network do; the pictures are too small, or too large for memory.
     """
-    content, given = read_inputs(conf)
+    content, given = read_inputs(job, conf)
     start = None if conf.init in gatys.STARTS else read_start(conf.init)
     network = losses.loss_network(conf, {*conf.content_layers, *conf.style_layers})
-    named = zip(FLAGS.style_image, (style.image for style in given), strict=True)
-    gatys.check_sizes(conf, (FLAGS.content_image or FLAGS.style_image[0], content), named)
-    check_memory(conf, network, content, given)
+    named = zip(job.style_image, (style.image for style in given), strict=True)
+    gatys.check_sizes(conf, (job.content_image or job.style_image[0], content), named)
+    check_memory(job, conf, network, content, given)
     return network, content, given, start
 
 
@@ -210,19 +235,19 @@ def read_start(path):
     return pictures.read_image(path).rgb
 
 
-def told(row):
-    """A row of losses in words."""
+def format_losses(row):
+    """A row of losses as text: "content 1.2, style 0.34, ..."."""
     return ", ".join(f"{name} {row[name]:.4g}" for name in ("content", "style", "tv", "total") if name in row)
 
 
-def finished(image, content):
+def restore_colors(job, image, content):
     """The picture, its colours the content's where --preserve_colors transfers luminance alone."""
-    if FLAGS.preserve_colors != "luminance":
+    if job.preserve_colors != "luminance":
         return image
     return pictures.luminance_of(image, gatys.fitted(content, max(image.shape[:2])))
 
 
-def read_inputs(conf):
+def read_inputs(job, conf):
     """(content [H,W,3] RGB 0..255, [styles.Style]) as the flags name them.
 
     Raises:
@@ -231,93 +256,84 @@ def read_inputs(conf):
     """
     if not (conf.content_weight or conf.style_weight):
         raise cli.UsageError("--content_weight and --style_weight are both 0: nothing is asked for")
-    if conf.content_weight and not FLAGS.content_image:
+    if conf.content_weight and not job.content_image:
         raise cli.UsageError("--content_image is missing (without one: --content_weight 0, and the style's own size)")
-    if conf.init in ("content", "mix") and not FLAGS.content_image:
+    if conf.init in ("content", "mix") and not job.content_image:
         raise cli.UsageError(f"--content_image is missing: init is {conf.init} (without one: --init noise)")
-    if (conf.style_weight or conf.init == "style") and not FLAGS.style_image:
+    if (conf.style_weight or conf.init == "style") and not job.style_image:
         raise cli.UsageError("--style_image is missing (without one: --style_weight 0)")
-    if conf.style_stretched and FLAGS.style_scale is not None:
-        raise cli.UsageError("--style_scale: without effect, as the conf says style_stretched")
-    given = styles.read(FLAGS.style_image, cli.numbers("style_weights"), FLAGS.mask)
-    content = pictures.read_image(FLAGS.content_image).rgb if FLAGS.content_image else given[0].image
-    if FLAGS.preserve_colors in MATCHES:
-        given = styles.recoloured(given, content, MATCHES[FLAGS.preserve_colors])
+    given = styles.read(job.style_image, cli.parse_numbers("style_weights", job.style_weights), job.mask)
+    content = pictures.read_image(job.content_image).rgb if job.content_image else given[0].image
+    if job.preserve_colors in MATCHES:
+        given = styles.recoloured(given, content, MATCHES[job.preserve_colors])
     return content, given
 
 
-def check_memory(conf, network, content, styles):
+def check_memory(job, conf, network, content, styles):
     """Raises UserError when the picture, or a style image at its scale, does not fit into the memory."""
     base, per_pixel = gatys.memory_needed(conf, network)
     result = gatys.fitted_size(content, conf.image_size)
     system.check_memory(*result, base, per_pixel)
-    if FLAGS.animation:
+    if job.animation:
         # Its pictures are kept, three bytes a pixel; those of all smaller scales together are not above the last's.
-        shown = 2 * gatys.iterations(conf) / FLAGS.show_every
+        shown = 2 * gatys.iterations(conf) / job.show_every
         system.check_memory(*result, base, per_pixel + 3 * shown, "raise --show_every or leave --animation out")
     for style in () if conf.style_stretched else styles:
         size = gatys.fitted_size(style.image, round(conf.style_scale * conf.image_size))
         system.check_memory(*size, base, per_pixel / 2, "lower --style_scale")  # nothing is kept for a gradient
 
 
-def sweep(conf):
+def sweep(job, conf):
     """Writes one labelled sheet: the picture for each value of one setting. Returns 1 when one of them diverged."""
-    tiles, failed, given = [], 0, settings(conf)
-    for changed, flags_of_it in given.values():  # all are asked before the first takes its minutes
-        with flagsaver.flagsaver(**flags_of_it):
-            prepared(changed)
-    for value, (changed, flags_of_it) in given.items():
-        label = f"{swept()} {value}"
+    tiles, failed, runs = [], 0, settings(job, conf)
+    for its_job, its_conf in runs.values():  # all are asked before the first takes its minutes
+        prepare(its_job, its_conf)
+    for value, (its_job, its_conf) in runs.items():
+        label = f"{job.swept} {value}"
         try:
-            with flagsaver.flagsaver(**flags_of_it):
-                image, log, _ = run(changed)
+            image, log, _ = run(its_job, its_conf)
         except cli.UserError as error:
             cli.complain(f"{label}: {error}")
             failed = 1
             continue
-        tiles.append((image, f"{label}\n{told(log[-1])}"))
-        pictures.write_image(FLAGS.output_file, pictures.contact_sheet([tiles]))  # after each: it may be interrupted
+        tiles.append((image, f"{label}\n{format_losses(log[-1])}"))
+        pictures.write_image(job.output_file, pictures.contact_sheet([tiles]))  # after each: it may be interrupted
     if tiles:
-        print(FLAGS.output_file)
+        print(job.output_file)
     return failed
 
 
-def settings(conf):
-    """{a value as --sweep has it: (the conf with it, {flag: what it is instead})}.
+def settings(job, conf):
+    """{a value as --sweep has it: (the job, the conf with it)}.
 
     The setting is a key of the conf or one of SWEPT_FLAGS; a + goes between several of one value.
 
     Raises:
       UserError: it is neither, a value is none of its kind, or the sheet would overwrite a picture that is asked for.
     """
-    key, values = swept(), FLAGS.sweep.partition("=")[2].split(",")
+    key, values = job.swept, job.sweep.partition("=")[2].split(",")
     if not all(values):
-        raise cli.UsageError(f"--sweep: got '{FLAGS.sweep}', such as style_weight=1,10,100 is needed")
+        raise cli.UsageError(f"--sweep: got '{job.sweep}', such as style_weight=1,10,100 is needed")
     keys = [field.name for field in dataclasses.fields(conf) if not field.name.startswith("loss_model")]
     if key not in (*keys, *SWEPT_FLAGS):
         raise cli.UsageError(f"--sweep: no setting {key}; there are {', '.join(sorted((*keys, *SWEPT_FLAGS)))}")
     if key == "style_scale" and conf.style_stretched:
         raise cli.UsageError("--sweep: style_scale has no effect with the conf's style_stretched")
     if key == "preserve_colors" and not {*values} <= {*COLORS}:
-        raise cli.UsageError(f"--sweep: got '{FLAGS.sweep}', {key} is one of {', '.join(COLORS)}")
+        raise cli.UsageError(f"--sweep: got '{job.sweep}', {key} is one of {', '.join(COLORS)}")
     if key in SWEPT_FLAGS:
         given = {value: value if key == "preserve_colors" else value.split("+") for value in values}
         if key in ("style_image", "mask"):
-            check_inputs_stay([path for paths in given.values() for path in paths])
-        return {value: (conf, {key: one}) for value, one in given.items()}
+            check_inputs_stay(job, [path for paths in given.values() for path in paths])
+        return {value: (dataclasses.replace(job, **{key: one}), conf) for value, one in given.items()}
     try:
         lists = isinstance(getattr(conf, key), tuple)
         given = {value: [*map(yaml.safe_load, value.split("+"))] if lists else yaml.safe_load(value) for value in values}
     except yaml.YAMLError:
-        raise cli.UsageError(f"--sweep: got '{FLAGS.sweep}', such as style_weight=1,10,100 is needed") from None
+        raise cli.UsageError(f"--sweep: got '{job.sweep}', such as style_weight=1,10,100 is needed") from None
     if key == "init":
-        check_inputs_stay(values)
-    return {value: (config.changed(conf, {key: one}, "--sweep"), {}) for value, one in given.items()}
-
-
-def swept():
-    """The setting that --sweep names, or ""."""
-    return (FLAGS.sweep or "").partition("=")[0]
+        check_inputs_stay(job, values)
+    return {value: (job, config.changed(conf, {key: one}, "--sweep")) for value, one in given.items()}
 
 
 def write_log(start, log, conf):

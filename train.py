@@ -22,7 +22,7 @@ import reader
 from core import checkpoints, cli, config, pictures, styles, system, training
 from methods import johnson
 
-cli.conf_flag()
+cli.define_conf_flag()
 flags.DEFINE_string("train_data", None, "A folder of photos, instead of the conf's.")
 flags.DEFINE_bool("preview_grid", False, "Short trainings over a grid of style weights and sizes, and a sheet of them.")
 flags.DEFINE_list("grid_weights", [], "The grid's style weights (default 0.3, 1 and 3 times the conf's).")
@@ -40,14 +40,15 @@ def main(argv):
     """Trains as the conf says; returns 0 when the run is finished, 128 + the signal's number when it was interrupted."""
     if argv[1:]:
         raise cli.UsageError(f"{argv[1]}: not expected; the conf file goes with -c")
-    conf = methods.load_conf(cli.conf_path())
+    conf = methods.load_conf(cli.require_conf(FLAGS.conf))
     if FLAGS.train_data:
         conf = dataclasses.replace(conf, train_data=FLAGS.train_data)
     paths = reader.list_images(conf.train_data)
     if FLAGS.preview_grid:
         if not isinstance(conf, johnson.JohnsonConf):
             raise cli.UsageError(f"--preview_grid: is for the method johnson, not {conf.method}")
-        return preview_grid(conf, paths)
+        weights, sizes = (cli.parse_numbers(flag, FLAGS[flag].value) for flag in ("grid_weights", "grid_sizes"))
+        return preview_grid(conf, paths, weights, sizes, FLAGS.grid_steps)
     method = methods.METHODS[conf.method](conf, training=True)
     if isinstance(conf, johnson.JohnsonConf):
         pictures.write_image(f"generated/target_style_{conf.naming}.jpg", reader.read_style(conf.style_image, conf)[0])
@@ -78,19 +79,19 @@ def train(conf, method, paths):
     )
 
 
-def preview_grid(conf, paths):
-    """Trains briefly with each style weight and size, then writes one sheet with the losses that were reached.
+def preview_grid(conf, paths, weights, sizes, steps):
+    """Trains for so many steps with each style weight and size, then writes one sheet with the losses that were reached.
 
     Every training is a run of its own in <model_path>/<naming>-grid/, so an interrupted grid goes on where it was.
     """
     photo = read_preview(conf)
-    weights = cli.numbers("grid_weights") or [conf.style_weight * factor for factor in (0.3, 1, 3)]
-    sizes = cli.numbers("grid_sizes") or [(conf.style_size or conf.image_size) * factor for factor in (0.6, 1, 1.6)]
+    weights = weights or [conf.style_weight * factor for factor in (0.3, 1, 3)]
+    sizes = sizes or [(conf.style_size or conf.image_size) * factor for factor in (0.6, 1, 1.6)]
     folder, rows = f"{conf.naming}-grid", []
     for size in sizes:
         rows.append([])
         for weight in weights:
-            cell = grid_cell(conf, folder, weight, size)
+            cell = grid_cell(conf, folder, weight, size, steps)
             method = methods.METHODS[conf.method](cell, training=True)
             if code := train(cell, method, paths):
                 return code
@@ -105,13 +106,13 @@ def preview_grid(conf, paths):
     return 0
 
 
-def grid_cell(conf, folder, weight, size):
+def grid_cell(conf, folder, weight, size, steps):
     """The conf of one short training: its preparations take no more than half of it."""
-    quarter = FLAGS.grid_steps // 4
+    quarter = steps // 4
     changes = {
         "style_weight": weight,
         "style_size": round(size),
-        "steps": FLAGS.grid_steps,
+        "steps": steps,
         "reconstruction_steps": min(conf.reconstruction_steps, quarter),
         "style_warmup_steps": min(conf.style_warmup_steps, quarter),
         "preview_every": 0,

@@ -5,6 +5,8 @@ import sys
 
 from absl import app, flags
 
+flags.disclaim_key_flags()  # what is defined here belongs to the script that asks for it
+
 
 class UserError(Exception):
     """A mistake its reader can mend: the text names the thing that is wrong and what to do about it."""
@@ -23,27 +25,28 @@ def complain(text):
     print(f"{os.path.basename(sys.argv[0])}: {' '.join(str(text).split())}", file=sys.stderr)
 
 
-def conf_flag():
-    """Defines --conf, -c for short."""
-    flags.DEFINE_string("conf", None, "The conf file, such as conf/starry.yml.", short_name="c")
+def define_conf_flag(default=None):
+    """Defines --conf, -c for short, among the flags that the calling script's --help shows."""
+    told = f"default: {default}" if default else "required"
+    flags.DEFINE_string("conf", default, f"The conf file, such as conf/starry.yml; {told}.", short_name="c")
 
 
-def conf_path():
+def require_conf(path):
     """The conf file that was named. Raises UsageError when none was."""
-    if not flags.FLAGS.conf:
+    if not path:
         raise UsageError("-c is missing: name a conf file, such as -c conf/starry.yml")
-    return flags.FLAGS.conf
+    return path
 
 
-def numbers(flag):
+def parse_numbers(flag, texts):
     """A list flag's positive numbers. Raises UsageError when one is none."""
     try:
-        found = [float(text) for text in flags.FLAGS[flag].value]
+        values = [float(text) for text in texts]
     except ValueError:
-        found = [0]
-    if not all(0 < number < float("inf") for number in found):
-        raise UsageError(f"--{flag}: got '{','.join(flags.FLAGS[flag].value)}', numbers above 0 are needed")
-    return found
+        values = [0]
+    if not all(0 < number < float("inf") for number in values):
+        raise UsageError(f"--{flag}: got '{','.join(texts)}', numbers above 0 are needed")
+    return values
 
 
 def run(main):
@@ -57,9 +60,9 @@ def run(main):
 
 
 def parse(argv):
-    """The arguments left when absl has read its flags. Raises SystemExit: 2 for a wrong flag, 0 for --help."""
+    """The arguments left when absl has read its flags. Raises SystemExit: 2 for a wrong flag, 0 for --help and -h."""
     try:
-        return flags.FLAGS(argv)
+        return flags.FLAGS(["--help" if argument == "-h" else argument for argument in argv])
     except flags.Error as error:
         complain(f"{error} (--help lists the flags)")
         sys.exit(2)

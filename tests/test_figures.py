@@ -7,9 +7,7 @@ import shutil
 
 import numpy as np
 import pytest
-from absl.testing import flagsaver
 from conftest import (
-    FLAGS_OF,
     MANY_STYLES,
     UNIVERSAL,
     VGG_16_CONVS,
@@ -17,7 +15,6 @@ from conftest import (
     load,
     many_styles_conf,
     photo,
-    put_flags,
     universal_conf,
     vgg_weights,
     write_conf,
@@ -27,9 +24,10 @@ from test_distill import school, write  # noqa: F401
 
 import methods
 import reader
-from core import checkpoints, config, pictures, vgg
+from core import checkpoints, config, pictures, system, vgg
 from methods import METHODS, gatys, load_model
-from reports import gallery
+from reports import gallery, loss_network, recipes
+from reports import objective as objective_report
 
 distill = load("distill")
 figures = load("figures")
@@ -45,10 +43,10 @@ def test_explained_share_is_the_affine_regressions_r_squared():
     rng = np.random.default_rng(0)
     student = rng.standard_normal((500, 3))
     signal = student @ rng.standard_normal((3, 5)) + 7
-    assert figures.explained_share(*products(student, signal))[0] == pytest.approx(1)
+    assert loss_network.explained_share(*products(student, signal))[0] == pytest.approx(1)
     noise = rng.standard_normal((500, 5))
-    assert figures.explained_share(*products(student, noise + 100))[0] < 0.05
-    share, most = figures.explained_share(*products(student, signal + noise))
+    assert loss_network.explained_share(*products(student, noise + 100))[0] < 0.05
+    share, most = loss_network.explained_share(*products(student, signal + noise))
     residual = (signal + noise) - np.c_[student, np.ones(500)] @ np.linalg.lstsq(
         np.c_[student, np.ones(500)], signal + noise, rcond=None
     )[0]
@@ -59,25 +57,21 @@ def test_explained_share_is_the_affine_regressions_r_squared():
 def test_a_dead_student_channel_is_no_trouble():
     rng = np.random.default_rng(0)
     student = rng.standard_normal((100, 2)) * [1, 0]
-    assert 0 < figures.explained_share(*products(student, student[:, :1] + rng.standard_normal((100, 1))))[0] < 1
+    assert 0 < loss_network.explained_share(*products(student, student[:, :1] + rng.standard_normal((100, 1))))[0] < 1
 
 
 def test_distances_are_all_pairs():
     tensors = [np.full((2, 2), value, float) for value in (0, 1, 3)]
-    np.testing.assert_allclose(figures.distances(tensors), [2, 6, 4])
+    np.testing.assert_allclose(loss_network.distances(tensors), [2, 6, 4])
 
 
 def test_inversion_recovers_the_picture_from_a_shallow_layer():
     picture = photo(24, 24).astype(np.float32)
     weights = vgg_weights(["conv1_1"], {"conv1": 12})
     network = vgg.Vgg("vgg_16", weights, ["vgg_16/conv1/conv1_1"])
-    put_flags(FLAGS_OF["figures"])
-    with flagsaver.flagsaver():
-        figures.FLAGS.mark_as_parsed()
-        figures.FLAGS.evaluations = 60
-        found = figures.inverted(network, picture)
+    recovered = loss_network.recover(network, picture, 60)
     before = np.abs(picture - 127).mean()
-    assert np.abs(found - picture).mean() < before / 3
+    assert np.abs(recovered - picture).mean() < before / 3
 
 
 def test_a_contact_sheet_holds_every_picture():
@@ -89,7 +83,7 @@ def test_a_contact_sheet_holds_every_picture():
 
 def test_the_report(school, monkeypatch):  # noqa: F811
     for name in ("SIZE", "PAIRED_SIZE", "INVERTED_SIZE"):
-        monkeypatch.setattr(figures, name, 32)
+        monkeypatch.setattr(loss_network, name, 32)
     conf = write(school)
     assert inside(distill, "-c", conf, cwd=school).returncode == 0
     (school / "paintings").mkdir()
@@ -183,7 +177,7 @@ def trained(house):
 def test_the_objective_is_all_that_the_model_was_trained_for(trained):
     method = load_model(str(trained), training=True)
     content, image = (photo(32, 32, seed)[None].astype(np.float32) for seed in (1, 2))
-    objective = figures.ModelsObjective(method, content)
+    objective = objective_report.ModelsObjective(method, content)
     parts = method.perceptual_loss(image, objective.targets, method.style_targets[""], 10.0)
     weights = {"content": 1.0, "style": 10.0, "regularizer": 0.01}  # the whole style weight, however short the training was
     expected = sum(weight * float(parts[f"losses/{name}_loss"]) for name, weight in weights.items())
@@ -225,7 +219,7 @@ def test_where_a_model_stands_among_the_iterates(house, trained):
 
 
 def test_where_the_curves_cannot_be_written_none_is_measured(house, trained, monkeypatch):
-    monkeypatch.delattr(figures, "mean_curves")
+    monkeypatch.delattr(objective_report, "mean_curves")
     (house / "docs").write_text("a file, no folder")
     result = inside(figures, "objective", "--model_file", trained, "--photos", "photos", cwd=house)
     (house / "docs").unlink()
@@ -262,9 +256,9 @@ def test_the_bound_of_the_last_norm(house, trained):
     method = load_model(str(trained), training=True)
     content, features = (photo(32, 32, seed)[None].astype(np.float32) for seed in (1, 2))
     normed = (features - features.mean((1, 2))) / features.std((1, 2))
-    objective = figures.ModelsObjective(method, content)
+    objective = objective_report.ModelsObjective(method, content)
     expected = objective.losses(127.5 * (1 + np.tanh(normed)))["total"]
-    found = figures.LastNorm(objective).losses(7 * features + 3)["total"]
+    found = objective_report.LastNorm(objective).losses(7 * features + 3)["total"]
     assert float(found) == pytest.approx(float(expected), rel=1e-4)
 
 
@@ -277,7 +271,8 @@ def test_where_a_model_of_many_styles_stands(name, house):
     rows, _ = objective_rows(house, model, "--count", 1, "--sizes", "32", "--evaluations", 4)
     method = load_model(model, training=True)
     square = reader.read_square(reader.list_images(str(house / "photos"))[0], 32)[None]
-    totals = [float(figures.ModelsObjective(method, square, each).losses(square)["total"]) for each in ("style", "0")]
+    objectives = [objective_report.ModelsObjective(method, square, name) for name in ("style", "0")]
+    totals = [float(objective.losses(square)["total"]) for objective in objectives]
     assert totals[0] != totals[1]
     assert rows[0]["unchanged"] == pytest.approx(np.mean(totals), rel=1e-4)
 
@@ -299,31 +294,31 @@ def test_the_objective_of_msgnet_is_that_of_its_largest_brush(house):
 
 
 def test_worth():
-    assert figures.worth(np.array([5.0, 3, 2]), 3) == 2
-    assert figures.worth(np.array([5.0, 3, 2]), 7) == 1
-    assert figures.worth(np.array([5.0, 3, 2]), 1) == "more than 3"
+    assert objective_report.worth(np.array([5.0, 3, 2]), 3) == 2
+    assert objective_report.worth(np.array([5.0, 3, 2]), 7) == 1
+    assert objective_report.worth(np.array([5.0, 3, 2]), 1) == "more than 3"
 
 
 def test_the_recipes_sheet(house, monkeypatch):
-    seen, stylize = {}, figures.gatys.stylize
+    seen, stylize = {}, gatys.stylize
 
     def noted(conf, network, *rest):
         seen[conf.style_form, conf.image_size] = (conf, network)
         return stylize(conf, network, *rest)
 
-    monkeypatch.setattr(figures.gatys, "stylize", noted)
+    monkeypatch.setattr(gatys, "stylize", noted)
     np.savez(house / "deep.npz", **vgg_weights(VGG_16_CONVS[:11]))
     flags = ("--content_image", "style.png", "--style_image", "photos/0.jpg", "--network", "vgg_16=deep.npz")
     sizes = ("--long_side", 32, "--evaluations", 2)
     result = inside(figures, "recipes", *flags, *sizes, "--output_dir", "out", cwd=house)
     assert result.returncode == 0, result.stderr
     text = (house / "out" / "README.md").read_text()
-    for name in figures.RECIPES:
+    for name in recipes.RECIPES:
         assert f"`conf/{name}.yml`" in text
     assert "All of them with vgg_16=deep.npz instead" in text
     assert "--evaluations 2`" in text
     assert all(network.repeated_edges == conf.repeated_edges for conf, network in seen.values())
-    own = config.load_conf(os.path.join(figures.ROOT, "conf", "gatys_basic.yml"), gatys.GatysConf)
+    own = config.load_conf(os.path.join(system.ROOT, "conf", "gatys_basic.yml"), gatys.GatysConf)
     # Half the squares go with the pixels, of F F^T with the pixels' square.
     assert seen["half_sum", 32][0].style_weight == pytest.approx(own.style_weight * (own.image_size / 32) ** 2)
     assert {conf.repeated_edges for conf, _ in seen.values()} == {False, True}
@@ -336,7 +331,7 @@ def test_enlarged_features_are_those_features_enlarged():
     weights |= {"conv3_1_aux/weights": np.ones((1, 1, 8, 2)), "conv3_1_aux/biases": np.ones(2)}
     weights = {key: np.float32(value) for key, value in weights.items()}
     image = photo(24, 24)[None].astype(np.float32)
-    plain, large = (vgg.Vgg("vgg_16", w, layers)(image) for w in (weights, figures.enlarged(weights, 50)))
+    plain, large = (vgg.Vgg("vgg_16", w, layers)(image) for w in (weights, recipes.enlarged(weights, 50)))
     for layer in layers:
         np.testing.assert_allclose(large[layer], 50 * plain[layer], rtol=1e-3, atol=1e-3)
 
@@ -344,7 +339,7 @@ def test_enlarged_features_are_those_features_enlarged():
 def test_another_networks_layers_stand_in(tmp_path):
     np.savez(tmp_path / "deep.npz", **vgg_weights(VGG_16_CONVS[:11]))
     conf = gatys.GatysConf(loss_model="vgg_19", style_layers=("vgg_19/conv1/conv1_2", "vgg_19/conv5/conv5_4"))
-    changed = figures.with_network(conf, "vgg_16_x", str(tmp_path / "deep.npz"))
+    changed = recipes.with_network(conf, "vgg_16_x", str(tmp_path / "deep.npz"))
     assert changed.style_layers == ("vgg_16_x/conv1/conv1_2", "vgg_16_x/conv5/conv5_1")
     assert changed.content_layers == ("vgg_16_x/conv3/conv3_3",)
     assert changed.loss_model_file.endswith("deep.npz")

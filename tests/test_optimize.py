@@ -128,13 +128,13 @@ def test_a_sweep_is_one_sheet(easel):
     ],
 )
 def test_each_tile_of_a_sweep_is_the_run_of_its_own_setting(flags, expected, easel, monkeypatch):
-    seen, stylize = [], optimize.gatys.stylize
+    seen, run_one = [], optimize.run
 
-    def noted(conf, *rest):
-        seen.append((conf.content_weight, conf.init, optimize.FLAGS.preserve_colors))
-        return stylize(conf, *rest)
+    def noted(job, conf):
+        seen.append((conf.content_weight, conf.init, job.preserve_colors))
+        return run_one(job, conf)
 
-    monkeypatch.setattr(optimize.gatys, "stylize", noted)
+    monkeypatch.setattr(optimize, "run", noted)
     result = run(easel, *BOTH, "--sweep", *flags)
     assert result.returncode == 0, result.stderr
     assert seen == expected

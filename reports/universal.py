@@ -1,0 +1,78 @@
+"""Models of any style, and the teacher of the loss network, side by side."""
+
+import os
+
+import numpy as np
+import tensorflow as tf
+from tqdm import tqdm
+
+from core import cli, pictures, styles, vgg
+from methods import decoders, layers, load_model, wct
+
+
+def draw(folder, model_files, content_files, style_files, long_side, teacher_dir=None, show_styles=True):
+    """Writes universal.jpg: each pair of a content and a style, what the models make of it, and the teacher's WCT.
+
+    Args:
+      folder: where it goes.
+      model_files: models of any style.
+      content_files, style_files: the n-th style goes with the n-th content; of the shorter list they come round again.
+      long_side: of the pictures, in pixels, at most.
+      teacher_dir: encoder1.npz to decoder5.npz of Collaborative Distillation; None: a sheet without the teacher.
+      show_styles: whether there is a column of the style pictures.
+
+    Raises:
+      UserError: as load_model, read_image and teachers_wct do.
+    """
+    methods = [load_model(path) for path in model_files]
+    columns = [(m.conf.method, lambda content, style, m=m: m.stylize(content, [style])[0]) for m in methods]
+    if teacher_dir:
+        columns.append(("teacher's WCT", teachers_wct(teacher_dir)))
+    rows = []
+    for i in tqdm(range(max(len(content_files), len(style_files))), "pairs"):
+        content_file, style_file = (paths[i % len(paths)] for paths in (content_files, style_files))
+        content = pictures.read_image(content_file, long_side).rgb
+        [style] = styles.read([style_file], long_side=long_side)
+        results = [(np.asarray(make(content[None].astype(np.float32), style)), name) for name, make in columns]
+        name = os.path.basename(style_file)
+        rows.append([(content, f"content, for {name}"), *([(style.image, name)] if show_styles else []), *results])
+    path = os.path.join(folder, "universal.jpg")
+    pictures.write_image(path, pictures.contact_sheet(rows))
+    print(f"Wrote {path}")
+
+
+def teachers_wct(folder):
+    """A function of a content [1,H,W,3] RGB 0..255 and a Style that gives [H,W,3]: Li et al. 2017 with five autoencoders.
+
+    They are those of Collaborative Distillation (Wang et al. 2020): relu{k}_1 of encoder{k}.npz is what decoder{k}.npz
+    inverts, RGB in 0..1 with a ReLU behind the last convolution too.
+
+    Raises UserError as vgg.read_weights does, or when a decoder is missing.
+    """
+    scope, levels = "vgg_19_distilled", {}
+    for depth in range(5, 0, -1):
+        [layer] = decoders.end_layers(scope, [depth])
+        encoder = vgg.Vgg(scope, vgg.read_weights(scope, os.path.join(folder, f"encoder{depth}.npz")), [layer])
+        levels[depth] = (layer, encoder, read_decoder(os.path.join(folder, f"decoder{depth}.npz")))
+
+    def stylized(content, style):
+        height, width = content.shape[1:3]
+        for depth, (layer, encoder, decoder) in levels.items():
+            images = (content, tf.cast(style.image, tf.float32)[None])
+            own, wanted = (encoder(layers.padded(image, depth))[layer][0] for image in images)
+            mean, covariance = wct.statistics(wanted)
+            moved = wct.whitened_and_coloured(own, 1.0, mean, wct.power(covariance, 0.5))
+            content = 255 * tf.nn.relu(decoders.decoded_maps(moved[None], decoder))[:, :height, :width]
+        return content[0]
+
+    return stylized
+
+
+def read_decoder(path):
+    """{conv: (kernel, biases)} of an .npz, from the deepest on. Raises UserError when it cannot be read."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            convs = [conv for conv in reversed(vgg.topology("vgg_19")) if f"{conv}/weights" in file]
+            return {conv: tuple(tf.constant(file[f"{conv}/{kind}"]) for kind in ("weights", "biases")) for conv in convs}
+    except (OSError, ValueError, KeyError) as error:
+        raise cli.UserError(f"{path}: not a readable decoder ({error}); name the folder with --teacher_dir") from None
