@@ -16,6 +16,7 @@ from core import onednn, quiet_tensorflow  # noqa: F401
 import numpy as np
 import yaml
 from absl import flags
+from tqdm import tqdm
 
 import methods
 import reader
@@ -24,6 +25,8 @@ from methods import johnson
 
 cli.define_conf_flag()
 flags.DEFINE_string("train_data", None, "A folder of photos, instead of the conf's.")
+flags.DEFINE_string("style_image", None, "A painting, instead of the conf's: for the method johnson.")
+flags.DEFINE_string("naming", None, "The run's name, instead of the conf's: its files go to <model_path>/<naming>/.")
 flags.DEFINE_bool("preview_grid", False, "Short trainings over a grid of style weights and sizes, and a sheet of them.")
 flags.DEFINE_list("grid_weights", [], "The grid's style weights (default 0.3, 1 and 3 times the conf's).")
 flags.DEFINE_list("grid_sizes", [], "The grid's style sizes in pixels (default 0.6, 1 and 1.6 times the conf's).")
@@ -41,8 +44,10 @@ def main(argv):
     if argv[1:]:
         raise cli.UsageError(f"{argv[1]}: not expected; the conf file goes with -c")
     conf = methods.load_conf(cli.require_conf(FLAGS.conf))
-    if FLAGS.train_data:
-        conf = dataclasses.replace(conf, train_data=FLAGS.train_data)
+    changes = {key: FLAGS[key].value for key in ("train_data", "style_image", "naming") if FLAGS[key].value}
+    if "style_image" in changes and not isinstance(conf, johnson.JohnsonConf):
+        raise cli.UsageError(f"--style_image: the method {conf.method} has no such key; name paintings in the conf")
+    conf = dataclasses.replace(conf, **changes)
     paths = reader.list_images(conf.train_data)
     if FLAGS.preview_grid:
         if not isinstance(conf, johnson.JohnsonConf):
@@ -69,14 +74,29 @@ def train(conf, method, paths):
             images = [preview_image, *(each.image for each in shown[0] or [] if each.image is not None)]
             images += [stylized(method, preview_image, style) for style in shown]
             pictures.write_image(path, np.concatenate([as_high_as(preview_image, image) for image in images], 1))
+            tqdm.write(f"Preview: {path}")
 
     def begin():
         if conf.initial_model:
             checkpoints.restore(conf.initial_model, [*trainable(method), *method.kept], method.of_style, method.grown)
 
-    return training.run(
+    code = training.run(
         conf, method, trainable(method), paths, reader.training_batches, used_files(conf), look, preview, begin
     )
+    if not code:
+        print(f"Stylize with it: {format_eval_command(conf, method)}")
+    return code
+
+
+def format_eval_command(conf, method):
+    """The command that stylizes a picture with the model of a finished run."""
+    model_file = os.path.join(conf.model_path, conf.naming, f"{checkpoints.NAME}-done")
+    style = ""
+    if "name" in method.style_kinds:
+        style = f" --style {method.style_names[0]}"
+    elif "image" in method.style_kinds:
+        style = " --style_file images/starry.jpg"
+    return f"python eval.py --model_file {model_file} --image_file images/Corgi.jpg{style}"
 
 
 def preview_grid(conf, paths, weights, sizes, steps):

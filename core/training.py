@@ -21,6 +21,8 @@ from core import checkpoints, config, pictures, system, winograd
 from core.cli import UserError
 from core.optimizer import Adam, Muon
 
+# Keys that do not change what comes of a run.
+IDLE_KEYS = ("steps", "epoch", "checkpoint_every", "keep_checkpoints", "preview_every", "preview_image")
 LOG_EVERY, SUMMARY_EVERY = 10, 25  # steps, as in the original
 
 
@@ -51,7 +53,8 @@ def run(conf, trainee, variables, paths, read_batches, used_files, look, after_s
         notes = resume_or_begin(conf, saved, optimizer, len(paths), begin)
         done_file = os.path.join(folder, f"{checkpoints.NAME}-done")
         if int(optimizer.iterations) >= steps and os.path.exists(done_file):
-            print(f"Already trained: {done_file}. Raise steps to go on, or remove {folder} to begin anew.")
+            check_unchanged(conf, done_file)
+            print(f"Already trained: {done_file}. Raise steps to go on, or choose a new naming for a new experiment.")
             return 0
         checkpoints.write_recipe(os.path.join(folder, f"{checkpoints.NAME}-0"), conf, notes)
         batches = read_batches(paths, conf, int(optimizer.iterations), steps, unreadable)
@@ -85,6 +88,19 @@ def resume_or_begin(conf, saved, optimizer, images, begin):
     step = int(optimizer.iterations)
     print(f"Resuming at step {step}")
     return notes | changes_so_far(conf, notes, os.path.join(folder, f"{checkpoints.NAME}-0"), step)
+
+
+def check_unchanged(conf, done_file):
+    """Raises UserError when a finished run's recipe has other settings than the conf, as nothing would come of them."""
+    path = checkpoints.recipe_path(done_file)
+    before = config.conf_dict(config.load_conf(path, type(conf))) if os.path.exists(path) else {}
+    now = config.conf_dict(conf)
+    changes = [f"{key} {before[key]} -> {now[key]}" for key in before if before[key] != now[key] and key not in IDLE_KEYS]
+    if changes:
+        raise UserError(
+            f"{done_file}: already trained, with other settings ({'; '.join(changes)}): "
+            "choose a new naming for a new experiment, or raise steps to train on with them"
+        )
 
 
 def step_precision(conf):
@@ -133,6 +149,7 @@ def fit(conf, trainee, optimizer, variables, batches, steps, received, look, aft
     folder, recent, latest = os.path.join(conf.model_path, conf.naming), collections.deque(maxlen=100), {}
     writer, precision = tf.summary.create_file_writer(folder), step_precision(conf)
     pace = 1 if sys.stderr.isatty() else 30
+    print("The first step takes longer, half a minute or so: the computation is prepared.")
     with tqdm(total=steps, initial=int(optimizer.iterations), unit="step", mininterval=pace) as progress:
         for content in batches:
             optimizer.learning_rate.assign(scheduled_rate(conf, int(optimizer.iterations), steps))
@@ -148,7 +165,7 @@ def fit(conf, trainee, optimizer, variables, batches, steps, received, look, aft
             latest |= losses  # the steps of a method may differ in what they report
             progress.update()
             if step % LOG_EVERY == 0:
-                progress.set_postfix(short_names(latest), refresh=False)
+                progress.set_postfix(short_names(mean_losses(recent)), refresh=False)  # of one photo they jump
             if step % SUMMARY_EVERY == 0:
                 write_summaries(writer, step, latest, look(content))
             if step % conf.checkpoint_every == 0 or step == steps or received:

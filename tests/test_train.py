@@ -2,6 +2,7 @@
 
 import glob
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -124,9 +125,15 @@ def test_a_run_leaves_all_the_originals_files(house):
     assert "changes" not in trained
     assert set(trained["sha256"]) == {"style_image", "loss_model_file"}
     assert "total_loss" in trained["mean_losses_of_the_last_100_steps"]
+    command = re.search("Stylize with it: python eval.py (.*)", result.stdout)[1].split()
+    assert command[1] == os.path.join(str(house), "models", "small", "fast-style-model.ckpt-done")
     again = inside(train, "-c", conf, cwd=house)
     assert again.returncode == 0
     assert "Already trained" in again.stdout
+    changed = inside(train, "-c", write_conf(house, style_weight=20.0), cwd=house)
+    assert changed.returncode == 1
+    assert "(style_weight 10.0 -> 20.0): choose a new naming for a new experiment" in changed.stderr
+    assert inside(train, "-c", write_conf(house, preview_every=7), cwd=house).returncode == 0  # nothing comes of that
     result = script(
         "eval.py", "--model_file", folder / "fast-style-model.ckpt-done", "--image_file", house / "style.png", cwd=house
     )
@@ -297,13 +304,29 @@ def test_an_overflow_does_not_poison_the_checkpoint(house):
 def test_previews_show_the_photo_before_and_after(house):
     Image.fromarray(photo(40, 60)).save(house / "look.png")
     conf = write_conf(house, preview_image=str(house / "look.png"), preview_every=2)
-    assert inside(train, "-c", conf, cwd=house).returncode == 0
+    result = inside(train, "-c", conf, cwd=house)
+    assert result.returncode == 0, result.stderr
     folder = house / "models" / "small"
     assert sorted(p.name for p in folder.glob("preview-*")) == ["preview-000002.jpg", "preview-000004.jpg"]
+    assert result.stdout.count(f"Preview: {folder}") == 2
     preview = np.asarray(Image.open(folder / "preview-000004.jpg")).astype(float)
     assert preview.shape == (40, 120, 3)
     assert np.abs(preview[:, :60] - photo(40, 60)).mean() < 10
     assert np.abs(preview[:, 60:] - photo(40, 60)).mean() > 20
+
+
+def test_a_painting_and_a_name_may_be_flags(house):
+    """They go into the recipe as if the conf had them; a method without a painting of its own refuses one."""
+    Image.fromarray(photo(50, 50, 7)).save(house / "mine.png")
+    flags = ("--style_image", "mine.png", "--naming", "mine", "--train_data", "photos")
+    result = inside(train, "-c", write_conf(house, style_image="absent.png"), *flags, cwd=house)
+    assert result.returncode == 0, result.stderr
+    recipe = yaml.safe_load((house / "models" / "mine" / "fast-style-model.yml").read_text())
+    assert [recipe[key] for key in ("style_image", "naming", "train_data")] == ["mine.png", "mine", "photos"]
+    assert os.path.exists(house / "generated" / "target_style_mine.jpg")
+    refused = inside(train, "-c", universal_conf(house, "wct"), *flags, cwd=house)
+    assert refused.returncode == 2
+    assert "--style_image: the method wct has no such key" in refused.stderr
 
 
 def test_the_preview_grid_trains_every_cell_once(house):
