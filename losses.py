@@ -26,6 +26,22 @@ def loss_network(conf, layers):
         return vgg.Vgg(conf.loss_model, weights, layers, conf.pooling, conf.repeated_edges)
 
 
+def loss_networks(conf):
+    """[the conf's loss network, and its second one where it names any], each with those of the conf's layers that are its.
+
+    Raises UserError as loss_network does, or when no layer is the second network's.
+    """
+    layers = {*conf.content_layers, *conf.style_layers}
+    second = {layer for layer in layers if conf.second_loss_model and layer.startswith(f"{conf.second_loss_model}/")}
+    if conf.second_loss_model and not second:
+        raise UserError(f"second_loss_model: no layer begins with {conf.second_loss_model}/; name one in style_layers")
+    networks = [loss_network(conf, layers - second)] if layers - second else []
+    if second:
+        keys = {"loss_model": conf.second_loss_model, "loss_model_file": conf.second_loss_model_file}
+        networks.append(loss_network(dataclasses.replace(conf, **keys), second))
+    return networks
+
+
 def teachers(conf):
     """The two networks that a DistillConf's student learns from, up to the layers they teach.
 
@@ -39,67 +55,97 @@ def teachers(conf):
 
 
 class PerceptualLoss(tf.Module):
-    """How far pictures are from their photos' content and from a style's manner, and how rough: a PerceptualConf's losses.
+    """How far pictures are from a content and from styles, and how rough: for nets that are trained and for pixels.
 
     With conf.turned_losses the loss networks see a batch in one of VIEWS views, drawn for each step. A grid of a few pixels
-    that one network mistakes for brush strokes is another pattern to it when turned, so that none pays in the long run.
+    that one network mistakes for brush strokes is another pattern to it when turned: showing it each batch in a random
+    view makes such a grid useless.
 
     With conf.color_weight the pixels are one more style layer: colours near the loss network's means hardly show in its
     Gram matrices, so that a net may choose any gray, lilac instead of ochre. With conf.luminance_weight light and dark are
     one more content layer: deep layers hardly tell flats apart, so that a black one may turn into the brightest hue.
 
+    Args:
+      conf: a PerceptualConf, or a GatysConf.
+      network: the conf's loss network with all layers of the conf; None: it is read.
+
     Raises UserError as loss_network does, or when no layer is the second network's.
     """
 
-    def __init__(self, conf):
+    def __init__(self, conf, network=None):
         super().__init__()
-        self.conf, layers = conf, {*conf.content_layers, *conf.style_layers}
-        second = {layer for layer in layers if conf.second_loss_model and layer.startswith(f"{conf.second_loss_model}/")}
-        if conf.second_loss_model and not second:
-            raise UserError(f"second_loss_model: no layer begins with {conf.second_loss_model}/; name one in style_layers")
-        keys = {"loss_model": conf.second_loss_model, "loss_model_file": conf.second_loss_model_file}
-        wanted = ((conf, layers - second), (dataclasses.replace(conf, **keys), second))
-        self._networks = [loss_network(each, theirs) for each, theirs in wanted if theirs]
+        self.conf, self._networks = conf, [network] if network else loss_networks(conf)
         self._content_layers = (*conf.content_layers, *([LUMINANCE] if conf.luminance_weight else []))
         self._style_layers = (*conf.style_layers, *([COLORS] if conf.color_weight else []))
+        self._factors = {LUMINANCE: conf.luminance_weight, COLORS: conf.color_weight}
+        self._content_shares = layer_shares(conf, self._content_layers)
+        self._style_shares = layer_shares(conf, self._style_layers, conf.style_layer_weights)
 
-    def style_targets(self, image):
-        """{layer: Gram matrices [VIEWS or 1,C,C], one for each view} of a style image [1,h,w,3] RGB 0..255."""
-        found = {layer: [] for layer in self._style_layers}
-        for view in views(self.conf):
-            features = self._features(image, view)
-            for layer, grams in found.items():
-                grams.append(gram(features[layer]))
+    def style_targets(self, image, view_range=None):
+        """{layer: matrices [V,C,C], one for each view of views(conf), or of a range} of [1,h,w,3] RGB 0..255."""
+        targets = {layer: [] for layer in self._style_layers}
+        for view in view_range or views(self.conf):
+            features = self._features(image, view, self._style_layers)
+            for layer, matrices in targets.items():
+                matrices.append(style_matrix(features[layer], self.conf.style_form))
             del features  # or they stay until the next view's are there
-        return {layer: tf.concat(grams, 0) for layer, grams in found.items()}
+        return {layer: tf.concat(matrices, 0) for layer, matrices in targets.items()}
 
     def content_targets(self, content, view=0):
         """{layer: features [N,h,w,C]} of photos [N,H,W,3]; no gradient goes through them."""
-        features = self._features(content, view)
+        features = self._features(content, view, self._content_layers)
         return {layer: tf.stop_gradient(features[layer]) for layer in self._content_layers}
 
-    def __call__(self, generated, content_targets, style_targets, style_weight, view=0):
-        """The scalar losses of [N,H,W,3] RGB 0..255 by their TensorBoard tags; targets of the same view."""
-        conf, features = self.conf, self._features(generated, view)
-        forms = ("relative", "relative") if conf.relative_losses else ("mean", conf.style_normaliser)
-        of_content = content_losses(features, content_targets, forms[0])
-        of_style = style_losses(features, {layer: views[view] for layer, views in style_targets.items()}, forms[1])
-        if conf.color_weight:
-            of_style[COLORS] *= conf.color_weight
-        if conf.luminance_weight:
-            of_content[LUMINANCE] *= conf.luminance_weight
-        scale = (len(of_content), len(of_style)) if conf.relative_losses else (1, 1)
-        parts = {
-            "content_loss": (tf.add_n(list(of_content.values())) / scale[0], conf.content_weight),
-            "style_loss": (tf.add_n(list(of_style.values())) / scale[1], style_weight),
-            "regularizer_loss": (total_variation_loss(generated), conf.tv_weight),
-        }
-        return weighted_sum(parts, of_style)
+    def errors(self, images, content_targets, styles, view=0):
+        """How far pictures [N,H,W,3] RGB 0..255 are from their targets, in the conf's forms.
 
-    def _features(self, images, view):
+        Args:
+          content_targets: as content_targets() gives them for this view; {}: no content.
+          styles: [(weight, guides, targets)]: targets from style_targets(); guides {layer: [1,h,w,1]} are what features are
+            multiplied by where a style has a region of its own, or None. []: no style.
+
+        Returns:
+          ({"tv", "content", "style": scalar}, the last two where there are targets, {style layer: scalar}).
+        """
+        conf, layers = self.conf, dict.fromkeys([*content_targets, *(layer for _, _, t in styles for layer in t)])
+        features, parts, of_style = self._features(images, view, layers), {}, {}
+        parts["tv"] = total_variation_loss(images, conf.tv_form)
+        if content_targets:
+            of_content = content_losses(features, content_targets, conf.content_form)
+            errors = [self._content_shares[k] * self._factors.get(k, 1.0) * error for k, error in of_content.items()]
+            parts["content"] = tf.add_n(errors)
+        for weight, guides, targets in styles:
+            for layer, matrices in targets.items():
+                guided = features[layer] * turned(guides[layer], view) if guides else features[layer]
+                pixels = tf.reduce_prod(tf.shape(images)[1:3])
+                error = style_error(guided, matrices[view], conf.style_form, pixels)
+                of_style[layer] = of_style.get(layer, 0.0) + weight * self._factors.get(layer, 1.0) * error
+        if styles:
+            parts["style"] = tf.add_n([self._style_shares[layer] * error for layer, error in of_style.items()])
+        return parts, of_style
+
+    def __call__(self, generated, content_targets, style_targets, style_weight, view=0):
+        """The scalar losses of [N,H,W,3] RGB 0..255 by their TensorBoard tags; content targets of the same view."""
+        parts, of_style = self.errors(generated, content_targets, [(1.0, None, style_targets)], view)
+        weights = {"content": self.conf.content_weight, "style": style_weight, "tv": self.conf.tv_weight}
+        names = {"content": "content_loss", "style": "style_loss", "tv": "regularizer_loss"}
+        return weighted_sum({names[part]: (parts[part], weights[part]) for part in names}, of_style)
+
+    def _features(self, images, view, layers):
         images = turned(images, view)
-        of_pixels = {COLORS: colors(images), LUMINANCE: luminance(images)}
-        return of_pixels | {layer: found for network in self._networks for layer, found in network(images).items()}
+        of_pixels = {COLORS: colors, LUMINANCE: luminance}
+        features = {layer: of_pixels[layer](images) for layer in layers if layer in of_pixels}
+        for network in self._networks:
+            if of_network := [layer for layer in network.layers if layer in layers]:
+                features |= network(images, of_network)
+        return features
+
+
+def layer_shares(conf, layers, weights=()):
+    """{layer: what its error counts in a loss}: 1 each, or, when the conf averages, its weight as a share of them all."""
+    weights = weights or [1.0] * len(layers)
+    total = sum(weights) if conf.averages_layers else 1.0
+    return {layer: weight / total for layer, weight in zip(layers, weights, strict=True)}
 
 
 def colors(images):
@@ -191,11 +237,6 @@ def content_error(features, target, form):
     if form in ("sum", "half_sum"):
         return tf.reduce_sum(squares) * (0.5 if form == "half_sum" else 1.0)
     return tf.reduce_mean(squares) * (0.25 if form == "quarter_mean" else 1.0)
-
-
-def style_losses(features, targets, form="size"):
-    """{layer: error} of features against target Gram matrices [C,C], in one of style_error's forms."""
-    return {layer: style_error(features[layer], target, form) for layer, target in targets.items()}
 
 
 UNDIVIDED = ("half_sum", "quarter_mean", "image")  # forms of F F^T: there the size of the style image counts

@@ -112,6 +112,25 @@ class PerceptualConf(LossNetworkConf):
     second_loss_model: str = option("", may_be_empty=True)
     second_loss_model_file: str = option("", may_be_empty=True)
 
+    # What pixels may be optimized by, nets are not trained by.
+    tv_form: typing.ClassVar[str] = "mean"
+    style_layer_weights: typing.ClassVar[tuple[float, ...]] = ()
+
+    @property
+    def content_form(self):
+        """See losses.content_error."""
+        return "relative" if self.relative_losses else "mean"
+
+    @property
+    def style_form(self):
+        """See losses.style_error."""
+        return "relative" if self.relative_losses else self.style_normaliser
+
+    @property
+    def averages_layers(self):
+        """Whether a loss is the mean over its layers, not the sum as in the original."""
+        return self.relative_losses
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunConf:

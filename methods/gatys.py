@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import typing
 
 import numpy as np
 import tensorflow as tf
@@ -50,6 +51,11 @@ class GatysConf(config.LossNetworkConf):
     averaging: float = config.option(0.95, below=1)
     clip: bool = True  # Adam keeps pixels in 0..255 throughout; else only the result is
     seed: int = 0  # of the noise, and of the views that are drawn
+
+    # What nets may be trained by, pixels are not optimized by.
+    color_weight: typing.ClassVar[float] = 0.0
+    luminance_weight: typing.ClassVar[float] = 0.0
+    averages_layers: typing.ClassVar[bool] = True
 
     def __post_init__(self):
         """Raises UserError when a layer is named twice, or style_layers and their weights do not match."""
@@ -188,39 +194,28 @@ class Differentiable(tf.Module):
 
 
 class Objective(Differentiable):
-    """The weighted sum of content, style and total-variation loss of one picture; the targets are computed once.
+    """The weighted sum of the content, style and total-variation losses of one picture, [H,W,3] RGB 0..255.
 
-    With conf.turned_losses they are computed for each view, as losses.PerceptualLoss does and for the same reason.
+    The targets are computed once: with conf.turned_losses for each view.
     """
 
     def __init__(self, conf, network, content, styles):
         super().__init__()
-        self.conf, self.network = conf, network
-        self.pixels = content.shape[0] * content.shape[1]
-        weights = conf.style_layer_weights or [1.0] * len(conf.style_layers)
-        self.shares = {layer: weight / sum(weights) for layer, weight in zip(conf.style_layers, weights, strict=True)}
-        self.content = self._targets(content) if conf.content_weight else {}
+        self.conf, self._loss = conf, losses.PerceptualLoss(conf, network)
+        self.content = self._content_targets(content) if conf.content_weight else {}
         self.styles = [
-            (style.weight, self._guides(style.mask), self._style_targets(style.image))
+            (style.weight, self._guides(style.mask), self._loss.style_targets(to_batch(style.image), views(conf)))
             for style in styles
             if conf.style_weight and style.weight
         ]
 
-    def _targets(self, image):
+    def _content_targets(self, image):
         """{layer: [views,h,w,C]}: each view's features turned back, so that all have one shape."""
-        found = {layer: [] for layer in self.conf.content_layers}
+        targets = {layer: [] for layer in self.conf.content_layers}
         for view in views(self.conf):
-            for layer, features in self._features(tf.constant(image[None], tf.float32), view, [*found]).items():
-                found[layer].append(losses.turned(features, losses.BACK[view]))
-        return {layer: tf.concat(features, 0) for layer, features in found.items()}
-
-    def _style_targets(self, image):
-        """{layer: [views,C,C]}, as the form of the style's loss compares them."""
-        found = {layer: [] for layer in self.conf.style_layers}
-        for view in views(self.conf):
-            for layer, features in self._features(tf.constant(image[None], tf.float32), view, [*found]).items():
-                found[layer].append(losses.style_matrix(features, self.conf.style_form))
-        return {layer: tf.concat(grams, 0) for layer, grams in found.items()}
+            for layer, features in self._loss.content_targets(to_batch(image), view).items():
+                targets[layer].append(losses.turned(features, losses.BACK[view]))
+        return {layer: tf.concat(features, 0) for layer, features in targets.items()}
 
     def _guides(self, mask):
         """{layer: [1,h,w,1]} from a mask [H,W] of the picture; None when there is none."""
@@ -230,28 +225,18 @@ class Objective(Differentiable):
         sizes = {layer: [vgg.pooled(side, layer, pooling) for side in mask.shape] for layer in layers}
         return {layer: guide(mask, *size) for layer, size in sizes.items()}
 
-    def _features(self, image, view, layers=None):
-        return self.network(losses.turned(image, view), layers)
-
     def losses(self, image, view=0):
         """{"content": ..., "style": ..., "tv": ..., "total": weighted} of [1,H,W,3] RGB; the first three are unweighted."""
-        conf, form, features = self.conf, self.conf.style_form, self._features(image, view)
-        parts = {"tv": losses.total_variation_loss(image, conf.tv_form)}
-        if self.content:
-            targets = {layer: losses.turned(found[view][None], view) for layer, found in self.content.items()}
-            errors = losses.content_losses(features, targets, conf.content_form)
-            parts["content"] = tf.add_n(list(errors.values())) / len(errors)
-        if self.styles:
-            errors = [
-                weight
-                * self.shares[layer]
-                * losses.style_error(guided(features, layer, guides, view), found[view], form, self.pixels)
-                for weight, guides, targets in self.styles
-                for layer, found in targets.items()
-            ]
-            parts["style"] = tf.add_n(errors)
+        conf = self.conf
+        content = {layer: losses.turned(features[view][None], view) for layer, features in self.content.items()}
+        parts, _ = self._loss.errors(image, content, self.styles, view)
         weights = {"content": conf.content_weight, "style": conf.style_weight, "tv": conf.tv_weight}
         return parts | {"total": tf.add_n([weights[name] * loss for name, loss in parts.items()])}
+
+
+def to_batch(image):
+    """[H,W,3] of any type -> [1,H,W,3] float32."""
+    return tf.constant(image[None], tf.float32)
 
 
 def guide(mask, height, width):
@@ -260,11 +245,6 @@ def guide(mask, height, width):
     # gram() divides by the whole picture's pixels; this makes it the region's, softly counted. (F F^T is that of a region
     # as large as the picture.)
     return mask / tf.sqrt(tf.reduce_mean(tf.square(mask)) + 1e-6)
-
-
-def guided(features, layer, guides, view):
-    """A layer's features in a view, times what `guides` has for it unless that is None."""
-    return features[layer] * losses.turned(guides[layer], view) if guides else features[layer]
 
 
 def lbfgs(objective, image, evaluations, callback=lambda *_: None, bounded=False):
