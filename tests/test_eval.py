@@ -3,6 +3,9 @@
 import glob
 import itertools
 import os
+import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -169,3 +172,19 @@ def test_a_shipped_model_has_manners_of_its_own(model):
     for one, other in itertools.combinations(results, 2):
         assert np.abs(one - other).mean() > 10
     assert "loss_model_file" in config.read_recipe(checkpoints.recipe_path(model))["sha256"]
+
+
+def test_the_readmes_lines_of_python_stylize_a_picture(tmp_path):
+    """As printed, on a fresh clone: here in a folder that has the project's models and pictures."""
+    with open(os.path.join(ROOT, "README.md"), encoding="utf-8") as file:
+        [code] = re.findall(r"```python\n(.*?)```", file.read(), re.DOTALL)
+    for name in ("models", "images"):
+        os.symlink(os.path.join(ROOT, name), tmp_path / name)
+    environment = os.environ | {"PYTHONPATH": ROOT}
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, check=True, timeout=300)
+    result, photo = (
+        np.asarray(Image.open(path).convert("RGB"), float)
+        for path in (tmp_path / "corgi.png", os.path.join(ROOT, "images", "Corgi.jpg"))
+    )
+    assert result.shape == photo.shape
+    assert np.abs(result - photo).mean() > 20
