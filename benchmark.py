@@ -1,4 +1,4 @@
-"""Measures speed and memory: python benchmark.py stylize|train|optimize|memory
+"""Measures speed and memory: python benchmark.py stylize|start|train|optimize|memory
 
 With --method adain or wct, stylising takes a style instead: a new one each time, or one whose statistics are known; with
 --method msgnet or stylebank, models/<method>.ckpt-done is compared with Johnson's net.
@@ -6,6 +6,8 @@ What is compared takes turns within one run, so that a noisy machine is as noisy
 printed. Johnson's net is compared with direct convolutions, a naive resize convolution, the original's form of all of it,
 and a net of half the channels; in training also with its own in bfloat16.
   stylize  seconds for one picture of --size x --size (default 512)
+  start    seconds from the shell to a picture whose long side is --size pixels (default 512): eval.py with denoised_starry,
+           beside the bare import of TensorFlow
   train    seconds for one step: batch 4 at 256x256, a loss network of VGG-16's full widths (random weights)
   optimize seconds for one evaluation of loss and gradient at --size x --size (default 512), as SciPy's L-BFGS asks for it,
            against PyTorch in eager mode (requirements-benchmark.txt): VGG-19's full widths and the embedded loss network
@@ -14,6 +16,7 @@ and a net of half the channels; in training also with its own in bfloat16.
 """
 
 import contextlib
+import functools
 import os
 import resource
 import statistics
@@ -77,6 +80,7 @@ def main(argv):
     size, method, rounds = FLAGS.size, FLAGS.method, FLAGS.rounds
     kinds = {
         "stylize": lambda: stylize(size or 512, method, rounds),
+        "start": lambda: start(size or 512, rounds),
         "train": lambda: train(rounds),
         "optimize": lambda: optimize(size or 512, rounds, FLAGS.threads),
         "memory": lambda: memory(size or 1024, method, FLAGS.form),
@@ -90,6 +94,26 @@ def main(argv):
 def stylize(size, method_name, rounds):
     """Seconds for one picture of size x size, one form after the other."""
     report(stylizing(size, method_name), f"stylise {size}x{size}", rounds)
+
+
+def start(size, rounds):
+    """Seconds of whole processes."""
+    with tempfile.TemporaryDirectory() as folder:
+        commands = {
+            "eval.py": [
+                os.path.join(ROOT, "eval.py"),
+                f"--model_file={os.path.join(ROOT, 'models', 'denoised_starry.ckpt-done')}",
+                f"--image_file={os.path.join(ROOT, 'images', 'Corgi.jpg')}",
+                f"--image_size={size}",
+                f"--output_file={os.path.join(folder, 'start.png')}",
+            ],
+            "import only": ["-c", "import tensorflow"],
+        }
+        runs = {
+            form: functools.partial(subprocess.run, [sys.executable, *command], check=True, capture_output=True)
+            for form, command in commands.items()
+        }
+        report(runs, f"from the shell to a picture of {size} pixels", rounds)
 
 
 def stylizing(size, method_name):

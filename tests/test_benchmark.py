@@ -66,6 +66,12 @@ def test_so_is_the_memory_that_the_default_recipe_is_expected_to_need(size, meas
     assert measured <= (base + per_pixel * size * size) / 1e9 < 1.25 * measured
 
 
+def test_the_start_is_measured_beside_the_bare_import(tmp_path):
+    result = inside(benchmark, "start", "--size=32", "--rounds=1", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert [line[2:16].rstrip() for line in result.stdout.splitlines()[1:]] == ["eval.py", "import only"]
+
+
 def test_without_pytorch_it_says_what_to_install(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "tests.pytorch", None)
     monkeypatch.delattr("tests.pytorch", raising=False)  # where another test has imported it
