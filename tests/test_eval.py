@@ -188,3 +188,12 @@ def test_the_readmes_lines_of_python_stylize_a_picture(tmp_path):
     )
     assert result.shape == photo.shape
     assert np.abs(result - photo).mean() > 20
+
+
+@pytest.mark.parametrize(
+    ("width", "size", "measured"),
+    [(32, 1024, 1.18), (32, 2048, 2.57), (16, 1024, 0.96), (16, 2048, 1.66)],  # GB, python benchmark.py memory
+)
+def test_the_memory_that_a_net_is_expected_to_need_is_what_it_was_seen_to_need(width, size, measured):
+    base, per_pixel = METHODS["johnson"](johnson.JohnsonConf(style_image="x", naming="x", width=width)).memory
+    assert measured <= (base + per_pixel * size * size) / 1e9 < 1.25 * measured
