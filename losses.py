@@ -47,11 +47,12 @@ def teachers(conf):
 
     Raises UserError as vgg.read_weights and vgg.Vgg do.
     """
-    named = (
-        (conf.teacher, conf.teacher_file, conf.teacher_layers),
-        (conf.deep_teacher, conf.deep_teacher_file, conf.deep_teacher_layers),
-    )
-    return [vgg.Vgg(scope, vgg.read_weights(scope, path), layers) for scope, path, layers in named]
+    networks = (conf.teacher_file, conf.teacher_layers), (conf.deep_teacher_file, conf.deep_teacher_layers)
+    scopes = [layers[0].split("/")[0] for _, layers in networks]
+    return [
+        vgg.Vgg(scope, vgg.read_weights(scope, path), layers)
+        for scope, (path, layers) in zip(scopes, networks, strict=True)
+    ]
 
 
 class PerceptualLoss(tf.Module):
@@ -78,8 +79,11 @@ class PerceptualLoss(tf.Module):
         self._content_layers = (*conf.content_layers, *([LUMINANCE] if conf.luminance_weight else []))
         self._style_layers = (*conf.style_layers, *([COLORS] if conf.color_weight else []))
         self._factors = {LUMINANCE: conf.luminance_weight, COLORS: conf.color_weight}
-        self._content_shares = layer_shares(conf, self._content_layers)
-        self._style_shares = layer_shares(conf, self._style_layers, conf.style_layer_weights)
+        averages_content, averages_style = (
+            conf.averages_layers or form == "relative" for form in (conf.content_form, conf.style_form)
+        )
+        self._content_shares = layer_shares(self._content_layers, averages_content)
+        self._style_shares = layer_shares(self._style_layers, averages_style, conf.style_layer_weights)
 
     def style_targets(self, image, view_range=None):
         """{layer: matrices [V,C,C], one for each view of views(conf), or of a range} of [1,h,w,3] RGB 0..255."""
@@ -141,10 +145,10 @@ class PerceptualLoss(tf.Module):
         return features
 
 
-def layer_shares(conf, layers, weights=()):
-    """{layer: what its error counts in a loss}: 1 each, or, when the conf averages, its weight as a share of them all."""
+def layer_shares(layers, averages, weights=()):
+    """{layer: what its error counts in a loss}: its weight, by default 1; as a share of all weights where it averages."""
     weights = weights or [1.0] * len(layers)
-    total = sum(weights) if conf.averages_layers else 1.0
+    total = sum(weights) if averages else 1.0
     return {layer: weight / total for layer, weight in zip(layers, weights, strict=True)}
 
 

@@ -78,7 +78,7 @@ def train(conf, method, paths):
 
     def begin():
         if conf.initial_model:
-            checkpoints.restore(conf.initial_model, [*trainable(method), *method.kept], method.of_style, method.grown)
+            checkpoints.restore(conf.initial_model, [*trainable(method), *method.kept], method.of_style, method.added_later)
 
     code = training.run(
         conf, method, trainable(method), paths, reader.training_batches, used_files(conf), look, preview, begin
@@ -153,7 +153,7 @@ def read_preview_styles(conf, method):
     if "name" in method.style_kinds:
         return [[styles.Style(name=name)] for name in method.style_names]
     if "image" in method.style_kinds:
-        return [styles.read([conf.preview_style or STARRY], long_side=PREVIEW_SIZE)]
+        return [styles.read([STARRY], long_side=PREVIEW_SIZE)]
     return [None]
 
 

@@ -22,6 +22,15 @@ REMOVED_KEYS = {  # what takes the place of a key that is gone
     "pixel_weight": "both losses of reconstruction count the same; leave the line out",
     "feature_weight": "both losses of reconstruction count the same; leave the line out",
     "gram_weight": "the order of Gram distances counts as much as the features; leave the line out",
+    "relative_losses": "write content_form: relative and style_form: relative instead of true, nothing instead of false",
+    "style_normaliser": "write style_form with the same value, size or channels",
+    "content_path": "CoMatch always has a matrix that all styles share; leave the line out",
+    "style_norms": "each named style always has scales and offsets of its own; leave the line out",
+    "whole_grams": "later steps always take the Gram matrices of whole paintings; leave the line out",
+    "bank_norms": "each bank always has scales and offsets of its own; leave the line out",
+    "preview_style": "previews show the project's night sky, images/starry.jpg; leave the line out",
+    "teacher": "teacher_layers begin with the teacher's scope; leave the line out",
+    "deep_teacher": "deep_teacher_layers begin with the teacher's scope; leave the line out",
 }
 
 
@@ -103,9 +112,11 @@ class PerceptualConf(LossNetworkConf):
     content_weight: float = 1.0
     style_weight: float = 250.0
     tv_weight: float = 0.0
-    # What squared differences of Gram matrices are divided by: the features' size, or channels: their square.
-    style_normaliser: str = option("size", choices=("size", "channels"))
-    relative_losses: bool = False  # each layer's error as a share of its target's energy, mean over the layers
+    # mean of the squared differences; relative: as a share of the target's energy, mean over the layers
+    content_form: str = option("mean", choices=("mean", "relative"))
+    # Squared differences of Gram matrices by the features' size, by channels squared; relative: as a share of the
+    # target's energy, mean over the layers
+    style_form: str = option("size", choices=("size", "channels", "relative"))
     color_weight: float = 0.0  # of the pixels' own colours as one more style layer
     luminance_weight: float = 0.0  # of light and dark, blurred, as one more content layer
     # Scope of a second loss network, for the layers that begin with it
@@ -115,21 +126,7 @@ class PerceptualConf(LossNetworkConf):
     # What pixels may be optimized by, nets are not trained by.
     tv_form: typing.ClassVar[str] = "mean"
     style_layer_weights: typing.ClassVar[tuple[float, ...]] = ()
-
-    @property
-    def content_form(self):
-        """See losses.content_error."""
-        return "relative" if self.relative_losses else "mean"
-
-    @property
-    def style_form(self):
-        """See losses.style_error."""
-        return "relative" if self.relative_losses else self.style_normaliser
-
-    @property
-    def averages_layers(self):
-        """Whether a loss is the mean over its layers, not the sum as in the original."""
-        return self.relative_losses
+    averages_layers: typing.ClassVar[bool] = False  # whatever the form
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -170,6 +167,10 @@ class MethodConf(RunConf):
     preview_image: str = option("", may_be_empty=True)  # shown before and after, side by side; "": the project's corgi
     preview_every: int = 250  # steps; 0: no previews
 
+    def complete(self):
+        """The conf with what files that it names add to it. Raises UserError when they do not fit it."""
+        return self
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DistillConf(RunConf):
@@ -179,10 +180,8 @@ class DistillConf(RunConf):
     loss_model: str = EMBEDDED  # scope of the student
     widths: tuple[int, ...] = option(length=5, above=0)  # channels of the student's five blocks
     hold_out: int = 100  # photos kept out of the training, spread evenly over the sorted paths
-    teacher: str = "vgg_19"
     teacher_file: str
     teacher_layers: tuple[str, ...]
-    deep_teacher: str = "vgg_19_distilled"
     deep_teacher_file: str
     deep_teacher_layers: tuple[str, ...]
     style_models: tuple[str, ...] = ()  # nets whose outputs are among the images
@@ -211,10 +210,10 @@ def load_recipe(path, kind):
     """
     values, lines = _read_yaml(path)
     trained = values.pop(RECIPE_KEY, None) or {}
-    if trained:
-        values = {key: value for key, value in values.items() if key not in REMOVED_KEYS}
     if isinstance(kind, dict):
         kind = _kind_by_method(values.get("method", "johnson"), kind, path, lines)
+    if trained:
+        values = _without_removed_keys(values, limits_of(kind, "style_form"))
     converted = _converted(values, kind, lambda key: f"{path}, line {lines.get(str(key), '?')}")
     for field in dataclasses.fields(kind):
         if field.default is dataclasses.MISSING and field.name not in values:
@@ -262,6 +261,16 @@ def _read_yaml(path):
             raise UserError(f"{key_node.value}: twice in {path}, line {key_node.start_mark.line + 1}; keep one")
         lines[key_node.value] = key_node.start_mark.line + 1
     return values, lines
+
+
+def _without_removed_keys(values, style_form):
+    """A recipe's values with the keys of today; `style_form` are the Limits of the key that replaces style_normaliser."""
+    forms = {}
+    if values.get("relative_losses") and style_form.choices:
+        forms = {"content_form": "relative", "style_form": "relative"}
+    elif values.get("style_normaliser") in style_form.choices:
+        forms = {"style_form": values["style_normaliser"]}
+    return forms | {key: value for key, value in values.items() if key not in REMOVED_KEYS}
 
 
 def _kind_by_method(method, kinds, path, lines):

@@ -16,8 +16,11 @@ CONFS = {name: method.conf_class for name, method in METHODS.items()}
 
 
 def load_conf(path):
-    """A conf file of train.py as an object of its method's class of conf. Raises UserError as config.load_conf does."""
-    return config.load_conf(path, CONFS)
+    """A conf file of train.py as an object of its method's class of conf, complete.
+
+    Raises UserError as config.load_conf and the conf's complete() do.
+    """
+    return config.load_conf(path, CONFS).complete()
 
 
 def load_recipe(model_file):
@@ -49,7 +52,7 @@ def load_model(path, training=False):
     if isinstance(conf, EncoderConf):
         check_encoder(path, conf, trained)
     method = METHODS[conf.method](conf, training)
-    checkpoints.restore(path, [*method.trainable_variables, *method.kept])
+    checkpoints.restore(path, [*method.trainable_variables, *method.kept], optional=method.added_later)
     return method
 
 

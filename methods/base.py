@@ -27,7 +27,7 @@ class Method(tf.Module):
       style_names: the names of the styles that the model holds.
       kept: variables that a model file holds beside those that are trained.
       of_style: names of variables that an initial_model, often of another style, does not give.
-      grown: names of variables that an initial_model may lack: they then begin where they change nothing.
+      added_later: names of variables that model files of earlier versions lack: they then begin where they change nothing.
     """
 
     conf_class: type[config.MethodConf]
@@ -36,7 +36,7 @@ class Method(tf.Module):
     style_names: typing.Sequence[str] = ()
     kept: typing.Sequence[tf.Variable] = ()
     of_style: typing.Sequence[str] = ()
-    grown: typing.Sequence[str] = ()
+    added_later: typing.Sequence[str] = ()
 
     def __init__(self, conf):
         super().__init__()

@@ -21,7 +21,6 @@ class EncoderConf(config.MethodConf, config.NetworkConf):
     batch_size: int = 8
     learning_rate: float = 1e-4
     random_crops: bool = True
-    preview_style: str = config.option("", may_be_empty=True)  # the style of the previews; "": the project's starry night
 
 
 def end_layers(scope, depths):

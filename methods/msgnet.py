@@ -9,7 +9,7 @@ import tensorflow as tf
 
 import losses
 import reader
-from core import checkpoints, config, styles
+from core import config, styles
 from core.cli import UserError
 from methods import base, layers
 
@@ -17,7 +17,8 @@ DEPTH = 3  # of the encoder as layers.padded counts: both sides are halved twice
 LIMIT = 3.0  # of a place's length in the features, in root mean squares
 REFRESHING = 8  # rounds of all styles and sizes of which one computes the kept Gram matrices anew, of whole images
 NO_NORMS = types.MappingProxyType({})
-CROPPING = 4  # with conf.whole_grams, rounds of which one still takes crops'
+SETTLED = 4000  # steps after which an encoder changes slowly enough for Gram matrices kept since some rounds ago
+CROPPING = 4  # rounds, after SETTLED steps, of which one still takes the Gram matrices of crops
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -26,36 +27,35 @@ class MsgNetConf(base.ManyStylesConf):
 
     method: str = "msgnet"
     style_weight: float = 5.0
-    style_normaliser: str = "channels"
+    style_form: str = "channels"
     width: int = config.option(128, above=0)  # channels inside a bottleneck; four times as many between them
     blocks: int = 6  # bottlenecks at the smallest size
     # Long sides of each style image: of the brush; in turn, may repeat
     style_sizes: tuple[int, ...] = config.option((256, 384, 512), **config.SIDE)
-    content_path: bool = False  # contents' features also pass CoMatch by a matrix that is the same for all styles
-    style_norms: bool = False  # each named style has scales and offsets for the decoder's norms; needs whole_grams
-    whole_grams: bool = False  # most steps take a painting's Gram matrix as kept, not a crop's: not for a new net
 
 
 class MsgNet(base.Method):
     """One encoder for contents and styles, a layer that matches their Gram matrices (CoMatch), and a decoder.
 
-    Departures from the paper and its code: pixels are in units of layers.UNIT around the means; norms have no scale
-    and offset; there is none at the first convolution, where it hides from the Gram matrix which colours a style has, and
-    the one before the last convolution is a joint_norm; ReLUs behind norms end at 6 and blocks with limited(), since places
-    of high contrast, up to 14 deviations from the mean, were made larger by every block and looked alike in all styles;
-    Gram matrices have the norm 1; CoMatch's matrix begins at the identity plus the published noise, so that its result is
-    not the same map in every channel; a step takes the Gram matrix of a crop of the style image. Those of whole images are
-    kept in the model, one for each named style and each of conf.style_sizes, so that it needs no picture of them. With
-    conf.whole_grams most steps take these: they are what a named style will have, but no gradient goes through them, so
-    that crops alone teach the encoder to read styles, and in a new net they fall behind it. With conf.content_path CoMatch
-    adds a matrix that all styles share (comatch), with conf.style_norms each named style has a scale and an offset for
-    every channel of the decoder's norms, as in Dumoulin et al. 2017 (arXiv 1610.07629): steps that take crops leave them
-    out, as style images do later. Both change nothing at first.
+    Departures from the paper and its code:
+    - Pixels are in units of layers.UNIT around the means.
+    - Norms have no scale and offset of their own. Instead each named style has a scale and an offset for every channel of
+      the decoder's norms, as in Dumoulin et al. 2017 (arXiv 1610.07629); a style image has none.
+    - The first convolution has no norm: it would hide from the Gram matrix which colors a style has.
+    - The norm before the last convolution is a joint_norm.
+    - ReLUs behind norms end at 6 and blocks with limited(): places of high contrast, up to 14 deviations from the mean,
+      were made larger by every block and looked alike in all styles.
+    - Gram matrices have the norm 1. CoMatch's matrix begins at the identity plus the published noise, so that its result is
+      not the same map in every channel, and CoMatch adds a second matrix, which all styles share (comatch).
+    - Training takes the Gram matrix of a crop of the style image: its gradient teaches the encoder to read styles. After
+      SETTLED steps three rounds of four take that of the whole image, which is kept in the model for each named style and
+      each of conf.style_sizes, and learn the style's scales and offsets. So the model needs no picture of a named style.
 
     Raises UserError as losses.PerceptualLoss and, when training, layers.check_size and reader.read_painting do.
     """
 
     conf_class = MsgNetConf
+    added_later = ("msgnet/comatch/path", "msgnet/norms")
     style_kinds = ("name", "image")
     memory = (700e6, 1470)
 
@@ -67,16 +67,14 @@ class MsgNet(base.Method):
         channels = 4 * conf.width
         noise = tf.random.stateless_uniform([channels, channels], [conf.seed, -1], 0, 0.02)
         self.match = tf.Variable(tf.eye(channels) + noise, name="msgnet/comatch/weights")
-        self.path = tf.Variable(tf.zeros([channels] * 2), name="msgnet/comatch/path") if conf.content_path else 0.0
+        self.path = tf.Variable(tf.zeros([channels] * 2), name="msgnet/comatch/path")
         none = tf.zeros([len(self.style_names), 2, sum(norm_channels(conf).values())])
-        self.norm_changes = tf.Variable(none, name="msgnet/norms") if conf.style_norms else none  # from identity_norms
+        self.norm_changes = tf.Variable(none, name="msgnet/norms")  # from identity_norms
         kept = tf.zeros([len(self.style_names), len(self.sizes), channels, channels])
         self.grams = tf.Variable(kept, trainable=False, name="msgnet/grams")
         self._of_image = functools.lru_cache(maxsize=16)(lambda style: self._gram(np.float32(style.image)[None]))
         if training:
             layers.check_size(conf, DEPTH)
-            if conf.style_norms and not conf.whole_grams:
-                raise UserError("style_norms: steps that take crops leave them out; they need whole_grams: true")
             if 0 < conf.steps < len(conf.style_images) * len(conf.style_sizes):
                 raise UserError(f"steps: got {conf.steps}, less than there are styles times style_sizes; raise it")
             images = [reader.read_painting(path, size).rgb for path in conf.style_images for size in self.sizes]
@@ -86,16 +84,6 @@ class MsgNet(base.Method):
             self._images = [tf.constant(image) for image in images]
             of_the_largest = found[len(self.sizes) - 1 :: len(self.sizes)]
             self.style_targets = dict(zip(self.style_names, of_the_largest, strict=True))
-
-    @property
-    def grown(self):
-        """Names of variables that an initial_model may lack.
-
-        They then begin without effect, but for limited(), which acts in an empty block too: with six new ones the losses
-        were back after some 400 steps.
-        """
-        blocks = [scope for scope in map(checkpoints.scope, self.trainable_variables) if scope.startswith("msgnet/res")]
-        return ["msgnet/comatch/path", "msgnet/norms", *blocks]
 
     @property
     def kept(self):
@@ -111,7 +99,7 @@ class MsgNet(base.Method):
         image = self._images[index]
         if visit % REFRESHING == 0:
             self.grams.scatter_nd_update([place], self._gram(tf.cast(image, tf.float32)[None]))
-        if self.conf.whole_grams and visit % CROPPING:
+        if int(optimizer.iterations) >= SETTLED and visit % CROPPING:
             return self._train_step(content, optimizer, variables, tf.constant(index), gram=self.grams[place])
         size = [min(self.conf.image_size, side) for side in image.shape[:2]]
         crop = tf.image.stateless_random_crop(image, [*size, 3], [self.conf.seed, int(optimizer.iterations)])
@@ -220,7 +208,7 @@ class MsgNet(base.Method):
         return layers.in_pixels(layers.image_conv(x, self.layers["conv2"]))
 
 
-def comatch(x, match, gram, path=0.0):
+def comatch(x, match, gram, path):
     """CoMatch: features [N,h,w,C] times a learned matrix and a style's Gram matrix, [C,C] both. Equation 3.
 
     `path` [C,C], not in the paper, is added to the product: a Gram matrix has few directions and lets no others through.

@@ -28,30 +28,49 @@ class StyleBankConf(base.ManyStylesConf):
     width: int = config.option(256, above=0)  # channels of the encoder's features, and of each filter bank
     blocks: int = 0  # residual blocks at the beginning of the decoder, of which the paper has none
     bank_blocks: int = 0  # residual blocks at the end of each bank, of which the paper has none
-    bank_norms: bool = False  # each bank has scales and offsets for its norm and the decoder's
     stylizing_steps: int = config.option(2, above=0)  # between two of reconstruction
     reconstruction_weight: float = 1.0  # of the latter's gradient, beside those of the former
-    # A finished model of which all stays as it is: only banks that it lacks are trained
+    # A finished model of which all stays as it is: only banks that it lacks are trained. width, blocks, bank_blocks and its
+    # styles are taken from its recipe.
     frozen_model: str = config.option("", may_be_empty=True)
+
+    def complete(self):
+        """The conf with the size and the styles of its frozen_model, before its own styles.
+
+        Raises UserError as frozen_recipe does, when the conf names another size, or no style that the model lacks.
+        """
+        if not self.frozen_model:
+            return self
+        recipe, defaults = frozen_recipe(self), {field.name: field.default for field in dataclasses.fields(self)}
+        sizes = {key: getattr(recipe, key) for key in ("width", "blocks", "bank_blocks")}
+        for key, value in sizes.items():
+            if getattr(self, key) not in (value, defaults[key]):
+                raise UserError(f"{key}: got {getattr(self, key)}, but {self.frozen_model} has {value}; leave the line out")
+        names = styles.names(recipe.style_images)
+        own = dict(zip(styles.names(self.style_images), self.style_images, strict=True))
+        new = [path for name, path in own.items() if name not in names]
+        if not new:
+            raise UserError(f"style_images: {self.frozen_model} has all of them already; add one")
+        return dataclasses.replace(self, style_images=(*recipe.style_images, *new), **sizes)
 
 
 class StyleBank(base.Method):
     """An encoder and a decoder that give a photo back, and for each style a filter bank that goes between them.
 
-    Departures from the paper: behind its norms no decoder can tell how bright and colourful the photo was, so a recovered
-    photo gets the photo's own mean and deviation in each channel; and masks divide pictures, one decoded in each style,
-    instead of features: no training step sees such features, and regions made of them were paler, with gray patches.
-
-    Three more are there if asked for, and change nothing at first. With conf.blocks the decoder begins with residual
-    blocks, for depth that one convolution at a quarter of the size has not; with conf.bank_blocks each bank ends with some
-    of its own. With conf.bank_norms a bank has a scale and an offset for every channel of its norm and of the decoder's, as
-    in Dumoulin et al. 2017 (arXiv 1610.07629): without them each channel that the last convolution reads has the same mean
-    and deviation in all styles.
+    Departures from the paper:
+    - A recovered photo gets the photo's own mean and deviation in each channel: behind its norms no decoder can tell how
+      bright and colorful the photo was.
+    - Masks divide pictures, one decoded in each style, instead of features: no training step sees such features, and
+      regions made of them were paler, with gray patches.
+    - A bank has a scale and an offset for every channel of its norm and of the decoder's, as in Dumoulin et al. 2017 (arXiv
+      1610.07629): without them each channel that the last convolution reads has the same mean and deviation in all styles.
+    - With conf.blocks the decoder begins with residual blocks, for depth that one convolution at a quarter of the size has
+      not; with conf.bank_blocks each bank ends with some of its own. New ones change nothing.
 
     With conf.frozen_model the encoder, the decoder and the banks of a finished model stay as they are, and only banks that
     it lacks are trained.
 
-    Raises UserError, when training, as frozen_names, losses.PerceptualLoss, layers.check_size, reader.read_style do.
+    Raises UserError, when training, as frozen_recipe, losses.PerceptualLoss, layers.check_size, reader.read_style do.
     """
 
     conf_class = StyleBankConf
@@ -61,13 +80,13 @@ class StyleBank(base.Method):
     def __init__(self, conf, training=False):
         super().__init__(conf)
         self.style_names = styles.names(conf.style_images)
-        frozen = frozen_names(conf) if training else ()
+        frozen = styles.names(frozen_recipe(conf).style_images) if training and conf.frozen_model else ()
         self.kernels = initial_kernels(conf, trainable=not frozen)
         self.banks = {name: initial_bank(conf, i, name, name not in frozen) for i, name in enumerate(self.style_names)}
         self.norms = {name: initial_norms(conf, name, name not in frozen) for name in self.style_names}
         self._stylizing_norm = tf.Variable(0.0, trainable=False, name="stylebank/stylizing_norm")
         if frozen:
-            checkpoints.restore(conf.frozen_model, self.kept)
+            checkpoints.restore(conf.frozen_model, self.kept, optional=self.added_later)
         if training:
             layers.check_size(conf, DEPTH)
             self.perceptual_loss = losses.PerceptualLoss(conf)
@@ -77,17 +96,15 @@ class StyleBank(base.Method):
             self.style_targets = {name: self.perceptual_loss.style_targets(image) for name, image in images.items()}
 
     @property
-    def grown(self):
-        """Names of variables that an initial_model may lack: they then begin where they change nothing."""
-        blocks = [self.kernels[scope] for scope in block_scopes(self.conf.blocks)]
-        blocks += [kernel for bank in self.banks.values() for kernel in bank[1:]]
-        return [*map(checkpoints.scope, blocks), *(f"stylebank/banks/{name}/norms" for name in self.style_names)]
+    def added_later(self):
+        """The banks' norms, which model files of earlier versions may lack."""
+        return [f"stylebank/banks/{name}/norms" for name in self.style_names]
 
     @property
     def kept(self):
         """What a model file holds beside the trainable variables."""
         weights = [*self.kernels.values(), *(kernel for bank in self.banks.values() for kernel in bank)]
-        weights += self.norms.values() if self.conf.bank_norms else ()
+        weights += self.norms.values()
         return [self._stylizing_norm, *(each for each in weights if not each.trainable)]
 
     def train_step(self, content, optimizer, variables):
@@ -230,36 +247,22 @@ def recolored(images, photos):
     return mean + tf.sqrt(variance) * model.instance_norm(images)
 
 
-def frozen_names(conf):
-    """The names of the styles that conf.frozen_model has; none without one.
+def frozen_recipe(conf):
+    """The conf that the model conf.frozen_model was trained with.
 
-    Raises:
-      UserError: there is no such model, it is none of this method, width and blocks, or the conf does not list all its
-        styles and at least one more, or has an initial_model too.
+    Raises UserError when there is no such model with its recipe, it is none of this method, or initial_model is set too.
     """
-    if not conf.frozen_model:
-        return ()
-    if not os.path.exists(checkpoints.recipe_path(conf.frozen_model)):
+    path = checkpoints.recipe_path(conf.frozen_model)
+    if not os.path.exists(path):
         raise UserError(
             f"frozen_model: {conf.frozen_model}: no such model with its recipe; conf/stylebank_cpu.yml trains one"
         )
     if conf.initial_model:
         raise UserError("initial_model: does not go with frozen_model, from which the run begins; leave one of them out")
     try:
-        recipe = config.load_conf(checkpoints.recipe_path(conf.frozen_model), {conf.method: StyleBankConf})
+        return config.load_conf(path, {conf.method: StyleBankConf})
     except UserError as error:
         raise UserError(f"frozen_model: {error}") from None
-    for key in ("width", "blocks", "bank_blocks", "bank_norms"):
-        if (theirs := getattr(recipe, key)) != getattr(conf, key):
-            raise UserError(f"{key}: got {getattr(conf, key)}, but {conf.frozen_model} has {theirs}")
-    names, ours = styles.names(recipe.style_images), styles.names(conf.style_images)
-    if missing := [name for name in names if name not in ours]:
-        raise UserError(
-            f"style_images: {', '.join(missing)} missing; list the styles that {conf.frozen_model} has, then new ones"
-        )
-    if len(names) == len(ours):
-        raise UserError(f"style_images: {conf.frozen_model} has all of them already; add one")
-    return names
 
 
 def initial_kernels(conf, trainable):
@@ -307,7 +310,5 @@ def initial_bank(conf, number, name, trainable):
 
 
 def initial_norms(conf, name, trainable):
-    """A new bank's norms, which change nothing; without conf.bank_norms they are none that learn."""
-    if not conf.bank_norms:
-        return no_norms(conf)
+    """A new bank's norms, which change nothing."""
     return tf.Variable(no_norms(conf), trainable=trainable, name=f"stylebank/banks/{name}/norms")

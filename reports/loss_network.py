@@ -138,9 +138,9 @@ def inversions(pairs, conf, photo, evaluations):
     """A contact sheet: the picture recovered from each layer (Johnson et al. 2016, Fig. 3), student below teacher."""
     rows = [[(photo, "picture")], [(photo, "picture")]]
     for layer, teacher_layer in tqdm(pairs.items(), "inversion", unit="layer"):
-        scope, path = conf.teacher, conf.teacher_file
+        scope, path = teacher_layer.split("/")[0], conf.teacher_file
         if teacher_layer in conf.deep_teacher_layers:
-            scope, path = conf.deep_teacher, conf.deep_teacher_file
+            path = conf.deep_teacher_file
         for row, (name, file, end) in zip(
             rows, ((scope, path, teacher_layer), (conf.loss_model, conf.output, layer)), strict=True
         ):

@@ -91,10 +91,13 @@ def universal_conf(folder, method, **changes):
 MANY_STYLES = {"msgnet": {"style_sizes": [32, 48], "blocks": 1}, "stylebank": {"style_size": 32}}  # methods of named styles
 
 
+RELATIVE = {"content_form": "relative", "style_form": "relative"}
+
+
 def many_styles_conf(folder, method, **changes):
     """write_conf for a method of MANY_STYLES: the styles "style" and "0"."""
     paths = [str(folder / "style.png"), str(folder / "photos" / "0.jpg")]
-    keys = {"method": method, "style_image": None, "style_images": paths, "width": 8, "relative_losses": True}
+    keys = {"method": method, "style_image": None, "style_images": paths, "width": 8, **RELATIVE}
     return write_conf(folder, **keys | MANY_STYLES[method] | changes)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from conftest import (
     MANY_STYLES,
+    RELATIVE,
     UNIVERSAL,
     VGG_16_CONVS,
     inside,
@@ -168,7 +169,7 @@ def test_the_universal_sheet(house):
 @pytest.fixture
 def trained(house):
     """A house with a model of 4 steps, its style weight still warming up: the path of its .ckpt-done."""
-    keys = {"relative_losses": True, "turned_losses": True, "color_weight": 1.0, "luminance_weight": 1.0}
+    keys = {**RELATIVE, "turned_losses": True, "color_weight": 1.0, "luminance_weight": 1.0}
     conf = write_conf(house, style_warmup_steps=100, tv_weight=0.01, initializer="identity", **keys)
     assert inside(train, "-c", conf, cwd=house).returncode == 0
     return house / "models" / "small" / "fast-style-model.ckpt-done"

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import photo, write_conf
+from conftest import RELATIVE, photo, write_conf
 
 import losses
 import methods
@@ -72,7 +72,7 @@ def test_the_views_are_all_ways_to_mirror_and_turn_a_picture():
 
 def test_turned_losses_compare_with_targets_of_the_same_view(house):
     """The style has no style loss and the photo no content loss in any view; other steps draw other views."""
-    keys = {"turned_losses": True, "relative_losses": True, "loss_model_file": str(house / "vgg.npz")}
+    keys = {"turned_losses": True, **RELATIVE, "loss_model_file": str(house / "vgg.npz")}
     loss = losses.PerceptualLoss(johnson.JohnsonConf(style_image="x", naming="x", loss_model="vgg_16", **keys))
     image = photo(24, 32)[None].astype(np.float32)
     targets = loss.style_targets(image)
@@ -88,7 +88,7 @@ def test_turned_losses_compare_with_targets_of_the_same_view(house):
 
 
 def test_the_pixels_colours_are_a_style_layer_of_their_own_weight(house):
-    keys = {"relative_losses": True, "loss_model_file": str(house / "vgg.npz"), "loss_model": "vgg_16"}
+    keys = {**RELATIVE, "loss_model_file": str(house / "vgg.npz"), "loss_model": "vgg_16"}
     image, other = photo(24, 32)[None].astype(np.float32), photo(24, 32, 5)[None].astype(np.float32)
     parts = {}
     for weight in (0.0, 1.0, 3.0):
@@ -105,7 +105,7 @@ def test_the_pixels_colours_are_a_style_layer_of_their_own_weight(house):
 
 
 def test_luminance_is_a_content_layer_that_only_light_and_dark_change(house):
-    keys = {"relative_losses": True, "loss_model_file": str(house / "vgg.npz"), "loss_model": "vgg_16"}
+    keys = {**RELATIVE, "loss_model_file": str(house / "vgg.npz"), "loss_model": "vgg_16"}
     loss = losses.PerceptualLoss(johnson.JohnsonConf(style_image="x", naming="x", luminance_weight=2.0, **keys))
     plain = losses.PerceptualLoss(johnson.JohnsonConf(style_image="x", naming="x", **keys))
     image = photo(64, 64)[None].astype(np.float32)

@@ -12,7 +12,19 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import yaml
-from conftest import MANY_STYLES, ROOT, UNIVERSAL, inside, load, many_styles_conf, photo, script, universal_conf, write_conf
+from conftest import (
+    MANY_STYLES,
+    RELATIVE,
+    ROOT,
+    UNIVERSAL,
+    inside,
+    load,
+    many_styles_conf,
+    photo,
+    script,
+    universal_conf,
+    write_conf,
+)
 from PIL import Image
 
 import losses
@@ -47,7 +59,7 @@ def tensors(path):
 @pytest.mark.parametrize("name", METHODS)
 def test_the_contract_of_a_method(name, house):
     """Steps lower the loss, the loss network stays as it is, any size is kept, strength 0 is the content."""
-    johnson = {"initializer": "identity", "relative_losses": True, "turned_losses": True, "learning_rate": 1e-4}
+    johnson = {"initializer": "identity", **RELATIVE, "turned_losses": True, "learning_rate": 1e-4}
     johnson |= {"output_affine": True}
     if name in UNIVERSAL:
         path = universal_conf(house, name, learning_rate=1e-3)
@@ -166,7 +178,7 @@ def test_an_interrupted_run_equals_an_uninterrupted_one(house):
     Up to the order in which the threads add up their parts of a gradient.
     """
     keys = {"steps": 60, "random_crops": True, "learning_rate_schedule": "cosine", "style_warmup_steps": 20}
-    keys |= {"reconstruction_steps": 5, "initializer": "identity", "relative_losses": True, "checkpoint_every": 10}
+    keys |= {"reconstruction_steps": 5, "initializer": "identity", **RELATIVE, "checkpoint_every": 10}
     keys |= {"keep_checkpoints": 9}
     straight = script("train.py", "-c", write_conf(house, naming="straight", **keys), cwd=house)
     assert straight.returncode == 0, straight.stderr
@@ -396,7 +408,7 @@ def test_mixed_precision_computes_about_the_same_and_is_the_runs_own(has, house,
     monkeypatch.setattr(training, "has_bfloat16", lambda: has)
     totals, pictures, content = [], [], photo(64, 64)[None].astype(np.float32)
     for naming, on in (("before", False), ("mixed", True), ("after", False)):
-        conf = write_conf(house, naming=naming, mixed_precision=on, initializer="identity", relative_losses=True, steps=1)
+        conf = write_conf(house, naming=naming, mixed_precision=on, initializer="identity", **RELATIVE, steps=1)
         result = inside(train, "-c", conf, cwd=house)
         pictures.append(METHODS["johnson"](methods.load_conf(str(conf))).stylize(content).numpy())
         assert result.returncode == 0, result.stderr

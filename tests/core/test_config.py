@@ -123,12 +123,8 @@ def test_a_conf_of_the_original_loads_unchanged(tmp_path):
     conf = load(ORIGINAL, tmp_path)
     assert conf.style_layers == ("vgg_16/conv1/conv1_2", "vgg_16/conv2/conv2_2")
     assert conf.loss_model_file == "pretrained/vgg_16.ckpt"
-    assert (conf.method, conf.initializer, conf.relative_losses, conf.train_data) == (
-        "johnson",
-        "normal",
-        False,
-        "train2014/",
-    )
+    assert (conf.method, conf.initializer, conf.train_data) == ("johnson", "normal", "train2014/")
+    assert (conf.content_form, conf.style_form) == ("mean", "size")
 
 
 def test_numbers_that_yaml_reads_as_text(tmp_path):

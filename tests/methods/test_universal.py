@@ -239,10 +239,11 @@ def test_the_embedded_encoder_is_found_from_anywhere(tmp_path, monkeypatch):
 
 def test_previews_show_content_style_and_result(house):
     Image.fromarray(photo(40, 60)).save(house / "look.png")
-    look = {"preview_image": str(house / "look.png"), "preview_style": str(house / "style.png"), "preview_every": 4}
+    look = {"preview_image": str(house / "look.png"), "preview_every": 4}
     assert inside(train, "-c", universal_conf(house, "wct", **look), cwd=house).returncode == 0
     preview = Image.open(house / "models" / "small" / "preview-000004.jpg")
-    assert preview.size == (60 + round(80 * 40 / 60) + 60, 40)
+    width, height = Image.open(train.STARRY).size
+    assert preview.size == pytest.approx((60 + 40 * width / height + 60, 40), abs=1)
     grid = inside(train, "-c", universal_conf(house, "wct"), "--preview_grid", cwd=house)
     assert grid.returncode == 2
     assert "--preview_grid: is for the method johnson" in grid.stderr
