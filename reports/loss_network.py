@@ -11,40 +11,53 @@ import losses
 import reader
 from core import checkpoints, cli, config, pictures, system, vgg
 from methods import gatys, load_model
-from reports import plots
+from reports import flag, plots
 
 SIZE, PAIRED_SIZE, INVERTED_SIZE = 256, 128, 192  # pixels: squares measured, compared in pairs, recovered
 PLAIN = 20  # photos, and as many stylised ones, beside the paintings
 AIMS = {"conv1_2": 0.93, "conv2_2": 0.75, "conv3_3": 0.75, "conv4_1": 0.75, "conv5_1": 0.5}
 SMOOTHNESS = 1e-4  # weight of the total variation in feature inversion, as little as removes the noise
+OWN_FLAGS = (
+    flag.Flag(
+        "conf",
+        None,
+        "The conf file with which distill.py trained the network.",
+        missing="name one with -c, such as -c conf/vgg_16_lite.yml",
+        options={"short_name": "c"},
+    ),
+    flag.output_dir(None, "docs/<the conf's naming>"),
+    flag.Flag("paintings", "images", "A folder of paintings, whose Gram matrices are compared."),
+    flag.image_file("The photo that is recovered from each layer's features."),
+    flag.count("evaluations", 200, "Evaluations of L-BFGS for each recovered photo."),
+)
 
 
-def draw(conf_file, folder, painting_dir, photo_file, evaluations):
+def draw(conf, output_dir, paintings, image_file, evaluations):
     """Measures a student against its teachers on photos it has not seen; writes plot.png, inversion.jpg and README.md.
 
     Args:
-      conf_file: of a DistillConf, whose student has been trained.
-      folder: where they go; None: docs/<naming>.
-      painting_dir: a folder of paintings, whose Gram matrices are compared.
-      photo_file: the picture that is recovered from each layer, by so many evaluations of L-BFGS.
+      conf: the file of a DistillConf, whose student has been trained.
+      output_dir: the folder that the files are written to; None: docs/<naming>.
+      paintings: a folder of paintings, whose Gram matrices are compared.
+      image_file: the photo that is recovered from each layer, by this number of evaluations of L-BFGS.
 
     Raises:
       UserError: as load_conf, hold_out, networks and load_model do, or matplotlib is not installed.
     """
     plots.check_matplotlib()
-    conf = config.load_conf(conf_file, config.DistillConf)
-    folder = folder or os.path.join("docs", conf.naming)
+    conf_file, conf = conf, config.load_conf(conf, config.DistillConf)
+    folder = output_dir or os.path.join("docs", conf.naming)
     pairs, student, teachers = networks(conf)
     held = held_out(conf)
     shares, photos = explained(pairs, student, teachers, held)
-    images = comparison_images(conf, held, painting_dir)
+    images = comparison_images(conf, held, paintings)
     ranks, distances = rank_correlations(pairs, student, teachers, images)
     plot(os.path.join(folder, "plot.png"), shares, distances)
-    sheet = inversions(pairs, conf, reader.read_square(photo_file, INVERTED_SIZE), evaluations)
+    sheet = inversions(pairs, conf, reader.read_square(image_file, INVERTED_SIZE), evaluations)
     pictures.write_image(os.path.join(folder, "inversion.jpg"), sheet)
-    command = f"python figures.py loss_network -c {conf_file} --paintings {painting_dir}"
-    command += f" --content_image {photo_file} --evaluations {evaluations}"
-    text = page(conf, shares, ranks, photos, len(images), command, painting_dir, evaluations)
+    command = f"python figures.py loss_network -c {conf_file} --paintings {paintings}"
+    command += f" --image_file {image_file} --evaluations {evaluations}"
+    text = page(conf, shares, ranks, photos, len(images), command, paintings, evaluations)
     system.write_text(os.path.join(folder, "README.md"), text)
     print(text)
 

@@ -6,29 +6,58 @@ import os
 
 import numpy as np
 import tensorflow as tf
+from absl import flags
 from tqdm import tqdm
 
 import reader
 from core import checkpoints, config, styles, system
-from core.cli import UserError
+from core.cli import UsageError, UserError, parse_numbers
 from methods import gatys, johnson, load_model, load_recipe
 from model import instance_norm
-from reports import plots
+from reports import flag, plots
 
 STARTS = ("noise", "photo")  # where L-BFGS sets out from
 
 
-def draw(model_file, photo_dir, folder, count, sizes, evaluations, with_last_norm=False, into_recipe=False):
+def parse_sizes(texts):
+    """Whole numbers of pixels from texts. Raises UsageError when there is none, or one is too small."""
+    sizes = [round(size) for size in parse_numbers("sizes", texts)]
+    if min(sizes, default=0) < config.SMALLEST:
+        raise UsageError(f"--sizes: got {min(sizes, default='none')}, at least {config.SMALLEST} is needed")
+    return sizes
+
+
+OWN_FLAGS = (
+    flag.Flag(
+        "model_file",
+        None,
+        "A .ckpt-done file with its recipe beside it.",
+        missing="name a model such as models/denoised_starry.ckpt-done",
+    ),
+    flag.Flag(
+        "photos",
+        None,
+        "A folder of photos that the model was not trained on.",
+        missing="name a folder of photos that the model was not trained on",
+    ),
+    flag.output_dir(None, "docs/<the model's name>"),
+    flag.count("count", 10, "How many of the photos are taken, evenly spread."),
+    flag.Flag("sizes", "256,512", "Sides of the square pictures, in pixels.", flags.DEFINE_list, convert=parse_sizes),
+    flag.count("evaluations", 500, "Evaluations of L-BFGS for each picture."),
+    flag.Flag("last_norm", False, "Also the best picture that a net without output_affine could give.", flags.DEFINE_bool),
+)
+
+
+def draw(model_file, photos, output_dir, count, sizes, evaluations, last_norm=False):
     """Draws where a model's outputs stand among L-BFGS' iterates (Johnson et al. 2016, Fig. 5), and tells it in numbers.
 
     Args:
       model_file: with its recipe beside it.
-      photo_dir: photos that the model was not trained on, of which `count`, evenly spread, are taken.
-      folder: where objective.csv and objective.png go; None: docs/<the model's name>.
-      sizes: sides of the square pictures.
-      evaluations: of L-BFGS.
-      with_last_norm: also the best picture that could come out of the original's net, without output_affine.
-      into_recipe: write into the model's recipe how many evaluations it is worth.
+      photos: a folder of photos that the model was not trained on, of which `count`, evenly spread, are taken.
+      output_dir: the folder that objective.csv and objective.png are written to; None: docs/<the model's name>.
+      sizes: sides of the square pictures in pixels.
+      evaluations: of L-BFGS for each picture.
+      last_norm: also the best picture that could come out of the original's net, without output_affine.
 
     Raises:
       UserError: the model has no recipe or no such objective, a file cannot be read or written, matplotlib is missing.
@@ -37,28 +66,23 @@ def draw(model_file, photo_dir, folder, count, sizes, evaluations, with_last_nor
     recipe = checkpoints.recipe_path(model_file)
     if not os.path.exists(recipe):
         raise UserError(f"{recipe}: missing; only a model's recipe says what it was trained to minimise")
-    paths = reader.list_images(photo_dir)
+    paths = reader.list_images(photos)
     paths = [paths[i] for i in np.unique(np.linspace(0, len(paths) - 1, count, dtype=int))]
-    conf, trained = load_recipe(model_file)
+    conf, _ = load_recipe(model_file)
     if not isinstance(conf, config.PerceptualConf):
         raise UserError(f"{recipe}: method {conf.method} has no objective that pixels could be given")
-    if with_last_norm and not isinstance(conf, johnson.JohnsonConf):
+    if last_norm and not isinstance(conf, johnson.JohnsonConf):
         raise UserError(f"--last_norm: is of nets for one style; {conf.method} does not end in a norm: leave it out")
     name = os.path.basename(model_file).removesuffix(".ckpt-done")
-    folder, curves = folder or os.path.join("docs", name), {}
-    for path in (os.path.join(folder, "objective.csv"), *([recipe] if into_recipe else [])):
-        system.check_writable(path)  # before the hours that follow
+    folder, curves = output_dir or os.path.join("docs", name), {}
+    system.check_writable(os.path.join(folder, "objective.csv"))  # before the hours that follow
     method = load_model(model_file, training=True)
     for size in sizes:
-        photos = list(reader.read_squares(paths, size))  # one that cannot be read is skipped
-        curves[size] = mean_curves(method, photos, evaluations, with_last_norm)
+        squares = list(reader.read_squares(paths, size))  # one that cannot be read is skipped
+        curves[size] = mean_curves(method, squares, evaluations, last_norm)
         write_curves(os.path.join(folder, "objective.csv"), curves)
     plot_curves(os.path.join(folder, "objective.png"), curves)
-    worths = print_worths(name, curves)
-    if into_recipe:
-        measured = {"photos": len(photos), "evaluations": evaluations}
-        trained |= {"worth_lbfgs_iterations": worths, "worth_measured_over": measured}
-        checkpoints.write_recipe(model_file, conf, trained)
+    print_worths(name, curves)
 
 
 class ModelsObjective(gatys.Differentiable):
@@ -91,7 +115,7 @@ class LastNorm(gatys.Differentiable):
         return self.objective.losses((tf.tanh(instance_norm(image)) + 1) * 127.5)
 
 
-def mean_curves(method, photos, evaluations, with_last_norm):
+def mean_curves(method, photos, evaluations, last_norm):
     """Means over photos, squares [S,S,3], in each of the model's styles.
 
     {"noise", "photo": [evaluations] from each start; "model", "unchanged", and if asked for "last_norm": scalar}.
@@ -103,7 +127,7 @@ def mean_curves(method, photos, evaluations, with_last_norm):
         noise = np.random.default_rng(0).uniform(0, 255, photo.shape[1:])
         row = {"photo": least_so_far(objective, photo[0].numpy(), evaluations)[0]}
         row["noise"], optimised = least_so_far(objective, noise, evaluations)
-        if with_last_norm:  # from the best there is without the norm; 100 gives L-BFGS numbers like pixels
+        if last_norm:  # from the best there is without the norm; 100 gives L-BFGS numbers like pixels
             features = 100 * np.arctanh(np.clip(optimised / 127.5 - 1, -0.97, 0.97))
             row["last_norm"] = least_so_far(LastNorm(objective), features, evaluations, bounded=False)[0][-1]
         stylized = method.stylize(photo, styles.named([name], method.style_names) if name else None)
@@ -128,16 +152,13 @@ def least_so_far(objective, image, evaluations, bounded=True):
 
 
 def print_worths(name, curves):
-    """Prints, and returns as {size: {start: evaluations}}, how many evaluations from each start a model is worth."""
-    worths = {}
+    """Prints how many evaluations from each start a model is worth."""
     for size, curve in curves.items():
-        worths[size] = {start: worth(curve[start], curve["model"]) for start in STARTS}
-        noise, photo = worths[size].values()
+        noise, photo = (worth(curve[start], curve["model"]) for start in STARTS)
         print(f"{size}x{size}: {name} is worth {noise} evaluations from noise, {photo} from the photo")
         if "last_norm" in curve:
             noise, photo = (worth(curve[start], curve["last_norm"]) for start in STARTS)
             print(f"{size}x{size}: without output_affine no model is worth over {noise} and {photo}")
-    return worths
 
 
 def worth(curve, value):

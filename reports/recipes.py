@@ -11,6 +11,7 @@ from tqdm import tqdm
 import losses
 from core import cli, config, pictures, styles, system, vgg
 from methods import gatys
+from reports import flag
 
 RECIPES = {  # conf files of optimize.py, and what each is
     "gatys_vgg16_lbfgs": "after Keras' example",
@@ -19,14 +20,22 @@ RECIPES = {  # conf files of optimize.py, and what each is
     "gatys": "the default",
 }
 VGG_SIZE, SIZES = 300.0, {config.EMBEDDED: 1.3}  # root mean squares of networks' features at conv2_2, on photos
+OWN_FLAGS = (
+    flag.output_dir("docs/recipes"),
+    flag.image_file(),
+    flag.style_file(),
+    flag.long_side("The results' long side in pixels."),
+    flag.count("evaluations", None, "Evaluations at each scale; by default each recipe's own number."),
+    flag.Flag("network", None, "SCOPE or SCOPE=FILE, one loss network for all; by default each recipe's own."),
+)
 
 
-def draw(folder, photo_file, style_file, long_side, evaluations=None, network=None):
+def draw(output_dir, image_file, style_file, long_side, evaluations=None, network=None):
     """Writes sheet.jpg, what the recipes make of one pair of pictures, and a page about it, README.md.
 
     Args:
-      folder: where they go.
-      photo_file, style_file: the pair.
+      output_dir: the folder that they are written to.
+      image_file, style_file: the pair.
       long_side: of the results in pixels, whatever the recipes' own.
       evaluations: at each scale, instead of the recipes' own.
       network: SCOPE or SCOPE=FILE, a loss network for all instead of the recipes' own.
@@ -34,24 +43,24 @@ def draw(folder, photo_file, style_file, long_side, evaluations=None, network=No
     Raises:
       UserError: as read_image, load_conf, loss_network and check_sizes do.
     """
-    photo, painting = (pictures.read_image(path).rgb for path in (photo_file, style_file))
+    photo, painting = (pictures.read_image(path).rgb for path in (image_file, style_file))
     shown = [(gatys.fitted(image, long_side), name) for image, name in ((photo, "photo"), (painting, "style"))]
     confs, networks = {}, {}
     for name in RECIPES:  # all of them before the first one's minutes are spent
         confs[name], networks[name] = read_recipe(name, photo, long_side, evaluations, network)
-        gatys.check_sizes(confs[name], (photo_file, photo), [(style_file, painting)])
+        gatys.check_sizes(confs[name], (image_file, photo), [(style_file, painting)])
     tiles, seconds = [], {}
     for name, conf in tqdm(confs.items(), unit="recipe"):
         start = time.perf_counter()
         image = gatys.stylize(conf, networks[name], photo, [styles.Style(painting)])
         seconds[name] = time.perf_counter() - start
         tiles.append((image, f"{name}\n{seconds[name]:.0f} s"))
-    pictures.write_image(os.path.join(folder, "sheet.jpg"), pictures.contact_sheet([shown, tiles[:2], tiles[2:]]))
-    command = f"python figures.py recipes --content_image {photo_file} --style_image {style_file} --long_side {long_side}"
+    pictures.write_image(os.path.join(output_dir, "sheet.jpg"), pictures.contact_sheet([shown, tiles[:2], tiles[2:]]))
+    command = f"python figures.py recipes --image_file {image_file} --style_file {style_file} --long_side {long_side}"
     command += f" --network {network}" if network else ""
     command += f" --evaluations {evaluations}" if evaluations else ""
-    system.write_text(os.path.join(folder, "README.md"), page(confs, seconds, command, network))
-    print(os.path.join(folder, "sheet.jpg"))
+    system.write_text(os.path.join(output_dir, "README.md"), page(confs, seconds, command, network))
+    print(os.path.join(output_dir, "sheet.jpg"))
 
 
 def read_recipe(name, photo, long_side, evaluations, network):

@@ -21,7 +21,7 @@ from methods import gatys
 VERBS = ["train", "eval", "optimize", "distill", "figures", "download", "benchmark"]
 # From the highest to the lowest: a module imports only what stands below it in this list. Verbs, reports and methods, which
 # the walk adds to it, import none of their own kind.
-REPORTS_SHARED = ["reports.plots"]
+REPORTS_SHARED = ["reports.plots", "reports.flag"]
 METHODS_SHARED = ["methods.decoders", "methods.layers", "methods.base"]
 NOUNS = ["model", "losses", "reader", "vgg_preprocessing"]
 CORE = ["training", "checkpoints", "vgg", "styles", "pictures", "augment", "winograd", "optimizer", "config"]
@@ -99,6 +99,7 @@ def test_the_reference_names_every_conf_key_and_flag():
     for verb in VERBS:
         with open(os.path.join(ROOT, f"{verb}.py"), encoding="utf-8") as file:
             defined |= set(re.findall(r'^flags\.DEFINE_\w+\(\s*"(\w+)"', file.read(), re.MULTILINE))
+    defined |= {flag.name for report in REPORTS for flag in importlib.import_module(report).OWN_FLAGS}
     assert len(keys) > 60
     assert len(defined) > 40
     assert sorted((keys | defined) - named) == []
