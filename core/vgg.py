@@ -122,8 +122,9 @@ def read_weights(scope, path, exclude_scopes=""):
 
     Args:
       scope: "vgg_16..." or "vgg_19...".
-      path: TF-Slim's .ckpt (V1 or V2), Keras' .h5 without top, MatConvNet's .mat, .npz, or "imagenet": Keras' own file,
-        fetched once into Keras' cache. A file that is not there is looked for in the project's folder.
+      path: TF-Slim's .ckpt (V1 or V2), Keras' .h5 without top, MatConvNet's .mat, .npz, Collaborative Distillation's .pth,
+        or "imagenet": Keras' own file, fetched once into Keras' cache. A file that is not there is looked for in the
+        project's folder.
       exclude_scopes: comma-separated scopes of a .ckpt that are not read.
 
     Returns:
@@ -136,7 +137,7 @@ def read_weights(scope, path, exclude_scopes=""):
     if path == "imagenet":
         return _checked(_read_imagenet(scope), scope, path)
     path, kind = system.located(path), os.path.splitext(path)[1]
-    reader = {".h5": _read_h5, ".mat": _read_mat, ".npz": _read_npz}.get(kind)
+    reader = {".h5": _read_h5, ".mat": _read_mat, ".npz": _read_npz, ".pth": _read_pth}.get(kind)
     if not os.path.exists(path) and (reader or not os.path.exists(path + ".index")):
         remedy = (
             f"'python download.py {scope[:6]}' fetches it"
@@ -148,7 +149,7 @@ def read_weights(scope, path, exclude_scopes=""):
         weights = reader(path) if reader else _read_ckpt(path, scope, exclude_scopes)
     except UserError:
         raise
-    except Exception as error:  # each of four file libraries has errors of its own
+    except Exception as error:  # each of the file libraries has errors of its own
         raise UserError(f"{path}: not a readable {kind or '.ckpt'} weight file ({str(error)[:200]})") from None
     return _checked(weights, scope, path)
 
@@ -246,6 +247,29 @@ def _read_mat(path):
         if name.startswith("conv"):
             kernel, biases = layer["weights"].reshape(-1)[:2]
             weights[f"{name}/weights"], weights[f"{name}/biases"] = kernel, biases.reshape(-1)
+    return weights
+
+
+def _read_pth(path):
+    """Collaborative Distillation's: conv0, conv11, ..., conv51 and conv11_aux, ..., kernels [O,I,k,k], perhaps in "model".
+
+    That is how its authors name the layers: github.com/MingSun-Tse/Collaborative-Distillation, model/model_cd.py.
+    """
+    try:
+        import torch
+    except ImportError:
+        raise UserError(f"{path}: needs PyTorch to be read: pip install -r requirements-benchmark.txt") from None
+    state, weights = torch.load(path, map_location="cpu", weights_only=True), {}
+    for name, tensor in state.get("model", state).items():
+        match = re.fullmatch(r"conv(?:0|(\d)(\d)(_aux)?)\.(weight|bias)", name)
+        if not match:
+            raise UserError(f"{path}: holds {name}, only conv0, conv11, conv11_aux and so on are known; is it an encoder?")
+        block, place, aux, kind = match.groups()
+        conv = f"conv{block}_{place}{aux or ''}" if block else "conv0"
+        value = tensor.numpy()
+        weights[f"{conv}/{'weights' if kind == 'weight' else 'biases'}"] = (
+            value.transpose(2, 3, 1, 0) if value.ndim == 4 else value
+        )
     return weights
 
 

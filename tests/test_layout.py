@@ -15,7 +15,7 @@ from conftest import ROOT
 
 import core
 import methods
-from core import checkpoints, config, onednn
+from core import config, onednn
 from methods import gatys
 
 VERBS = ["train", "eval", "optimize", "distill", "figures", "download", "benchmark"]
@@ -73,11 +73,6 @@ def test_no_module_is_forgotten():
     assert {*METHODS_SHARED, *REPORTS_SHARED} < {*modules("methods"), *modules("reports")}
     assert METHODS
     assert REPORTS
-
-
-def test_there_is_one_version():
-    with open(os.path.join(ROOT, "pyproject.toml"), encoding="utf-8") as file:
-        assert f'version = "{checkpoints.VERSION}"' in file.read()
 
 
 def test_nothing_runs_what_it_reads():
