@@ -201,7 +201,11 @@ def short_names(losses):
 
 
 def write_summaries(writer, step, losses, images):
-    """TensorBoard events in TF1's form, under the original's tags: scalars, and [1,H,W,3] images by tag."""
+    """Writes TensorBoard events under the original's tags: scalars, and [1,H,W,3] images by tag.
+
+    In TF1's form, simple_value and image. tf.summary.scalar and tf.summary.image would write tensors under the same tags,
+    which TensorBoard 2 shows but TF1's TensorBoard and scripts that read the original's events do not.
+    """
     summary = tf.compat.v1.Summary()
     for tag, loss in losses.items():
         summary.value.add(tag=tag, simple_value=loss)
