@@ -5,8 +5,8 @@ only once its hash is right. A transfer that broke off goes on where it stopped 
 Without internet: --mirror names a folder, or the base URL of a server, that holds the files under the names used here.
 
 The transfer is written with urllib: keras.utils.get_file, pooch, and requests with urllib3's Retry check hashes or try
-again, but begin a broken transfer anew, so 80 MB may never arrive over a bad line; huggingface_hub's http_get goes on where it
-stopped, but checks no MD5 and reads no folder, so most of this code would stay, beside a dependency.
+again, but begin a broken transfer anew, so 80 MB may never arrive over a bad line; huggingface_hub's http_get goes on where
+it stopped, but checks no MD5 and reads no folder, so most of this code would stay, beside a dependency.
 """
 
 import http.client

@@ -1,7 +1,7 @@
 """Model files by their TF1 names, training checkpoints, and the recipe kept beside a model.
 
-`.ckpt-done` files are V1 checkpoints, one file each, as the original wrote them: its variables plus global_step. A training
-checkpoint holds Adam's slots too. V2 checkpoints (.index and .data) are read as well.
+A `.ckpt-done` file is a V1 checkpoint in a single file, as the original wrote it: the model's variables and global_step. A
+training checkpoint holds Adam's slots too. V2 checkpoints (.index and .data) can be read as well.
 """
 
 import glob
@@ -18,32 +18,33 @@ from core.optimizer import scope
 
 NAME = "fast-style-model.ckpt"  # the original's: NAME-1000, NAME-2000, ..., NAME-done
 VERSION = "1.0.0"
-BOOKKEEPING = re.compile(r"global_step|beta[12]_power|.*/Adam(_1)?")  # what an optimiser adds to a model's variables
+BOOKKEEPING = re.compile(r"global_step|beta[12]_power|.*/Adam(_1)?")  # an optimizer's own variables
 
 
 def restore(path, variables, untouched=(), grown=()):
-    """Assigns every variable from a checkpoint (V1 file, or V2 prefix); an optimiser's bookkeeping in it may be left over.
+    """Assigns every variable from a checkpoint (V1 file, or V2 prefix), which may hold an optimizer's variables besides.
 
-    Variables of the names `untouched` keep what they hold, and the file may have them or not; those of the names `grown`
-    do so where the file lacks them.
+    Args:
+      untouched: names of variables that keep their values, whether the file has them or not.
+      grown: names of variables that keep their values where the file does not have them.
 
     Raises:
-      UserError: no such file, not a checkpoint, or a variable missing, extra, misshapen or not finite: it is named.
+      UserError: no such file, or not a checkpoint; a variable is missing, unknown, of another shape or not finite.
     """
     reader = _open(path)
     shapes = reader.get_variable_to_shape_map()
-    kept = {*untouched, *(name for name in grown if name not in shapes)}
-    wanted = {scope(variable): variable for variable in variables if scope(variable) not in kept}
-    for name, variable in wanted.items():
+    unassigned = {*untouched, *(name for name in grown if name not in shapes)}
+    assigned = {scope(variable): variable for variable in variables if scope(variable) not in unassigned}
+    for name, variable in assigned.items():
         if name not in shapes:
             raise UserError(f"{path}: variable {name} is missing: not a model of this method, or a damaged file")
         if shapes[name] != variable.shape.as_list():
-            found, needed = shapes[name], variable.shape.as_list()
-            raise UserError(f"{path}: variable {name} is {found}, {needed} is needed: is it of another width or method?")
-    extra = sorted(name for name in shapes if name not in {*wanted, *untouched} and not BOOKKEEPING.fullmatch(name))
+            shape, needed = shapes[name], variable.shape.as_list()
+            raise UserError(f"{path}: variable {name} is {shape}, {needed} is needed: is it of another width or method?")
+    extra = sorted(name for name in shapes if name not in {*assigned, *untouched} and not BOOKKEEPING.fullmatch(name))
     if extra:
         raise UserError(f"{path}: variable {extra[0]} is not one of this method's: its recipe (.yml) is missing or wrong")
-    for name, variable in wanted.items():
+    for name, variable in assigned.items():
         try:
             value = np.asarray(reader.get_tensor(name))
         except (tf.errors.OpError, ValueError, RuntimeError, IndexError):
@@ -54,10 +55,10 @@ def restore(path, variables, untouched=(), grown=()):
 
 
 def save(path, variables, others=None):
-    """Writes variables, and `others` by name, as one V1 file under their TF1 names; complete, or not at all.
+    """Writes variables under their TF1 names, and `others`, {name: tensor}, as one V1 file; whole or not at all.
 
     Raises:
-      UserError: the place cannot be written, or a variable is not finite: such a file is worse than none.
+      UserError: the file cannot be written, or a variable holds NaN or infinite values.
     """
     tensors = {scope(variable): variable.read_value() for variable in variables} | (others or {})
     for name, tensor in tensors.items():
@@ -78,7 +79,7 @@ def save(path, variables, others=None):
 def save_training(folder, variables, optimizer, keep):
     """Writes <folder>/fast-style-model.ckpt-<step> and removes all but the newest `keep`; returns its path.
 
-    The file `checkpoint` beside it is how tf.train.latest_checkpoint, and with it the original, finds it.
+    tf.train.latest_checkpoint, and so the original, finds it by the file `checkpoint`, which is written beside it.
     """
     path = os.path.join(folder, f"{NAME}-{int(optimizer.iterations)}")
     save(path, [*variables, *optimizer.state()], optimizer.powers())
@@ -107,7 +108,7 @@ def recipe_path(model_file):
 
 
 def write_recipe(model_file, conf, trained=None):
-    """Writes the conf, and what came of the training, beside a model; such a file is a conf that train.py takes."""
+    """Writes a model's recipe: its conf, which train.py can read again, with `trained`, a dict, as a section of its own."""
     recipe = config.conf_dict(conf) | ({config.RECIPE_KEY: trained} if trained else {})
     system.write_text(recipe_path(model_file), yaml.safe_dump(recipe, sort_keys=False))
 
@@ -118,6 +119,7 @@ def read_shapes(path):
 
 
 def _open(path):
+    """A reader of the checkpoint's variables. Raises UserError when there is none."""
     if not os.path.exists(path) and not os.path.exists(path + ".index"):
         raise UserError(f"{path}: no such model file; give a .ckpt-done file such as models/denoised_starry.ckpt-done")
     try:
@@ -127,10 +129,10 @@ def _open(path):
 
 
 def _numbered(folder):
-    """[(step, path)] of the folder's training checkpoints, oldest first; a V2 one counts by its .index."""
-    found = {}
+    """[(step, path)] of the folder's training checkpoints, oldest first; V2 ones have an .index."""
+    paths = {}
     for name in os.listdir(folder) if os.path.isdir(folder) else []:
         match = re.fullmatch(re.escape(NAME) + r"-(\d+)(\.index)?", name)
         if match:
-            found[int(match[1])] = os.path.join(folder, name.removesuffix(".index"))
-    return sorted(found.items())
+            paths[int(match[1])] = os.path.join(folder, name.removesuffix(".index"))
+    return sorted(paths.items())

@@ -28,7 +28,9 @@ def draw(output_dir, models=None):
       UserError: as load_model and pictures.read_image do.
     """
     photos = {(name, SIZE): f"{name}.jpg" for name in PHOTOS} | {(LARGE_PHOTO, LARGE_SIZE): "large.jpg"}
-    contents = {(name, size): sized(os.path.join(system.ROOT, "images", f"{name}.jpg"), size) for name, size in photos}
+    contents = {
+        (name, size): read_resized(os.path.join(system.ROOT, "images", f"{name}.jpg"), size) for name, size in photos
+    }
     models = models or one_style_models(os.path.join(system.ROOT, "models"))
     for path in models:
         method = load_model(path)
@@ -40,8 +42,8 @@ def draw(output_dir, models=None):
     print(page_file)
 
 
-def sized(path, long_side):
-    """A picture enlarged or reduced to this long side in pixels: [H,W,3] float32 RGB 0..255."""
+def read_resized(path, long_side):
+    """A picture of a file, resized to this long side in pixels: [H,W,3] float32 RGB 0..255."""
     image = pictures.read_image(path).rgb.astype("float32")
     scale = long_side / max(image.shape[:2])
     return pictures.resized(image, [round(side * scale) for side in image.shape[:2]])

@@ -1,4 +1,4 @@
-"""Models of many styles: every style, one-style nets beside them, styles fused, and the sizes of the brush."""
+"""MSG-Net and StyleBank: a photo in every style, one-style nets beside them, styles fused or divided, brush sizes."""
 
 import os
 
@@ -21,7 +21,9 @@ OWN_FLAGS = (
 
 
 def draw(output_dir, models, image_file, long_side, mask=None):
-    """Writes styles.jpg: a photo in every style of every model; mixed.jpg: two styles fused by weights, and by mask;
+    """Writes three sheets of pictures.
+
+    styles.jpg: a photo in every style of every model; mixed.jpg: two styles fused by weights, and divided by a mask;
     brushes.jpg: every style in every size of the brush, where a model has several.
 
     Args:
@@ -42,14 +44,15 @@ def draw(output_dir, models, image_file, long_side, mask=None):
     mask = styles.read_mask(mask) if mask else None
     names = methods[-1].style_names
     all_styles = [
-        [(in_style(each, photo, name), f"{each.conf.method}, {name}") for name in each.style_names] for each in methods
+        [(stylize(method, photo, name), f"{method.conf.method}, {name}") for name in method.style_names]
+        for method in methods
     ]
     all_styles.append(
-        in_nets_of_one(photo, [os.path.join(os.path.dirname(models[-1]), f"{name}.ckpt-done") for name in names])
+        one_style_tiles(photo, [os.path.join(os.path.dirname(models[-1]), f"{name}.ckpt-done") for name in names])
     )
-    mixed = [mixtures(each, photo, mask) for each in methods]
-    of_sizes = [row for each in methods for row in brushes(each, photo)]
-    written = {name: rows for name, rows in (("styles", all_styles), ("mixed", mixed), ("brushes", of_sizes)) if rows}
+    mixed = [mixtures(method, photo, mask) for method in methods]
+    brush_rows = [row for method in methods for row in brushes(method, photo)]
+    written = {name: rows for name, rows in (("styles", all_styles), ("mixed", mixed), ("brushes", brush_rows)) if rows}
     for name, rows in written.items():
         pictures.write_image(os.path.join(output_dir, f"{name}.jpg"), pictures.contact_sheet(rows))
     print(f"Wrote {', '.join(f'{output_dir}/{name}.jpg' for name in written)}")
@@ -58,12 +61,10 @@ def draw(output_dir, models, image_file, long_side, mask=None):
 def brushes(method, photo):
     """Rows of tiles of a photo [H,W,3] in a model's styles, one row for each size of its brush; none without sizes."""
     sizes = getattr(method, "sizes", ())
-    return [
-        [(in_style(method, photo, name, size=size), f"{name}, {size}") for name in method.style_names] for size in sizes
-    ]
+    return [[(stylize(method, photo, name, size=size), f"{name}, {size}") for name in method.style_names] for size in sizes]
 
 
-def in_nets_of_one(photo, paths):
+def one_style_tiles(photo, paths):
     """Tiles of a photo [H,W,3] in models of one style; a blank where there is no such model."""
     blank = (np.full_like(photo, 255), "")
     return [
@@ -77,7 +78,7 @@ def mixtures(method, photo, mask):
     tiles = []
     for share in (0, 0.25, 0.5, 0.75, 1):
         texts = (f"{first}:{1 - share:g}", f"{second}:{share:g}")
-        tiles.append((in_style(method, photo, *texts), f"{method.conf.method}\n{' '.join(texts)}"))
+        tiles.append((stylize(method, photo, *texts), f"{method.conf.method}\n{' '.join(texts)}"))
     if mask is not None:
         both = [styles.Style(name=first, mask=mask), styles.Style(name=second, mask=1 - mask)]
         label = f"{method.conf.method}\n{first} where the mask is white, else {second}"
@@ -85,6 +86,6 @@ def mixtures(method, photo, mask):
     return tiles
 
 
-def in_style(method, photo, *texts, size=None):
-    """A photo [H,W,3] in styles by name and weight, and in a size of the brush: [H,W,3]."""
+def stylize(method, photo, *texts, size=None):
+    """A photo [H,W,3] in styles that `texts` name, "NAME" or "NAME:WEIGHT", and in a size of the brush: [H,W,3]."""
     return method.stylize(photo[None], styles.named(texts, method.style_names, size))[0]

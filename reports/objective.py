@@ -49,7 +49,7 @@ OWN_FLAGS = (
 
 
 def draw(model_file, photos, output_dir, count, sizes, evaluations, last_norm=False):
-    """Draws where a model's outputs stand among L-BFGS' iterates (Johnson et al. 2016, Fig. 5), and tells it in numbers.
+    """Draws, and prints, where a model's outputs stand among L-BFGS' iterates (Johnson et al. 2016, Fig. 5).
 
     Args:
       model_file: with its recipe beside it.
@@ -65,7 +65,7 @@ def draw(model_file, photos, output_dir, count, sizes, evaluations, last_norm=Fa
     plots.check_matplotlib()
     recipe = checkpoints.recipe_path(model_file)
     if not os.path.exists(recipe):
-        raise UserError(f"{recipe}: missing; only a model's recipe says what it was trained to minimise")
+        raise UserError(f"{recipe}: missing; only a model's recipe says what it was trained to minimize")
     paths = reader.list_images(photos)
     paths = [paths[i] for i in np.unique(np.linspace(0, len(paths) - 1, count, dtype=int))]
     conf, _ = load_recipe(model_file)
@@ -86,9 +86,10 @@ def draw(model_file, photos, output_dir, count, sizes, evaluations, last_norm=Fa
 
 
 class ModelsObjective(gatys.Differentiable):
-    """All that a model was trained to minimise, for one photo [1,S,S,3] RGB 0..255 and one of its styles.
+    """What a model was trained to minimize, for one photo [1,S,S,3] RGB 0..255 and one of its styles.
 
-    Of turned_losses' views it takes the first: the mean over all of them costs eight times as much, and worth is the same.
+    With turned_losses it compares pictures as they are, not all eight ways: that would take eight times as long, with the
+    same result.
     """
 
     def __init__(self, method, photo, style=""):
@@ -104,21 +105,23 @@ class ModelsObjective(gatys.Differentiable):
 
 
 class LastNorm(gatys.Differentiable):
-    """An objective of pictures as the original's net ends: tanh of what a norm without scale and offset gives."""
+    """An objective of pictures that end as the original's net does: tanh of a norm without scale and offset."""
 
     def __init__(self, objective):
         super().__init__()
         self.objective = objective
 
     def losses(self, image):
-        """{"total": ...} of the features [1,S,S,3], of any scale, that the norm is given."""
+        """{"total": ...} of features [1,S,S,3] before the norm, which may have any scale."""
         return self.objective.losses((tf.tanh(instance_norm(image)) + 1) * 127.5)
 
 
 def mean_curves(method, photos, evaluations, last_norm):
     """Means over photos, squares [S,S,3], in each of the model's styles.
 
-    {"noise", "photo": [evaluations] from each start; "model", "unchanged", and if asked for "last_norm": scalar}.
+    Returns:
+      {"noise", "photo": [evaluations], the curves from each start; "model", "unchanged" (the photo's own), and with
+      `last_norm` that: scalars}.
     """
     rows, size = [], len(photos[0])
     for photo, name in tqdm(list(itertools.product(photos, method.style_targets)), f"{size}x{size}", unit="picture"):
@@ -126,9 +129,9 @@ def mean_curves(method, photos, evaluations, last_norm):
         objective = ModelsObjective(method, photo, name)
         noise = np.random.default_rng(0).uniform(0, 255, photo.shape[1:])
         row = {"photo": least_so_far(objective, photo[0].numpy(), evaluations)[0]}
-        row["noise"], optimised = least_so_far(objective, noise, evaluations)
-        if last_norm:  # from the best there is without the norm; 100 gives L-BFGS numbers like pixels
-            features = 100 * np.arctanh(np.clip(optimised / 127.5 - 1, -0.97, 0.97))
+        row["noise"], optimized = least_so_far(objective, noise, evaluations)
+        if last_norm:  # begins at the best free picture; times 100, as L-BFGS is tuned for pixels
+            features = 100 * np.arctanh(np.clip(optimized / 127.5 - 1, -0.97, 0.97))
             row["last_norm"] = least_so_far(LastNorm(objective), features, evaluations, bounded=False)[0][-1]
         stylized = method.stylize(photo, styles.named([name], method.style_names) if name else None)
         row["model"] = float(objective.losses_and_gradient(stylized)[0]["total"])
@@ -137,9 +140,12 @@ def mean_curves(method, photos, evaluations, last_norm):
 
 
 def least_so_far(objective, image, evaluations, bounded=True):
-    """([evaluations]: the least objective after each of L-BFGS from [S,S,3], its start's being the first; the last image).
+    """Optimizes an image [S,S,3] by L-BFGS.
 
-    If bounded, pixels stay within 0..255, as a model's do: the paper clips them at each iteration to the same end.
+    With `bounded` pixels stay within 0..255, as a model's do; the paper clips them at each iteration for that.
+
+    Returns:
+      ([evaluations]: the least objective so far, that of the start first; the last image).
     """
     totals = []
 
@@ -147,7 +153,7 @@ def least_so_far(objective, image, evaluations, bounded=True):
         totals.append(float(parts["total"]))
 
     image = gatys.lbfgs(objective, image, evaluations, record, bounded)
-    totals += totals[-1:] * (evaluations - len(totals))  # where it ended early, as the loss fell no more
+    totals += totals[-1:] * (evaluations - len(totals))  # L-BFGS ends early when the loss falls no more
     return np.minimum.accumulate(totals[:evaluations]), image
 
 
@@ -174,8 +180,8 @@ def write_curves(path, curves):
         with open(temporary, "w", encoding="utf-8", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(["size", "evaluation", *next(iter(curves.values()))])
-            for size, found in curves.items():
-                rows = zip(*np.broadcast_arrays(*found.values()), strict=True)
+            for size, curve in curves.items():
+                rows = zip(*np.broadcast_arrays(*curve.values()), strict=True)
                 writer.writerows([size, i, *(f"{value:.6g}" for value in row)] for i, row in enumerate(rows, 1))
 
     system.write_whole(path, write)
@@ -184,13 +190,13 @@ def write_curves(path, curves):
 def plot_curves(path, curves):
     """The objective against L-BFGS' evaluations, beside the model's and the unchanged photo's; a plot for each size."""
     figure, axes = plots.make_axes(len(curves), (5 * len(curves), 3.8))
-    for axis, (size, found) in zip(axes[0], curves.items(), strict=True):
+    for axis, (size, curve) in zip(axes[0], curves.items(), strict=True):
         for start in STARTS:
-            axis.semilogy(np.arange(1, len(found[start]) + 1), found[start], label=f"L-BFGS from {start}")
-        axis.axhline(found["model"], color="k", label="model")
-        axis.axhline(found["unchanged"], color="k", linestyle=":", label="photo")
-        if "last_norm" in found:
-            axis.axhline(found["last_norm"], color="k", linestyle="--", label="best without output_affine")
+            axis.semilogy(np.arange(1, len(curve[start]) + 1), curve[start], label=f"L-BFGS from {start}")
+        axis.axhline(curve["model"], color="k", label="model")
+        axis.axhline(curve["unchanged"], color="k", linestyle=":", label="photo")
+        if "last_norm" in curve:
+            axis.axhline(curve["last_norm"], color="k", linestyle="--", label="best without output_affine")
         axis.set(title=f"{size}x{size}", xlabel="evaluations", ylabel="objective")
         axis.legend()
     plots.save_figure(path, figure)

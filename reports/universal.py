@@ -1,4 +1,4 @@
-"""Models of any style, and the teacher of the loss network, side by side."""
+"""AdaIN and WCT, and the WCT of the loss network's teacher, side by side."""
 
 import os
 
@@ -59,8 +59,8 @@ def draw(output_dir, models, image_file, style_file, long_side, teacher_dir=None
 def teachers_wct(folder):
     """A function of a content [1,H,W,3] RGB 0..255 and a Style that gives [H,W,3]: Li et al. 2017 with five autoencoders.
 
-    They are those of Collaborative Distillation (Wang et al. 2020): relu{k}_1 of encoder{k}.npz is what decoder{k}.npz
-    inverts, RGB in 0..1 with a ReLU behind the last convolution too.
+    They are those of Collaborative Distillation (Wang et al. 2020): decoder{k}.npz inverts relu{k}_1 of encoder{k}.npz and
+    gives RGB in 0..1, with a ReLU after its last convolution too.
 
     Raises UserError as vgg.read_weights does, or when a decoder is missing.
     """
@@ -70,21 +70,21 @@ def teachers_wct(folder):
         encoder = vgg.Vgg(scope, vgg.read_weights(scope, os.path.join(folder, f"encoder{depth}.npz")), [layer])
         levels[depth] = (layer, encoder, read_decoder(os.path.join(folder, f"decoder{depth}.npz")))
 
-    def stylized(content, style):
+    def stylize(content, style):
         height, width = content.shape[1:3]
         for depth, (layer, encoder, decoder) in levels.items():
             images = (content, tf.cast(style.image, tf.float32)[None])
-            own, wanted = (encoder(layers.padded(image, depth))[layer][0] for image in images)
-            mean, covariance = wct.statistics(wanted)
+            own, target = (encoder(layers.padded(image, depth))[layer][0] for image in images)
+            mean, covariance = wct.statistics(target)
             moved = wct.whitened_and_coloured(own, 1.0, mean, wct.power(covariance, 0.5))
             content = 255 * tf.nn.relu(decoders.decoded_maps(moved[None], decoder))[:, :height, :width]
         return content[0]
 
-    return stylized
+    return stylize
 
 
 def read_decoder(path):
-    """{conv: (kernel, biases)} of an .npz, from the deepest on. Raises UserError when it cannot be read."""
+    """{conv: (kernel, biases)} of an .npz, the deepest first. Raises UserError when it cannot be read."""
     try:
         with np.load(path, allow_pickle=False) as file:
             convs = [conv for conv in reversed(vgg.topology("vgg_19")) if f"{conv}/weights" in file]

@@ -17,7 +17,7 @@ def test_the_forms_of_the_net_are_all_measured_and_give_the_same_picture(tmp_pat
     assert result.returncode == 0, result.stderr
     rows = [line for line in result.stdout.splitlines() if line.startswith("  ")]
     assert [row[2:16].rstrip() for row in rows] == [*benchmark.FORMS, benchmark.HALF]
-    pictures = [run() for form, run in benchmark.stylizing(32, "johnson").items() if form != benchmark.HALF]
+    pictures = [run() for form, run in benchmark.stylizers(32, "johnson").items() if form != benchmark.HALF]
     for picture in pictures[1:]:
         np.testing.assert_allclose(picture, pictures[0], atol=1)
 
