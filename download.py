@@ -272,9 +272,9 @@ def fetch(asset, folder, mirror):
             break
         except Broken as error:
             if wait is None:
-                kept = f", it goes on from what is in {part}" if os.path.exists(part) else ""
+                hint = f", it goes on from what is in {part}" if os.path.exists(part) else ""
                 raise cli.UserError(
-                    f"{where}: the transfer broke {len(WAITS) + 1} times (last: {error}); run the same command again{kept}"
+                    f"{where}: the transfer broke {len(WAITS) + 1} times (last: {error}); run the same command again{hint}"
                 ) from None
             time.sleep(wait)
     got, size = f"{algorithm}:{system.hex_digest(part, algorithm)}", os.path.getsize(part)

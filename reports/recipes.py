@@ -80,11 +80,11 @@ def read_recipe(name, photo, long_side, evaluations, network):
     weights = vgg.read_weights(conf.loss_model, conf.loss_model_file)
     [features] = vgg.Vgg(conf.loss_model, weights, [f"{conf.loss_model}/conv2/conv2_2"])(np.float32(photo[None])).values()
     size = float(tf.sqrt(tf.reduce_mean(tf.square(features))))
-    weights = enlarged(weights, SIZES.get(own, VGG_SIZE) / size)
+    weights = enlarge(weights, SIZES.get(own, VGG_SIZE) / size)
     return conf, vgg.Vgg(conf.loss_model, weights, layers, conf.pooling, conf.repeated_edges)
 
 
-def enlarged(weights, factor):
+def enlarge(weights, factor):
     """The weights of a network whose features are `factor`, above 0, times as large: ReLU and pooling keep it."""
     first = [key for key in weights if key == "conv1_1/weights"]
     biases = [key for key in weights if key.endswith("/biases") and not key.startswith("conv0/")]

@@ -76,8 +76,8 @@ def teachers_wct(folder):
             images = (content, tf.cast(style.image, tf.float32)[None])
             own, target = (encoder(layers.padded(image, depth))[layer][0] for image in images)
             mean, covariance = wct.statistics(target)
-            moved = wct.whitened_and_coloured(own, 1.0, mean, wct.power(covariance, 0.5))
-            content = 255 * tf.nn.relu(decoders.decoded_maps(moved[None], decoder))[:, :height, :width]
+            features = wct.whitened_and_coloured(own, 1.0, mean, wct.power(covariance, 0.5))
+            content = 255 * tf.nn.relu(decoders.decoded_maps(features[None], decoder))[:, :height, :width]
         return content[0]
 
     return stylize

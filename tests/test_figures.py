@@ -258,8 +258,8 @@ def test_the_bound_of_the_last_norm(house, trained):
     normed = (features - features.mean((1, 2))) / features.std((1, 2))
     objective = objective_report.ModelsObjective(method, content)
     expected = objective.losses(127.5 * (1 + np.tanh(normed)))["total"]
-    found = objective_report.LastNorm(objective).losses(7 * features + 3)["total"]
-    assert float(found) == pytest.approx(float(expected), rel=1e-4)
+    total = objective_report.LastNorm(objective).losses(7 * features + 3)["total"]
+    assert float(total) == pytest.approx(float(expected), rel=1e-4)
 
 
 @pytest.mark.parametrize("name", MANY_STYLES)
@@ -302,11 +302,11 @@ def test_worth():
 def test_the_recipes_sheet(house, monkeypatch):
     seen, stylize = {}, gatys.stylize
 
-    def noted(conf, network, *rest):
+    def note(conf, network, *rest):
         seen[conf.style_form, conf.image_size] = (conf, network)
         return stylize(conf, network, *rest)
 
-    monkeypatch.setattr(gatys, "stylize", noted)
+    monkeypatch.setattr(gatys, "stylize", note)
     np.savez(house / "deep.npz", **vgg_weights(VGG_16_CONVS[:11]))
     flags = ("--image_file", "style.png", "--style_file", "photos/0.jpg", "--network", "vgg_16=deep.npz")
     sizes = ("--long_side", 32, "--evaluations", 2)
@@ -331,7 +331,7 @@ def test_enlarged_features_are_those_features_enlarged():
     weights |= {"conv3_1_aux/weights": np.ones((1, 1, 8, 2)), "conv3_1_aux/biases": np.ones(2)}
     weights = {key: np.float32(value) for key, value in weights.items()}
     image = photo(24, 24)[None].astype(np.float32)
-    plain, large = (vgg.Vgg("vgg_16", w, layers)(image) for w in (weights, recipes.enlarged(weights, 50)))
+    plain, large = (vgg.Vgg("vgg_16", w, layers)(image) for w in (weights, recipes.enlarge(weights, 50)))
     for layer in layers:
         np.testing.assert_allclose(large[layer], 50 * plain[layer], rtol=1e-3, atol=1e-3)
 

@@ -24,11 +24,11 @@ def gradients(variables, seed):
 
 
 @pytest.mark.parametrize("shape", [(144, 16), (16, 64), (32, 32)])
-def test_orthogonalised_keeps_directions_and_evens_their_lengths(shape):
+def test_orthogonalizing_keeps_directions_and_evens_their_lengths(shape):
     u, _, vt = np.linalg.svd(random(*shape), full_matrices=False)
     lengths = np.geomspace(0.05, 1, min(shape))
-    found = orthogonalize(tf.constant(u * lengths @ vt, tf.float32)).numpy()
-    evened = u.T @ found @ vt.T
+    result = orthogonalize(tf.constant(u * lengths @ vt, tf.float32)).numpy()
+    evened = u.T @ result @ vt.T
     assert np.abs(evened - np.diag(np.diag(evened))).max() < 1e-3
     assert 0.6 < np.diag(evened).min() <= np.diag(evened).max() < 1.3
 
@@ -73,7 +73,7 @@ def test_the_slots_are_float32_in_a_graph_that_is_not():
         pytest.skip("needs a CPU with bfloat16")
     variables = kernels()
     optimizer = Muon(variables, 1e-3)
-    step = tf.function(lambda *given: optimizer.apply_gradients(zip(given, variables, strict=True)))
+    step = tf.function(lambda *gradients: optimizer.apply_gradients(zip(gradients, variables, strict=True)))
     with training.mixed_precision():
         for number in range(2):
             step(*(gradient for gradient, _ in gradients(variables, number)))
