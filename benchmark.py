@@ -1,18 +1,18 @@
 """Measures speed and memory: python benchmark.py stylize|start|train|optimize|memory
 
-With --method adain or wct, stylising takes a style instead: a new one each time, or one whose statistics are known; with
---method msgnet or stylebank, models/<method>.ckpt-done is compared with Johnson's net.
-What is compared takes turns within one run, so that a noisy machine is as noisy for each; medians of several rounds are
-printed. Johnson's net is compared with direct convolutions, a naive resize convolution, the original's form of all of it,
-and a net of half the channels; in training also with its own in bfloat16.
   stylize  seconds for one picture of --size x --size (default 512)
   start    seconds from the shell to a picture whose long side is --size pixels (default 512): eval.py with denoised_starry,
-           beside the bare import of TensorFlow
+           beside the import of TensorFlow alone
   train    seconds for one step: batch 4 at 256x256, a loss network of VGG-16's full widths (random weights)
-  optimize seconds for one evaluation of loss and gradient at --size x --size (default 512), as SciPy's L-BFGS asks for it,
-           against PyTorch in eager mode (requirements-benchmark.txt): VGG-19's full widths and the embedded loss network
-  memory   peak memory of a whole process that stylises one picture of --size x --size (default 1024), then of ones that
-           optimise it with either loss network
+  optimize seconds for one evaluation of loss and gradient at --size x --size (default 512), as SciPy's L-BFGS needs it,
+           beside PyTorch in eager mode (requirements-benchmark.txt): VGG-19's full widths and the embedded loss network
+  memory   peak memory of a process that stylizes one picture of --size x --size (default 1024), and of processes that
+           optimize one with either loss network
+
+stylize and train compare Johnson's net with itself by direct convolutions, with a naive resize convolution, in the
+original's form, and with half the channels or in bfloat16. With --method adain or wct, stylize compares a style that is new
+each time with one whose statistics are known; with --method msgnet or stylebank, models/<method>.ckpt-done with Johnson's
+net. The forms are measured in turns, so that other load on the machine slows all of them; medians are printed.
 """
 
 import contextlib
@@ -26,7 +26,8 @@ import tempfile
 import time
 from unittest import mock
 
-if any(word in argument for argument in sys.argv[1:] for word in ("train", "optimize")):  # forms of memory too
+# As a word or in memory's --form.
+if any(word in argument for argument in sys.argv[1:] for word in ("train", "optimize")):
     from core import onednn  # noqa: F401
 from core import quiet_tensorflow  # noqa: F401
 
@@ -42,11 +43,11 @@ from methods import CONFS, METHODS, base, gatys, johnson, load_model
 from tests import original
 
 flags.DEFINE_integer("size", None, "Height and width of the picture.", lower_bound=1)
-flags.DEFINE_integer("rounds", 7, "How often each form is measured.", lower_bound=1)
+flags.DEFINE_integer("rounds", 7, "How many times each form is measured.", lower_bound=1)
 flags.DEFINE_integer(
     "threads",
     None,
-    "optimize: threads of either side (default: all). With 1, processor time is measured: other work hardly touches it.",
+    "optimize: threads of each side (default: all). With 1, processor time is measured, which other load hardly changes.",
     lower_bound=1,
 )
 FLAGS = flags.FLAGS
@@ -54,7 +55,7 @@ ROOT = os.path.dirname(os.path.abspath(__file__))
 STYLE = os.path.join(ROOT, "images", "starry.jpg")
 WIDTHS = (64, 128, 256, 512, 512)  # channels of the five blocks of VGG-16 and VGG-19
 
-FORMS = {  # what each replaces
+FORMS = {  # {form: {(module, function): what replaces it}}
     "ours": {},
     "direct": {(winograd, "conv2d"): tf.nn.conv2d},
     "naive resize": {(model, "resize_conv2d"): original.resize_conv2d},
@@ -66,17 +67,19 @@ FORMS = {  # what each replaces
     },
 }
 
-HALF = "half width"  # ours, with a net of half the channels
+HALF = "half width"  # ours, in a net of half the channels
 MIXED = "bfloat16"  # ours with mixed_precision
 
 NETWORKS = {f"optimize, {scope}": scope for scope in ("vgg_19", config.EMBEDDED)}
 
-flags.DEFINE_enum("method", "johnson", list(METHODS), "What stylises; the weights are random.")
-flags.DEFINE_string("form", None, "memory: measure this form alone, in this process.")
+flags.DEFINE_enum(
+    "method", "johnson", list(METHODS), "The method that stylizes; adain, wct and johnson with random weights."
+)
+flags.DEFINE_string("form", None, "memory: the one form to measure, in this process.")
 
 
 def main(argv):
-    """Prints one line for each form."""
+    """Measures what the command line names and prints one line for each form. Returns 2 for a wrong command line."""
     size, method, rounds = FLAGS.size, FLAGS.method, FLAGS.rounds
     kinds = {
         "stylize": lambda: stylize(size or 512, method, rounds),
@@ -92,12 +95,12 @@ def main(argv):
 
 
 def stylize(size, method_name, rounds):
-    """Seconds for one picture of size x size, one form after the other."""
-    report(stylizing(size, method_name), f"stylise {size}x{size}", rounds)
+    """Prints the seconds that each form takes for one picture of size x size."""
+    report(stylizers(size, method_name), f"stylize {size}x{size}", rounds)
 
 
 def start(size, rounds):
-    """Seconds of whole processes."""
+    """Prints the seconds that whole processes take: eval.py, and the import of TensorFlow."""
     with tempfile.TemporaryDirectory() as folder:
         commands = {
             "eval.py": [
@@ -116,8 +119,8 @@ def start(size, rounds):
         report(runs, f"from the shell to a picture of {size} pixels", rounds)
 
 
-def stylizing(size, method_name):
-    """{form: a function that stylises a picture of size x size with a method}; the first is what others are compared to."""
+def stylizers(size, method_name):
+    """{form: a function that stylizes a picture of size x size with a method}; the others are compared with the first."""
     picture = random_pictures(1, size)
     if method_name == "johnson":
         runs = {}
@@ -144,7 +147,7 @@ def stylizing(size, method_name):
 
 
 def train(rounds):
-    """Seconds for one training step with the full loss network."""
+    """Prints the seconds that each form takes for one training step with a loss network of full widths."""
     content = random_pictures(4, 256)
     runs = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -161,7 +164,7 @@ def train(rounds):
 
 
 def optimize(size, rounds, threads):
-    """Seconds for one evaluation, ours and PyTorch's, for two loss networks; threads None: all."""
+    """Prints the seconds of one evaluation, ours and PyTorch's, for two loss networks; threads None: all."""
     try:
         from tests import pytorch
     except ImportError:
@@ -181,7 +184,7 @@ def optimize(size, rounds, threads):
 
 
 def evaluations(conf, weights, size, reference_class):
-    """{form: a function that returns (loss, gradient [size*size*3] float64) of one picture, as fmin_l_bfgs_b needs it}."""
+    """{form: a function that returns (loss, gradient [size*size*3] float64) of one picture, for fmin_l_bfgs_b}."""
     content, style, picture = random_pictures(3, size)
     flat = picture.ravel().astype(np.float64)
     network = vgg.Vgg(conf.loss_model, weights, {*conf.content_layers, *conf.style_layers}, conf.pooling)
@@ -200,11 +203,11 @@ def evaluations(conf, weights, size, reference_class):
 
 
 def memory(size, method_name, form=None):
-    """Peak memory of a process for each form, and for optimising with each loss network."""
+    """Prints the peak memory of a process for each form; of this process for the one form that is named."""
     if form in NETWORKS:
-        return memory_of_optimising(form, size)
+        return memory_of_optimization(form, size)
     if form:
-        runs = stylizing(size, method_name)
+        runs = stylizers(size, method_name)
         if form not in runs:
             raise cli.UsageError(f"--form: got '{form}', one of {', '.join((*runs, *NETWORKS))} is needed")
         runs[form]()
@@ -217,8 +220,8 @@ def memory(size, method_name, form=None):
     return None
 
 
-def memory_of_optimising(form, size):
-    """Prints the peak of a few evaluations of L-BFGS beside what optimize.py expects of it."""
+def memory_of_optimization(form, size):
+    """Prints the peak memory of a few evaluations of L-BFGS beside what optimize.py expects."""
     conf, weights = loss_network(NETWORKS[form])
     network = vgg.Vgg(conf.loss_model, weights, {*conf.content_layers, *conf.style_layers})
     content, style, picture = random_pictures(3, size)
@@ -236,14 +239,14 @@ def loss_network(scope):
 
 
 def peak():
-    """The most memory that this process has had, in GB."""
+    """The peak memory of this process so far, in GB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
 
 
 def in_form(form, run):
-    """A function that runs `run` with functions replaced, or with mixed precision, as the form has it."""
+    """A function that calls `run` with the functions of a form, or in mixed precision."""
 
-    def replaced():
+    def run_in_form():
         with contextlib.ExitStack() as stack:
             for (module, name), function in FORMS.get(form, {}).items():
                 stack.enter_context(mock.patch.object(module, name, function))
@@ -251,13 +254,13 @@ def in_form(form, run):
                 stack.enter_context(training.mixed_precision())
             return run()
 
-    return replaced
+    return run_in_form
 
 
 def report(runs, title, rounds, threads=None):
-    """Runs each once to trace it, then in turns; prints medians and the first one's ratio to each.
+    """Calls each of {form: function} once to trace it, then in turns; prints medians, and the first one's ratio to each.
 
-    With one thread processor time is what is measured.
+    With one thread it measures processor time, otherwise wall time.
     """
     for run in runs.values():
         run()
@@ -281,7 +284,7 @@ def random_pictures(count, size):
 
 
 def random_vgg(scope, last):
-    """Random weights of VGG-16's or VGG-19's own widths up to the layer `last`, by slim name."""
+    """Random weights of VGG-16 or VGG-19 in their own widths up to the layer `last`, by slim name."""
     rng, weights, channels = np.random.default_rng(0), {}, 3
     convs = vgg.topology(scope)
     for conv in convs[: convs.index(last) + 1]:

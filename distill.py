@@ -1,8 +1,8 @@
 """Distils a small loss network from larger ones: python distill.py -c conf/vgg_16_lite.yml
 
-Every layer of the student learns, through a linear 1x1 head of its own, the features that a teacher has at that layer;
-the heads, solved for by least squares as the student changes, are thrown away. Ctrl-C or SIGTERM saves and leaves; the same
-command resumes.
+Every layer of the student learns the features that a teacher has at that layer, as seen through a linear map (1x1, the
+layer's "head"). The heads are found by least squares as the student changes, and are not part of what is written.
+Ctrl-C or SIGTERM saves and leaves; the same command resumes.
 """
 
 import functools
@@ -28,12 +28,12 @@ from methods import base, load_model
 cli.define_conf_flag()
 FLAGS = flags.FLAGS
 
-UNIT = 64.0  # pixels are divided by it while training, so that all activations, and so all gradients, are about 1
+UNIT = 64.0  # pixels are divided by it in training, so that activations and gradients are about 1
 VARIANCE_FLOOR = 1e-3  # added to variances that features are divided by
-MEMORY, HEADS_MEMORY = 0.99, 0.9  # shares of the running moments, and of the heads' sums, that each step keeps
+MEMORY, HEADS_MEMORY = 0.99, 0.9  # of running moments and of the heads' sums: the share of the old value after a step
 RIDGE = 1e-3  # added to the heads' normal equations, as a share of a channel's energy
-SETTLING = 0.8  # share of the steps after which the moments stay as they are, as they will be in the weight file
-COUNTED = 64  # photos over which the scale of each teacher layer is measured
+SETTLING = 0.8  # after this share of the steps the moments are fixed, as they are in the weight file
+SCALE_PHOTOS = 64  # by which the scale of each teacher layer is measured
 
 
 def main(argv):
@@ -77,9 +77,8 @@ class Lesson(tf.Module):
         for path, net in zip(conf.style_models, self._style_nets, strict=True):
             if net.style_kinds:
                 raise cli.UserError(f"style_models: {path} takes a style; models of one style are needed")
-        self._scales, channels = measured(
-            self._teachers, paths[:: max(1, len(paths) // COUNTED)][:COUNTED], conf.image_size
-        )
+        scale_paths = paths[:: max(1, len(paths) // SCALE_PHOTOS)][:SCALE_PHOTOS]
+        self._scales, channels = measure_scales(self._teachers, scale_paths, conf.image_size)
         weights = initial_weights(conf)
         by_name = {vgg.short_name(layer): layer for layer in vgg.layer_names(conf.loss_model, weights)}
         for layer in (*conf.teacher_layers, *conf.deep_teacher_layers):
@@ -94,27 +93,30 @@ class Lesson(tf.Module):
     def train_step(self, content, optimizer, variables):
         """One step on [N,S,S,3] photos, RGB 0..255.
 
-        The loss is the sum over layers of log(the share of the teacher's variance that the head leaves unexplained), and of
-        how differently student and teacher order the batch's images by their Gram matrices.
+        The loss is a sum over layers: log(the share of the teacher's variance that the head leaves unexplained), plus
+        gram_disorder, how differently student and teacher judge which images are alike in style.
+
+        Returns:
+          {tag: scalar loss}, "total_loss" last.
         """
-        settled = int(optimizer.iterations) >= SETTLING * self.conf.steps
-        return self._train_step(content, optimizer, variables, not settled)
+        updates_moments = int(optimizer.iterations) < SETTLING * self.conf.steps
+        return self._train_step(content, optimizer, variables, updates_moments)
 
     @tf.function(autograph=False)
-    def _train_step(self, content, optimizer, variables, learning):
+    def _train_step(self, content, optimizer, variables, updates_moments):
         images = self._images(content, optimizer.iterations)
         targets = self._targets(images)
 
         def compute_losses():
-            features = self.student(shrunk(images), learning=learning)
+            features = self.student(shrink(images), updates_moments=updates_moments)
             shares, disorder = {}, {}
             for layer, head in self.heads.items():
                 target = targets[vgg.short_name(layer)]
-                map_ = head.fitted(features[layer], target)
-                shares[layer] = unexplained(tf.tensordot(features[layer], map_, 1), target)
-                sized = features[layer] * tf.norm(map_, axis=1)  # as weights() will have it
-                disorder[layer] = gram_disorder(sized, target, self.conf.optimised_images)
-            # Of logarithms: a layer that is nearly right, as the first ones soon are, pulls on as hard as the others.
+                matrix = head.update(features[layer], target)
+                shares[layer] = unexplained_share(tf.tensordot(features[layer], matrix, 1), target)
+                scaled = features[layer] * tf.norm(matrix, axis=1)  # as weights() scales the channels
+                disorder[layer] = gram_disorder(scaled, target, self.conf.optimised_images)
+            # Logarithms, so that a layer that is nearly right, as the first ones soon are, still counts as much as others.
             total = tf.add_n([tf.math.log(share) for share in shares.values()])
             total += tf.add_n(list(disorder.values()))
             parts = {f"unexplained/{layer}": share for layer, share in shares.items()}
@@ -123,27 +125,29 @@ class Lesson(tf.Module):
         return base.minimize(compute_losses, variables, optimizer)
 
     def _images(self, content, step):
-        """The batch to learn from: photos varied, but the last ones give way to the easel's pictures and their styles."""
+        """The batch to learn from, [N,S,S,3]: photos as vary() changes them; with an easel its pictures and their styles
+        replace the last ones."""
         if not self.easel:
-            return varied(content, self._style_nets, self.conf.seed, step)
+            return vary(content, self._style_nets, self.conf.seed, step)
         rest = content.shape[0] - 2 * self.easel.count
-        pair = self.easel.visited(content[rest:], step)
-        return tf.concat([varied(content[:rest], self._style_nets, self.conf.seed, step), *pair], 0)
+        pair = self.easel.visit(content[rest:], step)
+        return tf.concat([vary(content[:rest], self._style_nets, self.conf.seed, step), *pair], 0)
 
     def _targets(self, images):
-        """{short layer name: the teacher's features}, each layer's mean square about 1."""
+        """{short layer name: the teacher's features [N,h,w,C]}, scaled so that a layer's mean square is about 1."""
         features = {vgg.short_name(layer): f for t in self._teachers for layer, f in t(images).items()}
         return {name: f / self._scales[name] for name, f in features.items()}
 
     def weights(self):
-        """The student as a weight file has it: for pixels as they are, each channel as large as its head makes it."""
+        """The student's weights for a file, {"conv1_1/weights": array, ...}: for pixels 0..255, and each channel scaled by
+        the length of its row in the head, so that Gram matrices weigh channels as the teacher does."""
         weights, before = {}, np.float32(1 / UNIT)
-        sizes = {vgg.short_name(layer): np.linalg.norm(head.map(), axis=1) for layer, head in self.heads.items()}
+        sizes = {vgg.short_name(layer): np.linalg.norm(head.matrix(), axis=1) for layer, head in self.heads.items()}
         student = self.student.plain_weights()
         for conv in dict.fromkeys(name.split("/")[0] for name in student):
-            # ReLU lets a positive factor through, so the next layer can take back what this one is given.
+            # A positive factor passes through ReLU, so the next layer's weights can be divided by it.
             size = sizes.get(conv, np.ones(student[f"{conv}/biases"].shape, np.float32))
-            size = np.where(size > 1e-6, size, 1)  # of a channel that is 0 everywhere nothing was learned
+            size = np.where(size > 1e-6, size, 1)  # a channel that is 0 everywhere has a head of 0
             weights[f"{conv}/weights"] = student[f"{conv}/weights"] * before * size
             weights[f"{conv}/biases"] = student[f"{conv}/biases"] * size
             before = (1 / size)[:, None]
@@ -151,9 +155,10 @@ class Lesson(tf.Module):
 
 
 class Head(tf.Module):
-    """The linear map from a student layer's features to a teacher's that is best over the last batches, by least squares.
+    """The linear map from a student layer's features to a teacher's that fits the last batches best, by least squares.
 
-    Learned by Adam with the rest, heads lag so far behind the features that the first thousand steps are theirs.
+    Least squares instead of gradient steps: heads that Adam learned lagged so far behind the features that the student
+    learned little in the first thousand steps.
     """
 
     def __init__(self, layer, weights, channels):
@@ -164,31 +169,31 @@ class Head(tf.Module):
             for kind, shape in (("own", [width, width]), ("both", [width, channels]))
         )
 
-    def fitted(self, features, target):
+    def update(self, features, target):
         """The map [K,C] after another batch of features [N,h,w,K] and targets [N,h,w,C]. No gradient goes through it."""
-        rows, wanted = (tf.reshape(tf.stop_gradient(x), [-1, x.shape[-1]]) for x in (features, target))
-        for variable, other in ((self._own, rows), (self._both, wanted)):
+        rows, target_rows = (tf.reshape(tf.stop_gradient(x), [-1, x.shape[-1]]) for x in (features, target))
+        for variable, other in ((self._own, rows), (self._both, target_rows)):
             product = tf.matmul(rows, other, transpose_a=True) / tf.cast(tf.shape(rows)[0], tf.float32)
             variable.assign(HEADS_MEMORY * variable + (1 - HEADS_MEMORY) * product)
-        return self.map()
+        return self.matrix()
 
-    def map(self):
-        """The map [K,C] as it is."""
+    def matrix(self):
+        """The map [K,C] that fits the batches so far."""
         ridge = RIDGE * tf.linalg.trace(self._own) / self._own.shape[0] + 1e-12
         return tf.linalg.cholesky_solve(tf.linalg.cholesky(self._own + ridge * tf.eye(self._own.shape[0])), self._both)
 
 
 class Student(vgg.Vgg):
-    """A Vgg whose convolutions' results are normalised (Ioffe and Szegedy 2015) before their biases are added.
+    """A Vgg whose convolutions' results are normalized (Ioffe and Szegedy 2015) before their biases are added.
 
-    Without that two channels of three fall silent within the first hundred steps: a small change of all the weights of a
-    channel, whose inputs are all positive, moves it by several deviations, and where its ReLU is 0 everywhere it gets no
-    gradient any more. No factor follows, as the next layer's weights can be that.
+    Without normalization two channels of three were 0 everywhere within the first hundred steps, and a ReLU that is 0
+    everywhere gets no gradient: a channel's inputs are all positive, so a small change of all its weights moves it far.
+    No factor is learned after it, as the next layer's weights have the same effect.
     """
 
     def __init__(self, scope, weights, layers):
         super().__init__(scope, weights, layers, trainable=True)
-        self._learning, self._running = False, {}
+        self._updates_moments, self._running = False, {}
         for conv, shape in self.kernel_shapes().items():
             values = {"mean": tf.zeros(shape[3:]), "variance": tf.ones(shape[3:])}
             self._running[conv] = [
@@ -196,9 +201,9 @@ class Student(vgg.Vgg):
                 for kind, value in values.items()
             ]
 
-    def __call__(self, images, layers=None, learning=False):
-        """As Vgg's; when learning with the batch's own moments, which the running ones then follow, else with these."""
-        self._learning = learning
+    def __call__(self, images, layers=None, updates_moments=False):
+        """As Vgg's, normalized by the running moments; with `updates_moments` by the batch's, which these follow."""
+        self._updates_moments = updates_moments
         return super().__call__(images, layers)
 
     def moments(self):
@@ -206,7 +211,7 @@ class Student(vgg.Vgg):
         return [variable for pair in self._running.values() for variable in pair]
 
     def plain_weights(self):
-        """{"conv1_1/weights": array, ...} with which a Vgg gives the same features as this with its running moments."""
+        """{"conv1_1/weights": array, ...} with which a plain Vgg gives this one's features by its running moments."""
         plain = {}
         for conv, (mean, variance) in self._running.items():
             factor = 1 / np.sqrt(variance.numpy() + np.float32(VARIANCE_FLOOR))
@@ -216,24 +221,24 @@ class Student(vgg.Vgg):
 
     def _conv(self, x, conv):
         y, running = tf.nn.conv2d(x, self._weights[f"{conv}/weights"], 1, "SAME"), self._running[conv]
-        moments = tf.nn.moments(y, [0, 1, 2]) if self._learning else running
-        if self._learning:
+        moments = tf.nn.moments(y, [0, 1, 2]) if self._updates_moments else running
+        if self._updates_moments:
             for variable, value in zip(running, moments, strict=True):
                 variable.assign(MEMORY * variable + (1 - MEMORY) * value)
         return tf.nn.batch_normalization(y, *moments, self._weights[f"{conv}/biases"], None, VARIANCE_FLOOR)
 
 
 class Easel(tf.Module):
-    """Pictures under way by Gatys' method with the student as the loss network.
+    """Pictures that are being optimized by Gatys' method with the student as the loss network.
 
-    Optimised pictures seek out what a network is blind to, such as a grid of a few pixels that no photo shows: there the
-    student finds them near their style and the teacher does not. Each is a photo drawn to the Gram matrices of a painting
-    (of another photo where the conf's style_data names none), a little nearer at every visit, and begun anew after LIFE
-    visits. Checkpoints do not hold them: a resumed run begins with new ones.
+    Optimization finds what a network is blind to, such as a grid of a few pixels that no photo shows: by the student's Gram
+    matrices such a picture is near its style, by the teacher's it is not. A picture begins as a photo; every visit moves it
+    nearer to the Gram matrices of a painting (of another photo where the conf's style_data names no folder), and after LIFE
+    visits it begins anew. Checkpoints do not hold the pictures: a resumed run begins with new ones.
     """
 
-    SLOTS, LIFE = 8, 50  # pictures for each of the batch's optimised images; visits
-    UPDATES, RATE = 3, 4.0  # gradient steps a visit; their root mean square in pixel values, falling over the life to 0
+    SLOTS, LIFE = 8, 50  # pictures for each of the batch's optimized images; visits to one picture
+    UPDATES, RATE = 3, 4.0  # gradient steps in a visit; their root mean square in pixel values at first, falling to 0
 
     def __init__(self, student, conf):
         super().__init__()
@@ -243,9 +248,15 @@ class Easel(tf.Module):
         shape = [self.SLOTS * self.count, conf.image_size, conf.image_size, 3]
         self.images, self.styles = (tf.Variable(tf.zeros(shape), trainable=False) for _ in range(2))
 
-    def visited(self, photos, step):
-        """The pictures whose turn it is at this step and their styles, [n,S,S,3] RGB 0..255 each; [2n,S,S,3] photos begin
-        new ones."""
+    def visit(self, photos, step):
+        """Optimizes the pictures whose turn it is at this step a little further.
+
+        Args:
+          photos: [2n,S,S,3], of which new pictures and, without paintings, their styles are made.
+
+        Returns:
+          (the pictures, their styles), [n,S,S,3] RGB 0..255 each.
+        """
         slots = tf.cast(step % self.SLOTS, tf.int32) * self.count + tf.range(self.count)
         images, styles = tf.gather(self.images, slots), tf.gather(self.styles, slots)
         age = (tf.cast(step // self.SLOTS, tf.int32) + slots) % self.LIFE
@@ -253,13 +264,13 @@ class Easel(tf.Module):
         images = tf.where(new, photos[: self.count], images)
         styles = tf.where(new, self._styles(photos[self.count :], step), styles)
         rate = self.RATE * (1 - tf.cast(age, tf.float32) / self.LIFE)
-        images = self._nearer(images, self._grams(styles), rate[:, None, None, None])
+        images = self._approach(images, self._grams(styles), rate[:, None, None, None])
         self.images.scatter_update(tf.IndexedSlices(images, slots))
         self.styles.scatter_update(tf.IndexedSlices(styles, slots))
         return images, styles
 
-    def _nearer(self, images, targets, rate):
-        """Images after UPDATES gradient steps towards target Gram matrices."""
+    def _approach(self, images, targets, rate):
+        """Images [n,S,S,3] after UPDATES gradient steps towards target Gram matrices."""
         for _ in range(self.UPDATES):
             with tf.GradientTape(watch_accessed_variables=False) as tape:
                 tape.watch(images)
@@ -271,17 +282,18 @@ class Easel(tf.Module):
         return images
 
     def _styles(self, photos, step):
-        """A crop of a painting for each photo, or the photos themselves."""
+        """[n,S,S,3]: a crop of a painting for each of n photos, or without paintings the photos."""
         if self.paintings is None:
             return photos
         draw = functools.partial(augment.draw, self.conf.seed, step)
         which = tf.cast(draw(20, [self.count], 0.0, float(len(self.paintings))), tf.int32)
         places = draw(21, [self.count, 2], 0.0, 0.5)
-        boxes = tf.concat([places, places + 0.5], 1)  # half of each side, so not resized
+        boxes = tf.concat([places, places + 0.5], 1)  # half of each side of a picture twice as large: nothing is resized
         return tf.image.crop_and_resize(self.paintings, boxes, which, photos.shape[1:3])
 
     def _grams(self, images):
-        features = self.student(shrunk(images))
+        """The student's Gram matrices [n,C,C] at its style layers, a list."""
+        features = self.student(shrink(images))
         return [losses.gram(f) for layer, f in features.items() if vgg.short_name(layer) in config.STYLE_LAYERS]
 
 
@@ -292,7 +304,7 @@ def relative_distance(matrices, targets):
     )
 
 
-def measured(networks, paths, size):
+def measure_scales(networks, paths, size):
     """({short layer name: root mean square of its features over the photos' middles}, {short layer name: channels})."""
     squares, channels, count = {}, {}, 0
     for image in reader.read_squares(paths, size):
@@ -305,25 +317,25 @@ def measured(networks, paths, size):
     return {name: (square / count) ** 0.5 for name, square in squares.items()}, channels
 
 
-def unexplained(predicted, target):
+def unexplained_share(prediction, target):
     """The share of the target's variance that a prediction of its shape, [N,h,w,C], misses."""
-    centred = target - tf.reduce_mean(target, [0, 1, 2])
-    return tf.reduce_sum(tf.square(predicted - target)) / tf.reduce_sum(tf.square(centred))
+    deviation = target - tf.reduce_mean(target, [0, 1, 2])
+    return tf.reduce_sum(tf.square(prediction - target)) / tf.reduce_sum(tf.square(deviation))
 
 
-def gram_disorder(features, target, led=0):
+def gram_disorder(features, target, optimized_count=0):
     """The variance, over all pairs of a batch's images, of log(Gram distance / the target's Gram distance).
 
-    0 when one set of distances is the other's multiple: what a loss network must keep is which of two pictures is nearer to
-    a style. Pairs of an optimised picture and its style, the last 2*led images of the batch, count as much as all pairs
-    together. [N,h,w,K] and [N,h,w,C] -> scalar.
+    It is 0 when all distances are the same multiple of the target's: a loss network must tell which of two pictures is
+    nearer to a style, not how near. The last 2 * optimized_count images of the batch are optimized pictures and then their
+    styles; these pairs count as much as all pairs together. [N,h,w,K] and [N,h,w,C] -> scalar.
     """
     ratios = log_distances(losses.gram(features)) - log_distances(losses.gram(target))
     squares = tf.square(ratios - tf.reduce_mean(ratios))
-    if not led:
+    if not optimized_count:
         return tf.reduce_mean(squares)
     first, second = np.triu_indices(features.shape[0], 1)
-    own = np.flatnonzero((second - first == led) & (first >= features.shape[0] - 2 * led))
+    own = np.flatnonzero((second - first == optimized_count) & (first >= features.shape[0] - 2 * optimized_count))
     return tf.reduce_mean(squares) + tf.reduce_mean(tf.gather(squares, own))
 
 
@@ -335,7 +347,7 @@ def log_distances(matrices):
 
 
 def initial_weights(conf):
-    """VGG-16's topology up to conv5_1 in the conf's widths, He et al. 2015's scale."""
+    """Random weights of VGG-16's topology up to conv5_1 in the conf's widths, at the scale of He et al. 2015."""
     rng, weights, before = np.random.default_rng([conf.seed, 0]), {}, 3
     for conv in vgg.topology("vgg_16")[:11]:
         width = conf.widths[int(conv[4]) - 1]
@@ -345,15 +357,16 @@ def initial_weights(conf):
     return weights
 
 
-def shrunk(images):
-    """RGB 0..255 drawn towards the means by UNIT: what is left when Vgg subtracts them is (images - means) / UNIT."""
+def shrink(images):
+    """RGB 0..255 moved towards the channel means, so that Vgg, which subtracts these, gets (images - means) / UNIT."""
     return MEANS + (images - MEANS) / UNIT
 
 
-def varied(images, style_nets, seed, step):
-    """A batch as a loss network may meet it: all in other light; some stylised, noisy, under gratings, or in other colours.
+def vary(images, style_nets, seed, step):
+    """A batch [N,S,S,3] as a loss network may meet it: in other light, and one image each stylized, noisy, with blots, in
+    other colors, and under gratings.
 
-    The draws depend on the seed and the step alone, so that a resumed run equals an uninterrupted one.
+    The random numbers depend on the seed and the step alone, so that a resumed run equals an uninterrupted one.
     """
     count = images.shape[0]
     draw = functools.partial(augment.draw, seed, step)
@@ -370,14 +383,14 @@ def varied(images, style_nets, seed, step):
         parts[2] += draw(6, [], 0.0, 1.0) * blots
     if count > 3:
         parts[3] = tf.matmul(parts[3] - 127.5, draw(7, [3, 3], -1.0, 1.0)[None]) + 127.5
-    if count > 4:  # gratings along the axes: optimised pictures fall into grids that a student has never met in photos
+    if count > 4:  # gratings along the axes: optimized pictures have grids, which no photo would teach the student
         waves = [draw(10 + axis, [1, 1, 3], 0.0, 80.0) * tf.sin(phases(images.shape[1], axis, draw)) for axis in (0, 1)]
         parts[4] += waves[0] + waves[1]
     return augment.relit(tf.stack(parts), seed, step)
 
 
 def phases(side, axis, draw):
-    """[side,1,1] or [1,side,1] phases of a wave along one axis, its period 2 to 16 pixels, drawn by varied's `draw`."""
+    """[side,1,1] or [1,side,1] phases of a wave along one axis, its period 2 to 16 pixels, at random by `draw`."""
     period, offset = 2.0 ** draw(12 + axis, [], 1.0, 4.0), draw(14 + axis, [], 0.0, 6.3)
     wave = 6.2832 * tf.range(side, dtype=tf.float32) / period + offset
     return tf.reshape(wave, [-1, 1, 1] if axis == 0 else [1, -1, 1])

@@ -3,6 +3,10 @@
 Paintings go to images/, loss networks to pretrained/. Every file has a pinned address, size and hash, and gets its name
 only once its hash is right. A transfer that broke off goes on where it stopped when the command is run again.
 Without internet: --mirror names a folder, or the base URL of a server, that holds the files under the names used here.
+
+The transfer is written with urllib: keras.utils.get_file, pooch, and requests with urllib3's Retry check hashes or try
+again, but begin a broken transfer anew, so 80 MB may never arrive over a bad line; huggingface_hub's http_get goes on where
+it stopped, but checks no MD5 and reads no folder, so most of this code would stay, beside a dependency.
 """
 
 import http.client
@@ -19,14 +23,27 @@ from tqdm import tqdm
 
 from core import cli, system
 
-flags.DEFINE_string("images_dir", "images", "Where the style paintings go.")
-flags.DEFINE_string("pretrained_dir", "pretrained", "Where the loss networks go.")
-flags.DEFINE_string("mirror", None, "A folder or an http(s) base URL to take the files from, by their names.")
+flags.DEFINE_string("images_dir", "images", "The folder that the style paintings are written to.")
+flags.DEFINE_string("pretrained_dir", "pretrained", "The folder that the loss networks are written to.")
+flags.DEFINE_string(
+    "mirror",
+    None,
+    "A folder, or an http(s) base URL, that holds the files under their names; by default their pinned addresses.",
+)
 FLAGS = flags.FLAGS
 
 
 class Asset(NamedTuple):
-    """One file to fetch. `digest` is "algorithm:hex", `bytes` the exact size, `note` what it is and its rights."""
+    """One file to fetch.
+
+    Attributes:
+      group: the word on the command line that fetches it.
+      file: its name here and on a mirror.
+      address: its URL, whose content never changes.
+      digest: its hash, "algorithm:hex".
+      bytes: its exact size.
+      note: what it is, and who has which rights to it.
+    """
 
     group: str
     file: str
@@ -45,8 +62,8 @@ ZHANG = f"{RAW}/zhanghang1989/PyTorch-Multi-Style-Transfer/75d256049a6af7ceccae0
 GORDIC = f"{RAW}/gordicaleksa/pytorch-neural-style-transfer/a244dc61797f920a62146d98de92384352a4d3a2/data/style-images"
 KERAS = "https://storage.googleapis.com/tensorflow/keras-applications"
 
-# The networks have MD5 only: it is what keras.applications pins for these two files, and no published SHA-256 was found
-# to check against. MD5 guards against damage; against tampering there is HTTPS, and from a mirror only trust in it.
+# The networks have MD5 only, as keras.applications pins for these two files; no SHA-256 of them is published. MD5 guards
+# against damage. Against tampering HTTPS guards the pinned addresses, and nothing guards a mirror.
 # Their sizes are those that Keras prints as it fetches them.
 ASSETS = (
     Asset(
@@ -130,7 +147,7 @@ ASSETS = (
         "VGG-19 of Oxford's VGG group, by way of Keras; CC BY 4.0",
     ),
 )
-NOTES = {  # what is left out on purpose: an address alone, with nothing to check its bytes by, is not pinned
+NOTES = {  # of files that are not fetched, as nothing is published to check their bytes by, or their rights are not clear
     "styles": "note: candy, cubist, feathers, mosaic and wave, styles of the original confs, are not fetched (their "
     "rights or their bytes are not established); put pictures of your own at {images}/<name>.jpg",
     "vgg_16": "note: TF-Slim's vgg_16.ckpt is not fetched (no published hash to check it by); it is in "
@@ -146,12 +163,12 @@ class Broken(Exception):
 
 
 def is_url(mirror):
-    """True for an http(s) base URL, False for a folder."""
+    """Whether a mirror is an http(s) base URL; a folder otherwise."""
     return mirror.lower().startswith(("http://", "https://"))
 
 
 def source(asset, mirror):
-    """Where `asset` comes from: its pinned address, or its name under `mirror`."""
+    """The address or path that `asset` comes from: the pinned one, or its name under `mirror`."""
     if mirror is None:
         return asset.address
     if is_url(mirror):
@@ -177,7 +194,7 @@ def open_address(asset, address, have):
         reply = urllib.request.urlopen(urllib.request.Request(address, headers=headers), timeout=TIMEOUT)
     except urllib.error.HTTPError as error:
         error.close()
-        if error.code == 416 and have:  # the file there is shorter than the part here: the part is of no use
+        if error.code == 416 and have:  # the server's file is shorter than the part that is here, which is useless then
             return open_address(asset, address, 0)
         raise cli.UserError(
             f"{address}: the server answers {error.code} {error.reason}; try again later, or get "
@@ -187,7 +204,9 @@ def open_address(asset, address, have):
         raise cli.UserError(f"{address}: not a usable address ({error}); mend --mirror") from None
     except (OSError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", error)
-        if isinstance(reason, (socket.gaierror, ConnectionRefusedError)):  # offline: ten files would wait for nothing
+        if isinstance(
+            reason, (socket.gaierror, ConnectionRefusedError)
+        ):  # offline: trying again would only delay the message
             raise cli.UserError(
                 f"{address}: cannot be reached ({reason}); check the connection and run the same "
                 "command again, or see --mirror"
@@ -195,16 +214,16 @@ def open_address(asset, address, have):
         raise Broken(reason) from None
     start = have if reply.status == 206 else 0
     if start and not reply.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
-        reply.close()  # not the piece asked for: only a fresh start is safe
+        reply.close()  # another piece of the file than the one asked for: begin anew
         return open_address(asset, address, 0)
     length = getattr(reply, "length", None)  # absent when the server sends chunks
     return reply, start, asset.bytes if length is None else start + length
 
 
 def transfer(asset, part, mirror):
-    """Adds to the file `part` what it lacks of `asset`. Raises Broken, UserError, or OSError when the disk refuses."""
+    """Appends what the file `part` lacks of `asset`. Raises Broken, UserError, or OSError when the disk refuses."""
     have = os.path.getsize(part) if os.path.exists(part) else 0
-    if have == asset.bytes:  # stopped between the last byte and the check
+    if have == asset.bytes:  # the last run was stopped after the last byte, before the hash was checked
         return
     where = source(asset, mirror)
     if mirror is None or is_url(mirror):
@@ -213,11 +232,14 @@ def transfer(asset, part, mirror):
         stream, done, end = open_folder(asset, where)
     bar = tqdm(total=end, initial=done, desc=asset.file, unit="B", unit_scale=True, leave=False, disable=None)
     with stream, bar, open(part, "ab") as file:
-        file.truncate(done)  # to nothing when the server ignored the Range
+        file.truncate(done)  # to 0 bytes when the server ignored the Range
         while done <= asset.bytes:  # a reply that never ends must not fill the disk
             try:
                 block = stream.read1(CHUNK)
-            except (OSError, http.client.HTTPException) as error:  # the source's errors only: a full disk is no Broken
+            except (
+                OSError,
+                http.client.HTTPException,
+            ) as error:  # not file.write's: with a full disk trying again does not help
                 raise Broken(error) from None
             if not block:
                 break
@@ -250,9 +272,9 @@ def fetch(asset, folder, mirror):
             break
         except Broken as error:
             if wait is None:
-                kept = f", it goes on from what is in {part}" if os.path.exists(part) else ""
+                hint = f", it goes on from what is in {part}" if os.path.exists(part) else ""
                 raise cli.UserError(
-                    f"{where}: the transfer broke {len(WAITS) + 1} times (last: {error}); run the same command again{kept}"
+                    f"{where}: the transfer broke {len(WAITS) + 1} times (last: {error}); run the same command again{hint}"
                 ) from None
             time.sleep(wait)
     got, size = f"{algorithm}:{system.hex_digest(part, algorithm)}", os.path.getsize(part)
@@ -285,7 +307,7 @@ def fetch_all(group, folders, mirror):
                 f"another folder with --{flag}"
             )
             failed = True
-            refused.add(folder)  # one line for the folder, not one for each of its files
+            refused.add(folder)  # so that there is one line about the folder, not one about each of its files
         else:
             say(line)
     return not failed

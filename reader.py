@@ -1,4 +1,4 @@
-"""Folders of photos, and paintings, as training sees them: squares and tf.data batches."""
+"""Photos and paintings as training sees them: squares, and tf.data batches of the photos in a folder."""
 
 import functools
 import os
@@ -27,14 +27,14 @@ def list_images(folder, hint="point train_data at any folder of photos, a few hu
 
 
 def hold_out(paths, count):
-    """(training paths, held-out paths): the latter spread evenly over the former's order.
+    """Splits paths into (those to train on, `count` others), the others spread evenly over the order of the paths.
 
     Raises UserError when nothing would be left to train on.
     """
     if count >= len(paths):
         raise UserError(f"hold_out: got {count}, but train_data has only {len(paths)} pictures")
-    held = set(np.linspace(0, len(paths) - 1, count, dtype=int)) if count else set()
-    return [p for i, p in enumerate(paths) if i not in held], [p for i, p in enumerate(paths) if i in held]
+    places = set(np.linspace(0, len(paths) - 1, count, dtype=int)) if count else set()
+    return [p for i, p in enumerate(paths) if i not in places], [p for i, p in enumerate(paths) if i in places]
 
 
 def read_square(path, size):
@@ -43,7 +43,7 @@ def read_square(path, size):
 
 
 def read_squares(paths, size):
-    """Generates read_square's pictures; one that cannot be read is named on stderr and skipped.
+    """Generates read_square() of each path; a picture that cannot be read is named on stderr and skipped.
 
     Raises:
       UserError: none of them can be read.
@@ -60,16 +60,17 @@ def read_squares(paths, size):
 
 
 def read_painting(path, long_side=None):
-    """read_image() of a conf's style image; when it is missing, UserError tells what fetches those that can be fetched."""
+    """read_image() of a conf's style image. Raises UserError as it does; of a missing file the text names download.py."""
     if not os.path.exists(path):
         raise UserError(f"{path}: no such image; python download.py styles fetches the confs' paintings")
     return pictures.read_image(path, long_side)
 
 
 def read_style(path, conf):
-    """A style image as the loss network shall see it: [1,h,w,3] float32 RGB 0..255.
+    """A style image as the loss network sees it: [1,h,w,3] float32 RGB 0..255.
 
-    The original's treatment is that of the training images; with conf.style_size the whole picture, its short side so long.
+    With conf.style_size it is the whole picture, its short side that long in pixels; without, the middle square that
+    training photos are cropped to, as in the original.
     """
     image = tf.cast(read_painting(path).rgb, tf.float32)
     if conf.style_size:
@@ -80,8 +81,8 @@ def read_style(path, conf):
 def training_batches(paths, conf, first_step, last_step, unreadable):
     """tf.data of [batch_size,image_size,image_size,3] float32 RGB 0..255: the batches of steps first_step..last_step-1.
 
-    The n-th picture of a run depends on the seed and n alone, so a resumed run sees what an uninterrupted one would have
-    seen. A file that cannot be read is replaced by the next that can and added to the set `unreadable`.
+    The n-th picture of a run depends on the seed and n alone, so a resumed run sees the pictures of an uninterrupted one. A
+    file that cannot be read is added to the set `unreadable`, and the next that can be read takes its place.
     """
     size, count = conf.image_size, len(paths)
     order = functools.lru_cache(maxsize=4)(lambda epoch: np.random.default_rng([conf.seed, epoch]).permutation(count))
@@ -93,7 +94,7 @@ def training_batches(paths, conf, first_step, last_step, unreadable):
             if path not in unreadable:
                 try:
                     rgb = pictures.read_image(path, draft=int(size * max(2, conf.crop_scale))).rgb
-                    # Resized to cover the square, a ribbon of 1:1000 would fill the memory.
+                    # A picture of 1:1000, resized so that its short side fits, would fill the memory: cropped to 1:8.
                     most = 8 * min(rgb.shape[:2])
                     top, left = (max(0, (side - most) // 2) for side in rgb.shape[:2])
                     return rgb[top : top + most, left : left + most]
@@ -106,7 +107,7 @@ def training_batches(paths, conf, first_step, last_step, unreadable):
         image = tf.cast(tf.ensure_shape(image, [None, None, 3]), tf.float32)
         if not conf.random_crops:
             return vgg_preprocessing.preprocess_image(image, size)
-        # Scale, place and mirroring are drawn apart: one seed for all would tie them to each other.
+        # Scale, place and mirroring have seeds of their own; with one seed for all they would depend on each other.
         seeds = [tf.stack([tf.constant(conf.seed, tf.int64), 3 * n + k]) for k in range(3)]
         side = tf.random.stateless_uniform([], seeds[0], size, int(size * conf.crop_scale) + 1, tf.int32)
         image = vgg_preprocessing.aspect_preserving_resize(image, side, antialias=True)
@@ -115,7 +116,7 @@ def training_batches(paths, conf, first_step, last_step, unreadable):
     numbers = tf.data.Dataset.range(first_step * conf.batch_size, last_step * conf.batch_size)
     batches = numbers.map(prepare, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     batches = batches.batch(conf.batch_size, drop_remainder=True)
-    if conf.random_light:  # much more than elsewhere, so that large flats of pure black and white are no surprise
+    if conf.random_light:  # twice and four times relit's defaults, so that large flats of pure black and white occur
         relit = functools.partial(augment.relit, seed=conf.seed, contrast=0.4, brightness=100.0)
         batches = batches.enumerate(first_step).map(lambda step, images: relit(images, step=step))
     return batches.prefetch(4)

@@ -1,4 +1,4 @@
-"""The VGG preprocessing of TF-Slim: channel means, the resize that keeps the aspect, crops, and their inverse.
+"""The VGG preprocessing of TF-Slim: channel means and their inverse, the resize that keeps the aspect, crops.
 
 Images are float32 RGB in 0..255, [H,W,3] or [N,H,W,3].
 """
@@ -21,7 +21,7 @@ def mean_image_addition(images):
 def aspect_preserving_resize(image, smallest_side, antialias=False):
     """[H,W,3] -> [h,w,3] with min(h, w) == smallest_side: bilinear, by default without antialiasing, as TF-Slim does it.
 
-    TF-Slim sampled at pixel corners; here pixels are sampled at their centres, which shifts nothing.
+    TF-Slim sampled at pixels' corners, which shifts the picture a little; here it is sampled at their centers.
     """
     height, width = tf.unstack(tf.cast(tf.shape(image)[:2], tf.float32))
     scale = tf.cast(smallest_side, tf.float32) / tf.minimum(height, width)
@@ -36,5 +36,5 @@ def central_crop(image, size):
 
 
 def preprocess_image(image, size):
-    """[H,W,3] -> [size,size,3]: resized to cover the square, then its middle. Means are the network's business."""
+    """[H,W,3] -> [size,size,3]: resized to cover the square, then cropped to its middle. Means stay: Vgg subtracts them."""
     return central_crop(aspect_preserving_resize(image, size), size)

@@ -6,15 +6,16 @@ import tensorflow as tf
 
 
 def random_crop(image, size, seeds):
-    """[H,W,3] -> [size,size,3] from anywhere, mirrored half of the time; `seeds`: two pairs of integers."""
+    """[H,W,3] -> [size,size,3] from a random place, mirrored at random; `seeds`: two pairs of integers."""
     image = tf.image.stateless_random_crop(image, [size, size, 3], seeds[0])
     return tf.image.stateless_random_flip_left_right(image, seeds[1])
 
 
 def relit(images, seed, step, contrast=0.2, brightness=25.0):
-    """[N,H,W,3] in other light: each image's contrast and colour cast changed by up to so much, its brightness likewise.
+    """[N,H,W,3] in other light, at random for each image.
 
-    The draws depend on the seed and the step alone.
+    Each channel's contrast is multiplied by 1 - contrast to 1 + contrast, which changes the color cast too; up to
+    `brightness` (of 255) is added to or taken from all channels. The random numbers depend on the seed and the step alone.
     """
     count = images.shape[0]
     gain = draw(seed, step, 8, [count, 1, 1, 3], 1 - contrast, 1 + contrast)
@@ -23,7 +24,7 @@ def relit(images, seed, step, contrast=0.2, brightness=25.0):
 
 
 def hue_turned(images, most, seed, step):
-    """[N,H,W,3] with each image's colours turned about the gray axis, by at most so many radians; drawn as in relit."""
+    """[N,H,W,3], each image's colors turned about the gray axis by a random angle, `most` radians at most either way."""
     angle = draw(seed, step, 16, [images.shape[0], 1, 1], -most, most)
     cross = tf.constant([[0, -1, 1], [1, 0, -1], [-1, 1, 0]], tf.float32) / math.sqrt(3)  # Rodrigues' formula
     turn = tf.cos(angle) * tf.eye(3) + tf.sin(angle) * cross + (1 - tf.cos(angle)) / 3
@@ -31,6 +32,6 @@ def hue_turned(images, most, seed, step):
 
 
 def draw(seed, step, key, shape, low, high):
-    """Uniform random numbers that depend on the seed, the step and the key alone: a resumed run draws the same."""
+    """Uniform random numbers in low..high that depend on seed, step and key alone: a resumed run gets the same."""
     own = tf.random.experimental.stateless_fold_in(tf.stack([tf.constant(seed, tf.int64), step]), key)
     return tf.random.stateless_uniform(shape, own, low, high)

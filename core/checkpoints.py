@@ -83,7 +83,7 @@ def save_training(folder, variables, optimizer, keep):
     """
     path = os.path.join(folder, f"{NAME}-{int(optimizer.iterations)}")
     save(path, [*variables, *optimizer.state()], optimizer.powers())
-    for _, old in _numbered(folder)[:-keep]:
+    for _, old in _training_checkpoints(folder)[:-keep]:
         for part in {old, f"{old}.index", f"{old}.meta", *glob.glob(f"{glob.escape(old)}.data-*")}:
             if os.path.exists(part):
                 os.remove(part)
@@ -93,10 +93,10 @@ def save_training(folder, variables, optimizer, keep):
 
 def restore_training(folder, variables, optimizer):
     """Restores the newest training checkpoint of the folder; returns its path, or None when there is none."""
-    numbered = _numbered(folder)
-    if not numbered:
+    checkpoints = _training_checkpoints(folder)
+    if not checkpoints:
         return None
-    path = numbered[-1][1]
+    path = checkpoints[-1][1]
     restore(path, [*variables, *optimizer.state()])
     return path
 
@@ -128,7 +128,7 @@ def _open(path):
         raise UserError(f"{path}: not a TensorFlow checkpoint ({str(error).splitlines()[0][:120]})") from None
 
 
-def _numbered(folder):
+def _training_checkpoints(folder):
     """[(step, path)] of the folder's training checkpoints, oldest first; V2 ones have an .index."""
     paths = {}
     for name in os.listdir(folder) if os.path.isdir(folder) else []:

@@ -1,8 +1,9 @@
-"""Has TensorFlow compute by oneDNN on every x86 CPU, for the scripts that compute gradients.
+"""Makes TensorFlow compute with oneDNN on every x86 CPU; imported by the scripts that compute gradients.
 
-Left to itself TensorFlow does so only where a CPU has AVX-512 VNNI or the like. With AVX2 alone its own convolutions are so
-slow on the way back that an evaluation of optimize.py takes 1.3 to 1.9 times as long (README). On the way forward they are
-as fast or faster, so that eval.py leaves the choice to TensorFlow. TF_ENABLE_ONEDNN_OPTS=0 in the environment keeps it off.
+By default TensorFlow uses oneDNN only where a CPU has AVX-512 VNNI or the like. With AVX2 alone the gradients of its own
+convolutions are so slow that an evaluation of optimize.py takes 1.3 to 1.9 times as long (docs/benchmarks.md). Without
+gradients its own are as fast or faster, so eval.py keeps TensorFlow's default. TF_ENABLE_ONEDNN_OPTS=0 in the environment
+turns oneDNN off.
 """
 
 import os

@@ -3,21 +3,21 @@
 With those names a training checkpoint of the original resumes here, and ours there. Keras' Adam has the same formula
 but keeps its state under names that change with the Keras version.
 
-Muon is a departure for runs of few steps.
+Muon, which the original does not have, learns in fewer steps.
 """
 
 import tensorflow as tf
 
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
 MOMENTUM, UPDATE_RMS = 0.95, 0.2  # Muon's: of Jordan et al. and of Liu et al.
-FEATURES = 8  # channels; a kernel that has fewer on a side reads or makes pictures
+FEATURES = 8  # channels in and out, at least, of a kernel between features; with fewer it reads or makes pictures
 
 
 class Adam(tf.Module):
     """Adam (Kingma and Ba 2015) over `variables`; `iterations` counts the steps done, `learning_rate` may be assigned.
 
-    With `clip_norm` a step's gradients are shortened to that norm, all together: one that is far longer than the others
-    would keep the steps small for the next thousand.
+    With `clip_norm` a step's gradients, all together, are shortened to that norm: Adam divides by the mean of squared
+    gradients over about a thousand steps, so one that is far longer than the others would make all of these steps small.
     """
 
     def __init__(self, variables, learning_rate, clip_norm=0.0):
@@ -42,7 +42,7 @@ class Adam(tf.Module):
         self.iterations.assign_add(1)
 
     def _update(self, variable, gradient, t, learning_rate=None, beta1=BETA1):
-        """One step of a variable, the t-th."""
+        """The t-th step of one variable."""
         m, v = self._slots[scope(variable)]
         tf.raw_ops.ResourceApplyAdam(
             var=variable.handle,
@@ -58,42 +58,45 @@ class Adam(tf.Module):
         )
 
     def state(self):
-        """The variables that a checkpoint must hold to go on: the slots and the step."""
+        """The variables that a checkpoint needs for training to go on: the number of steps and the slots."""
         return [self.iterations, *(slot for pair in self._slots.values() for slot in pair)]
 
     def powers(self):
-        """beta1_power and beta2_power as TF1 saves them: of the step to come. We compute them from the step."""
+        """{"beta1_power", "beta2_power": scalar} of the step to come, as TF1 saves them; computed from the step."""
         t = int(self.iterations) + 1
         return {"beta1_power": tf.constant(BETA1**t), "beta2_power": tf.constant(BETA2**t)}
 
 
 class Muon(Adam):
-    """Muon (Jordan et al. 2024) for kernels and matrices between features, Adam for the rest: from or to pictures, vectors.
+    """Muon (Jordan et al. 2024) for kernels and matrices between features; Adam for vectors, and kernels of pictures.
 
     Its step is the momentum made orthogonal, so that directions in which gradients are small are learned as fast as others.
-    `learning_rate` means about what it means to Adam, by Liu et al. 2025 (arXiv 2502.16982). keras.optimizers.Muon leaves
-    convolutions to Adam. The slots are Adam's, and all of them are kept up, so that either goes on where the other was.
+    Its length is that of Liu et al. 2025 (arXiv 2502.16982), which is about Adam's with the same `learning_rate`.
+    keras.optimizers.Muon leaves convolutions to Adam. Both of Adam's slots are updated for all variables, so that a run can
+    change between Adam and Muon at a checkpoint.
     """
 
     def _update(self, variable, gradient, t):
         if variable.shape.rank not in (2, 4) or min(variable.shape[-2:]) < FEATURES:
             super()._update(variable, gradient, t)
             return
-        super()._update(variable, gradient, t, 0.0, MOMENTUM)  # moves the slots alone, in float32 whatever the graph is in
+        super()._update(
+            variable, gradient, t, 0.0, MOMENTUM
+        )  # updates the slots alone, in float32 under mixed_precision too
         m, _ = self._slots[scope(variable)]
         nesterov = tf.reshape(MOMENTUM * m + (1 - MOMENTUM) * gradient, [-1, variable.shape[-1]])
         rate = self.learning_rate * UPDATE_RMS * max(nesterov.shape) ** 0.5
-        variable.assign_sub(rate * tf.reshape(orthogonalised(nesterov), variable.shape))
+        variable.assign_sub(rate * tf.reshape(orthogonalize(nesterov), variable.shape))
 
 
-def orthogonalised(matrix):
-    """About U V^T of a matrix [m,n] = U S V^T: singular values of 0.68 to 1.2 instead of S, where above 0.003 of its norm.
+def orthogonalize(matrix):
+    """About U V^T of a matrix [m,n] = U S V^T.
 
-    Five Newton-Schulz iterations with the coefficients of Jordan et al. 2024 (kellerjordan.github.io/posts/muon), which
-    leave 1 uncertain for speed.
+    Singular values above 0.003 of the matrix' norm become 0.68 to 1.2. Five Newton-Schulz iterations with the coefficients
+    of Jordan et al. 2024 (kellerjordan.github.io/posts/muon), which give up exactness for speed.
     """
     if matrix.shape[0] < matrix.shape[1]:
-        return tf.transpose(orthogonalised(tf.transpose(matrix)))
+        return tf.transpose(orthogonalize(tf.transpose(matrix)))
     x = matrix / (tf.norm(matrix) + 1e-12)
     for _ in range(5):
         squared = tf.matmul(x, x, transpose_a=True)

@@ -1,14 +1,14 @@
-"""Imports TensorFlow without the start-up chatter that its C++ side prints whatever the log level.
+"""Imports TensorFlow without the messages that its C++ side prints at the start, whatever the log level.
 
-A script that promises one clear line on stderr imports this before anything that imports TensorFlow.
+Scripts import this before anything that imports TensorFlow, as their errors are to be one line on stderr.
 """
 
 import os
 import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-# Read when NumPy and SciPy are loaded. The vectors of SciPy's L-BFGS are too short for threads, which wait for each other
-# several times as long as they compute.
+# Read when NumPy and SciPy are loaded. The vectors of SciPy's L-BFGS are so short that several threads take longer, waiting
+# for each other, than one.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 sys.stderr.flush()
@@ -18,8 +18,8 @@ os.dup2(_nowhere, 2)
 try:
     import tensorflow as tf
 
-    tf.config.list_physical_devices()  # looks for GPUs, and says when there are none
-    tf.get_logger().setLevel("ERROR")  # several scales or networks in one run are several graphs, not a mistake to warn of
+    tf.config.list_physical_devices()  # prints a message where there are no GPUs
+    tf.get_logger().setLevel("ERROR")  # it warns of many traces, which several scales and networks need
 finally:
     os.dup2(_stderr, 2)
     os.close(_stderr)

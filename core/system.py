@@ -1,4 +1,4 @@
-"""Files written whole or not at all, folders held by one process, files' hashes, and whether a picture fits into memory."""
+"""Files that are written whole or not at all, folders for one process alone, hashes, and whether memory suffices."""
 
 import contextlib
 import errno
@@ -18,7 +18,7 @@ CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limi
 
 
 def write_whole(path, write):
-    """Calls write(temporary path) in the target's folder and renames: a reader never sees half a file.
+    """Calls write(temporary path), in the target's folder, and renames the file: nobody ever reads half of it.
 
     Raises:
       UserError: the folder cannot be made or written.
@@ -27,10 +27,10 @@ def write_whole(path, write):
     temporary = None
     try:
         os.makedirs(folder, exist_ok=True)
-        # The ending stays, as it tells Pillow the format.
+        # The ending stays, as Pillow chooses the format by it.
         handle, temporary = tempfile.mkstemp(prefix=".part-", suffix=os.path.splitext(path)[1], dir=folder)
         os.close(handle)
-        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp's 0600 would shut other users out of the result
+        os.chmod(temporary, 0o666 & ~_umask())  # as open() would; mkstemp lets nobody else read the file
         write(temporary)
         os.replace(temporary, path)
     except OSError as error:
@@ -41,7 +41,7 @@ def write_whole(path, write):
 
 
 def check_writable(path):
-    """Raises UserError, before any work is done, when write_whole could not write there. Makes nothing."""
+    """Raises UserError when write_whole could not write there: called before long work. Creates nothing."""
     folder = os.path.dirname(os.path.abspath(path))
     while not os.path.lexists(folder):
         folder = os.path.dirname(folder)
@@ -66,12 +66,12 @@ def write_text(path, text):
 
 @contextlib.contextmanager
 def sole_user(folder):
-    """Makes a folder and holds it for this process until the context, or the process in whatever way, ends.
+    """Makes a folder and locks it until the context ends, or the process does, in whatever way.
 
-    On a system without flock (Windows), or a file system without it, nothing is held.
+    On a system without flock (Windows), or a file system without it, nothing is locked.
 
     Raises:
-      UserError: the folder cannot be made, or another process holds it.
+      UserError: the folder cannot be made, or another process has locked it.
     """
     try:
         os.makedirs(folder, exist_ok=True)
@@ -79,7 +79,7 @@ def sole_user(folder):
     except OSError as error:
         raise UserError(f"{folder}: cannot be written ({error.strerror}); choose another place") from None
     try:
-        if fcntl and not _locked(handle):
+        if fcntl and not _lock(handle):
             raise UserError(f"{folder}: another process trains there; wait for its end, or choose another naming")
         yield
     finally:
@@ -88,13 +88,13 @@ def sole_user(folder):
 
 
 def located(path):
-    """`path`, or when nothing is there, the same in the project's own folder where something is: scripts run anywhere."""
-    ours = os.path.join(ROOT, path)
-    return ours if not os.path.exists(path) and os.path.exists(ours) else path
+    """`path`, or where only the project's folder has a file of that name, its path there: scripts can be run anywhere."""
+    in_project = os.path.join(ROOT, path)
+    return in_project if not os.path.exists(path) and os.path.exists(in_project) else path
 
 
 def hex_digest(path, algorithm="sha256"):
-    """The hash of a file. Raises OSError."""
+    """The hash of a file, in hexadecimal. Raises OSError."""
     state = hashlib.new(algorithm, usedforsecurity=False)
     with open(path, "rb") as file:
         while block := file.read(1 << 20):
@@ -107,21 +107,21 @@ def check_memory(height, width, base, per_pixel, remedy=None):
 
     Args:
       height, width: the picture's, in pixels.
-      base, per_pixel: what the process takes at its peak: base + height * width * per_pixel bytes.
-      remedy: what to do about it, instead of the --image_size that fits.
+      base, per_pixel: at its peak the process takes base + height * width * per_pixel bytes.
+      remedy: what the message says to do; by default to use an --image_size that fits.
     """
-    there, needed = physical_memory(), base + height * width * per_pixel
-    if there is None or needed <= there:
+    total, needed = physical_memory(), base + height * width * per_pixel
+    if total is None or needed <= total:
         return
-    room = max(0.0, 0.8 * (there - base))
+    room = max(0.0, 0.8 * (total - base))
     remedy = remedy or f"use --image_size {int(max(height, width) * (room / (needed - base)) ** 0.5)}"
     raise UserError(
-        f"{width}x{height} pixels need about {needed / 1e9:.0f} GB of memory, {there / 1e9:.0f} GB are there; {remedy}"
+        f"{width}x{height} pixels need about {needed / 1e9:.0f} GB of memory, {total / 1e9:.0f} GB are there; {remedy}"
     )
 
 
 def physical_memory():
-    """The memory that there is in bytes, the machine's or a container's share; None where neither can be told."""
+    """Bytes of memory: the machine's, or a container's share if that is less; None where neither can be read."""
     limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")] if hasattr(os, "sysconf") else []
     for path in CGROUP_LIMITS:
         try:
@@ -132,13 +132,13 @@ def physical_memory():
     return min(limits, default=None)
 
 
-def _locked(handle):
-    """Whether the file is now this process' alone, as far as its file system can tell."""
+def _lock(handle):
+    """Locks an open folder. Returns False when another process has locked it; True too where locks are not supported."""
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
-    except OSError:  # no locks here
+    except OSError:  # the file system has no locks
         pass
     return True
 

@@ -1,8 +1,7 @@
 """The training loop that train.py and distill.py share: Adam, resuming, logs, checkpoints, stopping.
 
-It knows nothing of what is trained, nor where the batches come from. A trainee has `train_step(content, optimizer,
-variables)`, one step on a batch that returns its scalar losses by tag: "total_loss", if it has one, as the last. One that
-is not finite stops the run.
+What is trained, the trainee, has `train_step(content, optimizer, variables)`: one step on a batch, which returns
+{tag: scalar loss}, "total_loss" last if there is one. A loss that is not finite stops the run.
 """
 
 import collections
@@ -21,23 +20,23 @@ from core import checkpoints, config, pictures, system, winograd
 from core.cli import UserError
 from core.optimizer import Adam, Muon
 
-# Keys that do not change what comes of a run.
+# Keys of a conf that do not change the model that is trained.
 IDLE_KEYS = ("steps", "epoch", "checkpoint_every", "keep_checkpoints", "preview_every", "preview_image")
 LOG_EVERY, SUMMARY_EVERY = 10, 25  # steps, as in the original
 
 
 def run(conf, trainee, variables, paths, read_batches, used_files, look, after_step=lambda step: None, begin=lambda: None):
-    """Trains `variables` as the conf says, or goes on from <model_path>/<naming>/; writes its .ckpt-done and recipe.
+    """Trains `variables` as the conf says, or resumes the run in <model_path>/<naming>/; writes its .ckpt-done and recipe.
 
     Args:
       trainee: what is trained; its `kept` are further variables, which its steps change and which are saved too.
       paths: the photos' files.
-      read_batches: as reader.training_batches, called with the paths, the conf, the first step and the one behind the last,
-        and a set for the paths that cannot be read.
-      used_files: {conf key: path} of the files whose hashes the recipe shall hold.
-      look: called with a batch now and then; returns {tag: [1,H,W,3] image} for TensorBoard.
-      after_step: called with the step after each.
-      begin: called once when there is nothing to resume.
+      read_batches: such as reader.training_batches; called with the paths, the conf, the first step, the last step + 1, and
+        a set to which paths that cannot be read are added.
+      used_files: {conf key: path} of the files whose hashes the recipe holds.
+      look: called with a batch every SUMMARY_EVERY steps; returns {tag: [1,H,W,3] image} for TensorBoard.
+      after_step: called after each step with its number.
+      begin: called once when there is no run to resume.
 
     Returns:
       0 when the run is finished, 128 + the signal's number when it was interrupted.
@@ -80,7 +79,10 @@ def run(conf, trainee, variables, paths, read_batches, used_files, look, after_s
 
 
 def resume_or_begin(conf, saved, optimizer, images, begin):
-    """Gives the saved variables and the optimizer their values from the run's folder, or calls begin(); the run's notes."""
+    """Restores the saved variables and the optimizer from the run's folder, or calls begin() where there is nothing.
+
+    Returns {"images": how many photos, and after changes "changes"}, for the recipe.
+    """
     folder, notes = os.path.join(conf.model_path, conf.naming), {"images": images}
     if not checkpoints.restore_training(folder, saved, optimizer):
         begin()
@@ -91,7 +93,7 @@ def resume_or_begin(conf, saved, optimizer, images, begin):
 
 
 def check_unchanged(conf, done_file):
-    """Raises UserError when a finished run's recipe has other settings than the conf, as nothing would come of them."""
+    """Raises UserError when a finished run's recipe has other settings than the conf: they would have no effect."""
     path = checkpoints.recipe_path(done_file)
     before = config.conf_dict(config.load_conf(path, type(conf))) if os.path.exists(path) else {}
     now = config.conf_dict(conf)
@@ -104,7 +106,7 @@ def check_unchanged(conf, done_file):
 
 
 def step_precision(conf):
-    """mixed_precision where the conf asks for it and the CPU has it, else a context that changes nothing."""
+    """The context for steps: mixed_precision where the conf asks for it and the CPU has it, else one without effect."""
     if not getattr(conf, "mixed_precision", False):  # a DistillConf has none: its normal equations need float32
         return contextlib.nullcontext
     if has_bfloat16():
@@ -115,10 +117,10 @@ def step_precision(conf):
 
 @contextlib.contextmanager
 def mixed_precision():
-    """Within it graphs compute in bfloat16: convolutions, matrix products and most of what lies between and behind them.
+    """A context in which graphs compute convolutions, matrix products and most other ops in bfloat16.
 
-    By TensorFlow's own rewriting of graphs for oneDNN, for CPUs alone. Variables and the optimiser's state stay float32.
-    bfloat16 has float32's range, so that no loss needs scaling.
+    TensorFlow rewrites the graphs for oneDNN, on CPUs only. Variables and the optimizer's state stay float32. bfloat16 has
+    float32's range, so losses need no scaling.
     """
     tf.config.optimizer.set_experimental_options({winograd.MIXED_PRECISION: True})
     try:
@@ -128,9 +130,9 @@ def mixed_precision():
 
 
 def has_bfloat16():
-    """Whether the CPU multiplies in bfloat16; True where that cannot be told, elsewhere than on Linux.
+    """Whether the CPU has instructions for bfloat16, without which a step takes many times as long.
 
-    Without instructions for it a step would take many times as long.
+    True where that cannot be read: on other systems than Linux.
     """
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as file:
@@ -140,7 +142,7 @@ def has_bfloat16():
 
 
 def fit(conf, trainee, optimizer, variables, batches, steps, received, look, after_step):
-    """Trains until `steps` or until `received` holds a signal, saving and logging; returns the last steps' mean losses.
+    """Trains until `steps`, or until the list `received` holds a signal; saves and logs. Returns the last mean_losses.
 
     Raises:
       UserError: a loss or a variable is NaN or infinite; the last good checkpoint stays.
@@ -165,7 +167,9 @@ def fit(conf, trainee, optimizer, variables, batches, steps, received, look, aft
             latest |= losses  # the steps of a method may differ in what they report
             progress.update()
             if step % LOG_EVERY == 0:
-                progress.set_postfix(short_names(mean_losses(recent)), refresh=False)  # of one photo they jump
+                progress.set_postfix(
+                    short_names(mean_losses(recent)), refresh=False
+                )  # means, as losses of single photos vary much
             if step % SUMMARY_EVERY == 0:
                 write_summaries(writer, step, latest, look(content))
             if step % conf.checkpoint_every == 0 or step == steps or received:
@@ -179,13 +183,13 @@ def fit(conf, trainee, optimizer, variables, batches, steps, received, look, aft
 
 
 def mean_losses(recent):
-    """The mean of each loss over the steps that had it: those of a method's other branches too. Empty for no steps."""
+    """{tag: mean over those of the steps that reported this loss}; empty for no steps."""
     tags = dict.fromkeys(tag for losses in recent for tag in losses)
     return {tag: float(np.mean([losses[tag] for losses in recent if tag in losses])) for tag in tags}
 
 
 def scheduled_rate(conf, step, steps):
-    """The learning rate of the step that follows `step` done ones."""
+    """The learning rate of the step that comes after `step` steps."""
     factor = {
         "constant": 1.0,
         "cosine": 0.5 * (1 + math.cos(math.pi * step / steps)),
@@ -195,13 +199,17 @@ def scheduled_rate(conf, step, steps):
 
 
 def short_names(losses):
-    """The total and the weighted losses as the progress bar shows them."""
+    """{short name: text} of the total and the weighted losses, for the progress bar."""
     shown = [tag for tag in losses if tag == "total_loss" or tag.startswith("weighted_losses/")]
     return {re.sub(r".*weighted_|_loss$", "", tag): f"{losses[tag]:.4g}" for tag in shown}
 
 
 def write_summaries(writer, step, losses, images):
-    """TensorBoard events in TF1's form, under the original's tags: scalars, and [1,H,W,3] images by tag."""
+    """Writes TensorBoard events under the original's tags: scalars, and [1,H,W,3] images by tag.
+
+    In TF1's form, simple_value and image. tf.summary.scalar and tf.summary.image would write tensors under the same tags,
+    which TensorBoard 2 shows but TF1's TensorBoard and scripts that read the original's events do not.
+    """
     summary = tf.compat.v1.Summary()
     for tag, loss in losses.items():
         summary.value.add(tag=tag, simple_value=loss)
@@ -219,7 +227,7 @@ def write_summaries(writer, step, losses, images):
 
 @contextlib.contextmanager
 def stop_signals():
-    """A list that Ctrl-C and SIGTERM append their number to instead of killing; a second one kills."""
+    """A context that gives a list: a first Ctrl-C or SIGTERM appends its number to it, a second one ends the process."""
     received, before = [], {}
 
     def note(number, frame):
@@ -236,9 +244,14 @@ def stop_signals():
 
 
 def changes_so_far(conf, run, run_file, step):
-    """What the conf, or the number of photos, was changed in on resuming: {"changes": ["step 9: style_size 0 -> 512"]}.
+    """All changes of the conf, or of the number of photos, on resuming: {"changes": ["step 9: style_size 0 -> 512"]}.
 
-    `run` and the file's own such section tell now and then; an empty dict when nothing ever changed.
+    Prints the new ones. {} when there was never one, or no recipe of the run is there.
+
+    Args:
+      run: {"images": how many photos there are now}.
+      run_file: the path beside which the run's recipe is.
+      step: the step at which the run is resumed.
     """
     path = checkpoints.recipe_path(run_file)
     if not os.path.exists(path):
@@ -254,7 +267,7 @@ def changes_so_far(conf, run, run_file, step):
 
 
 def trained_section(steps, used_files, losses):
-    """What a recipe tells of a finished training."""
+    """The recipe's section of a finished training, a dict."""
     return {
         "version": checkpoints.VERSION,
         "tensorflow": tf.__version__,

@@ -1,6 +1,6 @@
 """Slim's VGG-16 and VGG-19 up to conv5, of any width: topology, end points, weight files.
 
-Channel counts come from the weight file. End points carry slim's names (vgg_16/conv3/conv3_3) and are taken after ReLU.
+Channel counts come from the weight file. End points have slim's names (vgg_16/conv3/conv3_3) and are the values after ReLU.
 """
 
 import os
@@ -22,12 +22,12 @@ class Vgg(tf.Module):
     Args:
       scope: "vgg_16..." or "vgg_19...": the first part of every layer's name; what follows the number is free.
       weights: {"conv1_1/weights": [3,3,I,O], "conv1_1/biases": [O], ...} as read_weights returns them. A 1x1 "conv0" in
-        front means a network of Collaborative Distillation (Wang et al. 2020): it normalises RGB in 0..1 itself, its
-        convolutions reflect the edges instead of padding zeros, and "conv{k}_1_aux" maps, 1x1 and linear, lead from relu
-        {k}_1 to the full-width network's features.
-      layers: the end points wanted, such as ("vgg_16/conv1/conv1_2", "vgg_16/conv3/conv3_3").
-      pooling: "max", "avg", or "avg_same", whose last window may be half outside: of an odd side nothing is dropped.
-      repeated_edges: convolutions repeat the edge's values; padded zeros look like a gray frame.
+        front means a network of Collaborative Distillation (Wang et al. 2020): conv0 normalizes RGB in 0..1, convolutions
+        reflect the edges instead of padding zeros, and "conv{k}_1_aux" maps relu{k}_1, 1x1 and linearly, to the features of
+        the full-width network.
+      layers: the end points that it gives, such as ("vgg_16/conv1/conv1_2", "vgg_16/conv3/conv3_3").
+      pooling: "max", "avg", or "avg_same", which keeps the last row and column of an odd side.
+      repeated_edges: whether convolutions repeat the edge's values instead of padding zeros, which act like a gray frame.
       trainable: whether the weights are; a loss network's are not.
     """
 
@@ -40,8 +40,8 @@ class Vgg(tf.Module):
                 raise UserError(f"{layer}: the loss network has no such layer; it has {', '.join(names)}")
         convs = [name.split("/")[-1] for name in names]
         last = max(convs.index(layer.split("/")[-1]) for layer in layers)
-        wanted = [c for c in convs[: last + 1] if not c.endswith("_aux") or self._full_name(c) in layers]
-        self._convs = (["conv0"] if "conv0/weights" in weights else []) + wanted
+        needed = [c for c in convs[: last + 1] if not c.endswith("_aux") or self._full_name(c) in layers]
+        self._convs = (["conv0"] if "conv0/weights" in weights else []) + needed
         self._weights = {
             key: tf.Variable(weights[key], trainable=trainable, name=f"{self._full_name(conv)}/{kind}")
             for conv in self._convs
@@ -50,7 +50,7 @@ class Vgg(tf.Module):
         }
 
     def __call__(self, images, layers=None):
-        """[N,H,W,3] RGB 0..255 -> {layer: [N,h,w,C] features} for the network's layers, or for some of them alone."""
+        """[N,H,W,3] RGB 0..255 -> {layer: [N,h,w,C] features}, of all of the network's layers or of those in `layers`."""
         layers = self.layers if layers is None else layers
         x = self._conv(images / 255.0, "conv0") if "conv0" in self._convs else images - tf.constant(MEANS, images.dtype)
         features = {}
@@ -75,17 +75,18 @@ class Vgg(tf.Module):
         return {conv: self._weights[f"{conv}/weights"].shape.as_list() for conv in self._convs}
 
     def floats_per_pixel(self, layers=None):
-        """How many floats the features of these layers take, or of all that it has, for each pixel of the picture."""
+        """How many floats per pixel of the picture the features of `layers` take; None: those of all convolutions."""
         convs = self._convs if layers is None else map(short_name, layers)
         widths = {conv: self._weights[f"{conv}/biases"].shape[0] for conv in convs if conv != "conv0"}
         return sum(width / 4 ** (int(conv[4]) - 1) for conv, width in widths.items())
 
     def _conv(self, x, conv):
+        """[N,H,W,I] -> [N,H,W,O]: a convolution of x plus its biases, before ReLU."""
         kernel = self._weights[f"{conv}/weights"]
         padding = "SAME"
         reflects = "conv0" in self._convs
         if kernel.shape[0] == 3 and (reflects or self.repeated_edges):
-            # One pixel of SYMMETRIC is the edge repeated; unlike REFLECT it can do with features of a single pixel.
+            # One pixel of SYMMETRIC is the edge repeated; unlike REFLECT it works with features of a single pixel.
             x = tf.pad(x, [[0, 0], [1, 1], [1, 1], [0, 0]], "REFLECT" if reflects else "SYMMETRIC")
             padding = "VALID"
         return winograd.conv2d(x, kernel, 1, padding) + self._weights[f"{conv}/biases"]
@@ -95,25 +96,25 @@ class Vgg(tf.Module):
 
 
 def layer_names(scope, weights):
-    """The end points that these weights give, in order: ["vgg_16/conv1/conv1_1", ...]."""
-    found = []
+    """The end points of a network with these weights, in order: ["vgg_16/conv1/conv1_1", ...]."""
+    names = []
     for conv in topology(scope):
         if f"{conv}/weights" not in weights:
             break
-        found.append(f"{scope}/{conv[:5]}/{conv}")
+        names.append(f"{scope}/{conv[:5]}/{conv}")
         if f"{conv}_aux/weights" in weights:
-            found.append(f"{scope}/{conv[:5]}/{conv}_aux")
-    return found
+            names.append(f"{scope}/{conv[:5]}/{conv}_aux")
+    return names
 
 
 def pooled(side, layer, pooling):
-    """How long a side of a picture is at a layer."""
+    """The length of a picture's side at a layer, after the pooling before it."""
     times = int(short_name(layer)[4]) - 1
     return -(-side >> times) if pooling == "avg_same" else side >> times
 
 
 def short_name(layer):
-    """vgg_19/conv4/conv4_1_aux -> conv4_1: what student and teacher agree on."""
+    """vgg_19/conv4/conv4_1_aux -> conv4_1, which is the same for a student and its teachers."""
     return layer.split("/")[-1].removesuffix("_aux")
 
 
@@ -122,8 +123,9 @@ def read_weights(scope, path, exclude_scopes=""):
 
     Args:
       scope: "vgg_16..." or "vgg_19...".
-      path: TF-Slim's .ckpt (V1 or V2), Keras' .h5 without top, MatConvNet's .mat, .npz, or "imagenet": Keras' own file,
-        fetched once into Keras' cache. A file that is not there is looked for in the project's folder.
+      path: TF-Slim's .ckpt (V1 or V2), Keras' .h5 without top, MatConvNet's .mat, .npz, Collaborative Distillation's .pth,
+        or "imagenet": Keras' own file, fetched once into Keras' cache. A file that is not there is looked for in the
+        project's folder.
       exclude_scopes: comma-separated scopes of a .ckpt that are not read.
 
     Returns:
@@ -134,9 +136,9 @@ def read_weights(scope, path, exclude_scopes=""):
     """
     topology(scope)
     if path == "imagenet":
-        return _checked(_read_imagenet(scope), scope, path)
+        return _check(_read_imagenet(scope), scope, path)
     path, kind = system.located(path), os.path.splitext(path)[1]
-    reader = {".h5": _read_h5, ".mat": _read_mat, ".npz": _read_npz}.get(kind)
+    reader = {".h5": _read_h5, ".mat": _read_mat, ".npz": _read_npz, ".pth": _read_pth}.get(kind)
     if not os.path.exists(path) and (reader or not os.path.exists(path + ".index")):
         remedy = (
             f"'python download.py {scope[:6]}' fetches it"
@@ -148,9 +150,9 @@ def read_weights(scope, path, exclude_scopes=""):
         weights = reader(path) if reader else _read_ckpt(path, scope, exclude_scopes)
     except UserError:
         raise
-    except Exception as error:  # each of four file libraries has errors of its own
+    except Exception as error:  # each of the file libraries has errors of its own
         raise UserError(f"{path}: not a readable {kind or '.ckpt'} weight file ({str(error)[:200]})") from None
-    return _checked(weights, scope, path)
+    return _check(weights, scope, path)
 
 
 def topology(scope):
@@ -161,8 +163,8 @@ def topology(scope):
     raise UserError(f"loss_model: got '{scope}', a name that starts with {' or '.join(CONVS)} is needed")
 
 
-def _checked(weights, scope, path):
-    """The float32 weights of the known layers, each there, of the shape its neighbours ask for, and finite."""
+def _check(weights, scope, path):
+    """The float32 weights of the known layers. Raises UserError when one is missing, misshapen or not finite."""
     convs = topology(scope)
     present = [conv for conv in convs if f"{conv}/weights" in weights]
     if not present:
@@ -183,6 +185,7 @@ def _checked(weights, scope, path):
 
 
 def _check_conv(checked, weights, conv, size, channels_in, path):
+    """Adds a convolution's float32 weights to `checked`; returns how many channels it gives. Raises UserError as _check."""
     kernel = np.asarray(weights[f"{conv}/weights"], np.float32)
     if kernel.ndim != 4 or kernel.shape[:3] != (size, size, channels_in):
         raise UserError(f"{path}: {conv}/weights is {list(kernel.shape)}, [{size}, {size}, {channels_in}, n] is needed")
@@ -215,7 +218,7 @@ def _read_ckpt(path, scope, exclude_scopes):
 
 
 def _read_h5(path):
-    """Keras': .../block1_conv1/.../kernel and bias, nested as the Keras version had it. Its input is BGR: flipped here."""
+    """Keras': .../block1_conv1/.../kernel and bias, nested as the Keras version writes it. BGR kernels become RGB."""
     import h5py
 
     weights = {}
@@ -236,7 +239,7 @@ def _read_h5(path):
 
 
 def _read_mat(path):
-    """MatConvNet's: layers{i}.name and .weights = {kernel [3,3,in,out], biases}, for RGB less the means; taken as is."""
+    """MatConvNet's: layers{i}.name and .weights = {kernel [3,3,in,out], biases}, for RGB minus means, as here."""
     import scipy.io
 
     weights = {}
@@ -249,8 +252,31 @@ def _read_mat(path):
     return weights
 
 
+def _read_pth(path):
+    """Collaborative Distillation's: conv0, conv11, ..., conv51 and conv11_aux, ..., kernels [O,I,k,k], perhaps in "model".
+
+    That is how its authors name the layers: github.com/MingSun-Tse/Collaborative-Distillation, model/model_cd.py.
+    """
+    try:
+        import torch
+    except ImportError:
+        raise UserError(f"{path}: needs PyTorch to be read: pip install -r requirements-benchmark.txt") from None
+    state, weights = torch.load(path, map_location="cpu", weights_only=True), {}
+    for name, tensor in state.get("model", state).items():
+        match = re.fullmatch(r"conv(?:0|(\d)(\d)(_aux)?)\.(weight|bias)", name)
+        if not match:
+            raise UserError(f"{path}: holds {name}, only conv0, conv11, conv11_aux and so on are known; is it an encoder?")
+        block, place, aux, kind = match.groups()
+        conv = f"conv{block}_{place}{aux or ''}" if block else "conv0"
+        value = tensor.numpy()
+        weights[f"{conv}/{'weights' if kind == 'weight' else 'biases'}"] = (
+            value.transpose(2, 3, 1, 0) if value.ndim == 4 else value
+        )
+    return weights
+
+
 def _read_imagenet(scope):
-    """Keras' own weights, fetched once into Keras' cache and checked there by hash."""
+    """Keras' own weights, which Keras fetches once into its cache and checks by their hash."""
     try:
         network = getattr(tf.keras.applications, scope[:6].upper().replace("_", ""))(include_top=False, weights="imagenet")
     except Exception as error:

@@ -1,18 +1,17 @@
 """3x3 convolutions by Winograd's F(4x4,3x3), with a quarter of the multiplications.
 
-In float32 results of deviation 1 differ from the direct ones by some 1e-4 at most.
-
-Lavin and Gray 2016 (arXiv 1509.09308). oneDNN and TensorFlow's own kernels for CPUs multiply directly; cuDNN on GPUs
-has Winograd of its own. The transforms pass over memory a few times, so that many channels are needed for it to pay.
+Lavin and Gray 2016 (arXiv 1509.09308). In float32 results with a standard deviation of 1 differ from those of a direct
+convolution by about 1e-4 at most. oneDNN and TensorFlow's own kernels for CPUs multiply directly; cuDNN on GPUs has its
+own Winograd. The transforms read and write all features a few times, so it is faster only with many channels.
 """
 
 import numpy as np
 import tensorflow as tf
 
 MIXED_PRECISION = "auto_mixed_precision_onednn_bfloat16"  # TensorFlow's option; core/training.py sets it
-CHANNELS = 128  # in and out; with fewer the transforms cost more than they save
-PIXELS = 24 * 24  # of one picture; with fewer the kernel's own transform does
-TILES = 256  # of each picture at a time: the spectra take more than twice the memory of what they are spectra of
+CHANNELS = 128  # in and out, at least; with fewer the transforms take more time than they save
+PIXELS = 24 * 24  # of one picture, at least; with fewer the transform of the kernel takes more time than is saved
+TILES = 256  # of each picture at a time, as spectra take more than twice the memory of the features
 
 # The transforms of one axis: input B^T [6,6], kernel G [6,3], output A^T [4,6], for the points 0, 1, -1, 2, -2, infinity.
 B_T = [
@@ -26,7 +25,7 @@ B_T = [
 G = np.array([[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 24]]) / 24
 A_T = [[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]]
 
-# Of both axes: [36,36], [36,9], [16,36]. As matrix products they take less time than as sums of slices.
+# The transforms of both axes: [36,36], [36,9], [16,36]. Matrix products take less time than sums of slices.
 INPUT, KERNEL, OUTPUT = (np.kron(matrix, matrix).astype(np.float32) for matrix in (B_T, G, A_T))
 
 
@@ -36,23 +35,26 @@ def conv2d(x, kernel, strides, padding):
         return tf.nn.conv2d(x, kernel, strides, padding)
     if padding == "SAME":
         x = tf.pad(x, [[0, 0], [1, 1], [1, 1], [0, 0]])
-    return convolved(x, tf.convert_to_tensor(kernel))
+    return convolve(x, tf.convert_to_tensor(kernel))
 
 
 def pays(shape, kernel, strides):
-    """Whether Winograd is faster for x and a kernel of these shapes: in float32 on a CPU; unknown sizes count as large."""
+    """Whether Winograd is faster for x and a kernel of these shapes, which it is in float32 on a CPU only.
+
+    A size of x that is None, as in a graph that is traced for all sizes, is taken for a large one.
+    """
     if None in kernel or kernel[0] != 3 or strides != 1 or min(kernel[2:]) < CHANNELS:
         return False
     if None not in shape[1:3] and shape[1] * shape[2] < PIXELS:
         return False
-    # bfloat16 has too few digits for the transforms.
+    # With bfloat16's 8 bits of precision the transforms' errors would be too large.
     mixed = tf.config.optimizer.get_experimental_options().get(MIXED_PRECISION)
     return not mixed and not tf.config.list_physical_devices("GPU")
 
 
 @tf.custom_gradient
-def convolved(x, kernel):
-    """A VALID 3x3 convolution and its gradients; left to itself TensorFlow would go back through every slice."""
+def convolve(x, kernel):
+    """A VALID 3x3 convolution by Winograd, with gradients of its own: TensorFlow's would pass through every slice."""
 
     def gradient(upstream):
         to_kernel = tf.raw_ops.Conv2DBackpropFilter(
@@ -63,15 +65,14 @@ def convolved(x, kernel):
     return winograd(x, kernel), gradient
 
 
-@tf.function(
-    autograph=False, experimental_attributes={"_noinline": True}
-)  # traced once for all layers of one shape, not for each
+# A function of its own in the graph, so that all layers of one shape share one trace.
+@tf.function(autograph=False, experimental_attributes={"_noinline": True})
 def winograd(x, kernel, turned=False):
     """[N,H,W,I] and [3,3,I,O] -> [N,H-2,W-2,O], some rows at a time.
 
-    With `turned` the kernel is turned by 180 degrees and leads back: [N,H,W,O] -> [N,H-2,W-2,I].
+    With `turned`, for the gradient, the kernel is turned by 180 degrees and maps [N,H,W,O] -> [N,H-2,W-2,I].
     """
-    with tf.control_dependencies([x]):  # or a graph would make the spectra of all its kernels first, and keep them
+    with tf.control_dependencies([x]):  # otherwise a graph computes the spectra of all kernels first and keeps them
         spectra = tf.matmul(KERNEL[:, ::-1] if turned else KERNEL, tf.reshape(kernel, [9, -1]))
     spectra = tf.reshape(spectra, [36, *kernel.shape[2:]])
     n, height, width, channels = sizes(x)
@@ -82,17 +83,18 @@ def winograd(x, kernel, turned=False):
 
     def strip(i):
         band = x[:, 4 * rows * i : 4 * rows * (i + 1) + 4]
-        return tiled(tf.reshape(band, [n, rows + 1, 4, columns + 1, 4, channels]), spectra, turned)
+        return convolve_tiles(tf.reshape(band, [n, rows + 1, 4, columns + 1, 4, channels]), spectra, turned)
 
     y = tf.map_fn(strip, tf.range(strips), parallel_iterations=1, fn_output_signature=tf.float32)
     y = tf.reshape(tf.transpose(y, [1, 0, 2, 3, 4]), [n, 4 * rows * strips, 4 * columns, y.shape[-1]])
     return y[:, : height - 2, : width - 2]
 
 
-def tiled(x, kernels, turned):
+def convolve_tiles(x, kernels, turned):
     """[N,rows+1,4,columns+1,4,I] and [36,I,O] (turned: [36,O,I]) -> [N,4*rows,4*columns,O].
 
-    Tiles of 6x6, which overlap by 2, to spectra of 36, each of them multiplied with the kernel's, to tiles of 4x4.
+    Tiles of 6x6 pixels, which overlap by 2, become spectra of 36 numbers; these are multiplied with the kernel's spectra,
+    and the products become tiles of 4x4.
     """
     n, rows, _, columns, _, channels = sizes(x)
     rows, columns, out = rows - 1, columns - 1, kernels.shape[1 if turned else 2]
@@ -105,5 +107,5 @@ def tiled(x, kernels, turned):
 
 
 def sizes(x):
-    """x's shape: ints, and tensors where it is not known before it runs."""
-    return [known or size for known, size in zip(x.shape, tf.unstack(tf.shape(x)), strict=True)]
+    """x's shape: ints, and scalar tensors for sizes that are known only when the graph runs."""
+    return [static or dynamic for static, dynamic in zip(x.shape, tf.unstack(tf.shape(x)), strict=True)]

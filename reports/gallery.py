@@ -2,40 +2,48 @@
 
 import os
 
+from absl import flags
+
 from core import pictures, system
 from methods import load_model, load_recipe
+from reports import flag
 
 PHOTOS = ("Corgi", "chelsea", "astronaut", "coffee", "rocket")
 LARGE_PHOTO = "Corgi"  # also shown large
 SIZE, LARGE_SIZE = 512, 1024  # long sides in pixels
 COMMAND = "python figures.py gallery"
+OWN_FLAGS = (
+    flag.output_dir("docs/gallery"),
+    flag.Flag("models", None, "Models of the method johnson; by default all of them in models/.", flags.DEFINE_list),
+)
 
 
-def draw(folder, model_files, photo_dir):
-    """Writes <folder>/<model>-<photo>.jpg, <folder>/<model>-large.jpg and the page that shows them, README.md.
+def draw(output_dir, models=None):
+    """Writes <model>-<photo>.jpg and <model>-large.jpg into output_dir, and the page that shows them, README.md.
 
     Args:
-      folder: where they go.
-      model_files: .ckpt-done files of the method johnson, with their recipes.
-      photo_dir: the folder with PHOTOS as .jpg.
+      models: .ckpt-done files of the method johnson, with their recipes; None: all of them in models/.
 
     Raises:
       UserError: as load_model and pictures.read_image do.
     """
     photos = {(name, SIZE): f"{name}.jpg" for name in PHOTOS} | {(LARGE_PHOTO, LARGE_SIZE): "large.jpg"}
-    contents = {(name, size): sized(os.path.join(photo_dir, f"{name}.jpg"), size) for name, size in photos}
-    for path in model_files:
+    contents = {
+        (name, size): read_resized(os.path.join(system.ROOT, "images", f"{name}.jpg"), size) for name, size in photos
+    }
+    models = models or one_style_models(os.path.join(system.ROOT, "models"))
+    for path in models:
         method = load_model(path)
         for key, content in contents.items():
             image = method.stylize(content[None])[0]
-            pictures.write_image(os.path.join(folder, f"{model_name(path)}-{photos[key]}"), image)
-    page_file = os.path.join(folder, "README.md")
-    system.write_text(page_file, page(model_files))
+            pictures.write_image(os.path.join(output_dir, f"{model_name(path)}-{photos[key]}"), image)
+    page_file = os.path.join(output_dir, "README.md")
+    system.write_text(page_file, page(models))
     print(page_file)
 
 
-def sized(path, long_side):
-    """A picture enlarged or reduced to this long side in pixels: [H,W,3] float32 RGB 0..255."""
+def read_resized(path, long_side):
+    """A picture of a file, resized to this long side in pixels: [H,W,3] float32 RGB 0..255."""
     image = pictures.read_image(path).rgb.astype("float32")
     scale = long_side / max(image.shape[:2])
     return pictures.resized(image, [round(side * scale) for side in image.shape[:2]])

@@ -11,46 +11,63 @@ import losses
 import reader
 from core import checkpoints, cli, config, pictures, system, vgg
 from methods import gatys, load_model
-from reports import plots
+from reports import flag, plots
 
-SIZE, PAIRED_SIZE, INVERTED_SIZE = 256, 128, 192  # pixels: squares measured, compared in pairs, recovered
-PLAIN = 20  # photos, and as many stylised ones, beside the paintings
+SIZE, PAIRED_SIZE, INVERTED_SIZE = (
+    256,
+    128,
+    192,
+)  # sides in pixels of squares: explained shares, distances, recovered photos
+PLAIN = 20  # photos, and as many stylized ones, that are compared beside the paintings
 AIMS = {"conv1_2": 0.93, "conv2_2": 0.75, "conv3_3": 0.75, "conv4_1": 0.75, "conv5_1": 0.5}
-SMOOTHNESS = 1e-4  # weight of the total variation in feature inversion, as little as removes the noise
+SMOOTHNESS = 1e-4  # weight of the total variation of a recovered photo: just enough to remove its noise
+OWN_FLAGS = (
+    flag.Flag(
+        "conf",
+        None,
+        "The conf file with which distill.py trained the network.",
+        missing="name one with -c, such as -c conf/vgg_16_lite.yml",
+        options={"short_name": "c"},
+    ),
+    flag.output_dir(None, "docs/<the conf's naming>"),
+    flag.Flag("paintings", "images", "A folder of paintings, whose Gram matrices are compared."),
+    flag.image_file("The photo that is recovered from each layer's features."),
+    flag.count("evaluations", 200, "Evaluations of L-BFGS for each recovered photo."),
+)
 
 
-def draw(conf_file, folder, painting_dir, photo_file, evaluations):
+def draw(conf, output_dir, paintings, image_file, evaluations):
     """Measures a student against its teachers on photos it has not seen; writes plot.png, inversion.jpg and README.md.
 
     Args:
-      conf_file: of a DistillConf, whose student has been trained.
-      folder: where they go; None: docs/<naming>.
-      painting_dir: a folder of paintings, whose Gram matrices are compared.
-      photo_file: the picture that is recovered from each layer, by so many evaluations of L-BFGS.
+      conf: the file of a DistillConf, whose student has been trained.
+      output_dir: the folder that the files are written to; None: docs/<naming>.
+      paintings: a folder of paintings, whose Gram matrices are compared.
+      image_file: the photo that is recovered from each layer, by this number of evaluations of L-BFGS.
 
     Raises:
       UserError: as load_conf, hold_out, networks and load_model do, or matplotlib is not installed.
     """
     plots.check_matplotlib()
-    conf = config.load_conf(conf_file, config.DistillConf)
-    folder = folder or os.path.join("docs", conf.naming)
+    conf_file, conf = conf, config.load_conf(conf, config.DistillConf)
+    folder = output_dir or os.path.join("docs", conf.naming)
     pairs, student, teachers = networks(conf)
-    held = held_out(conf)
-    shares, photos = explained(pairs, student, teachers, held)
-    images = comparison_images(conf, held, painting_dir)
+    held = held_out_photos(conf)
+    shares, photos = explained_shares(pairs, student, teachers, held)
+    images = comparison_images(conf, held, paintings)
     ranks, distances = rank_correlations(pairs, student, teachers, images)
     plot(os.path.join(folder, "plot.png"), shares, distances)
-    sheet = inversions(pairs, conf, reader.read_square(photo_file, INVERTED_SIZE), evaluations)
+    sheet = inversion_sheet(pairs, conf, reader.read_square(image_file, INVERTED_SIZE), evaluations)
     pictures.write_image(os.path.join(folder, "inversion.jpg"), sheet)
-    command = f"python figures.py loss_network -c {conf_file} --paintings {painting_dir}"
-    command += f" --content_image {photo_file} --evaluations {evaluations}"
-    text = page(conf, shares, ranks, photos, len(images), command, painting_dir, evaluations)
+    command = f"python figures.py loss_network -c {conf_file} --paintings {paintings}"
+    command += f" --image_file {image_file} --evaluations {evaluations}"
+    text = page(conf, shares, ranks, photos, len(images), command, paintings, evaluations)
     system.write_text(os.path.join(folder, "README.md"), text)
     print(text)
 
 
-def held_out(conf):
-    """The photos that the student was not trained on. Raises UserError when the folder has changed since."""
+def held_out_photos(conf):
+    """The photos that the student was not trained on. Raises UserError when the folder has changed since its training."""
     train, held = reader.hold_out(reader.list_images(conf.train_data), conf.hold_out)
     recipe = checkpoints.recipe_path(conf.output)
     trained = config.read_recipe(recipe).get("images") if os.path.exists(recipe) else None
@@ -75,10 +92,12 @@ def features_of(networks, image):
     return {layer: features for network in networks for layer, features in network(image).items()}
 
 
-def explained(pairs, student, teachers, paths):
-    """({student layer: (share of the teacher's variance that the best affine map explains, the most k channels could)},
+def explained_shares(pairs, student, teachers, paths):
+    """How much of the teachers' variance the student's features explain.
 
-    how many photos could be read).
+    Returns:
+      ({student layer: (the share that the best affine map explains, the most that so many channels could)}, how many photos
+      could be read).
     """
     sums, count = {}, 0
     for image in tqdm(reader.read_squares(paths, SIZE), "variance", len(paths), unit="photo"):
@@ -86,14 +105,14 @@ def explained(pairs, student, teachers, paths):
         for layer, teacher_layer in pairs.items():
             s, t = (tf.reshape(features[name], [-1, features[name].shape[-1]]) for name in (layer, teacher_layer))
             s, t = tf.cast(s, tf.float64), tf.cast(t, tf.float64)
-            s = tf.pad(s, [[0, 0], [0, 1]], constant_values=1)  # the map's constant
+            s = tf.pad(s, [[0, 0], [0, 1]], constant_values=1)  # a column of ones, for the map's constant
             products = [tf.matmul(a, b, transpose_a=True).numpy() for a, b in ((s, s), (s, t), (t, t))]
             sums[layer] = [old + new for old, new in zip(sums.get(layer, [0, 0, 0]), products, strict=True)]
     return {layer: explained_share(*products) for layer, products in sums.items()}, count
 
 
 def explained_share(ss, st, tt):
-    """From sums of products of student features (the last is 1) and teacher features: (explained share, PCA's share)."""
+    """(explained share, PCA's share) from sums of products of student features, the last is 1, and teacher features."""
     count = ss[-1, -1]
     variance = tt - np.outer(st[-1], st[-1]) / count
     fitted = st.T @ np.linalg.lstsq(ss, st, rcond=1e-12)[0] - np.outer(st[-1], st[-1]) / count
@@ -102,7 +121,7 @@ def explained_share(ss, st, tt):
 
 
 def comparison_images(conf, held, painting_dir):
-    """Paintings, photos, and photos stylised by the models that ship: [S,S,3] RGB 0..255 each."""
+    """Paintings, photos, and photos stylized by the conf's style_models: a list of [S,S,3] RGB 0..255."""
     images = [*reader.read_squares(reader.list_images(painting_dir), PAIRED_SIZE)]
     photos = [*reader.read_squares(held[: 2 * PLAIN], PAIRED_SIZE)]
     methods = [load_model(path) for path in conf.style_models]
@@ -116,11 +135,11 @@ def rank_correlations(pairs, student, teachers, images):
 
     Returns ({student layer: (of Gram matrices, of features)}, {student layer: (student's, teacher's Gram distances)}).
     """
-    found = [features_of([student, *teachers], image[None]) for image in tqdm(images, "distances", unit="image")]
+    features = [features_of([student, *teachers], image[None]) for image in tqdm(images, "distances", unit="image")]
     ranks, grams = {}, {}
     for layer, teacher_layer in pairs.items():
-        by_gram = [distances([losses.gram(f[x]) for f in found]) for x in (layer, teacher_layer)]
-        by_feature = [distances([f[x] for f in found]) for x in (layer, teacher_layer)]
+        by_gram = [distances([losses.gram(f[x]) for f in features]) for x in (layer, teacher_layer)]
+        by_feature = [distances([f[x] for f in features]) for x in (layer, teacher_layer)]
         ranks[layer] = tuple(float(spearmanr(*both)[0]) for both in (by_gram, by_feature))
         grams[layer] = by_gram
     return ranks, grams
@@ -134,7 +153,7 @@ def distances(tensors):
     return np.sqrt(np.maximum(between[np.triu_indices(len(rows), 1)], 0))
 
 
-def inversions(pairs, conf, photo, evaluations):
+def inversion_sheet(pairs, conf, photo, evaluations):
     """A contact sheet: the picture recovered from each layer (Johnson et al. 2016, Fig. 3), student below teacher."""
     rows = [[(photo, "picture")], [(photo, "picture")]]
     for layer, teacher_layer in tqdm(pairs.items(), "inversion", unit="layer"):
@@ -188,7 +207,7 @@ Measured on {photos} photos that were kept out of its training. *Explained* is t
 best affine map from the student's features explains; *most* is what the teacher's first principal components explain, as
 many as the student has channels. The last two columns are Spearman's rank correlations between the student's and the
 teacher's distances, over all pairs of {count} images, of Gram matrices (style) and of features (content): the pictures of
-{painting_dir}, and {2 * PLAIN} held-out photos, half of them stylised by {", ".join(conf.style_models) or "nothing"}.
+{painting_dir}, and {2 * PLAIN} held-out photos, half of them stylized by {", ".join(conf.style_models) or "nothing"}.
 
 | layer | explained | aim | most | Gram distances | content distances |
 | --- | --- | --- | --- | --- | --- |

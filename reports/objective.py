@@ -6,29 +6,58 @@ import os
 
 import numpy as np
 import tensorflow as tf
+from absl import flags
 from tqdm import tqdm
 
 import reader
 from core import checkpoints, config, styles, system
-from core.cli import UserError
+from core.cli import UsageError, UserError, parse_numbers
 from methods import gatys, johnson, load_model, load_recipe
 from model import instance_norm
-from reports import plots
+from reports import flag, plots
 
 STARTS = ("noise", "photo")  # where L-BFGS sets out from
 
 
-def draw(model_file, photo_dir, folder, count, sizes, evaluations, with_last_norm=False, into_recipe=False):
-    """Draws where a model's outputs stand among L-BFGS' iterates (Johnson et al. 2016, Fig. 5), and tells it in numbers.
+def parse_sizes(texts):
+    """Whole numbers of pixels from texts. Raises UsageError when there is none, or one is too small."""
+    sizes = [round(size) for size in parse_numbers("sizes", texts)]
+    if min(sizes, default=0) < config.SMALLEST:
+        raise UsageError(f"--sizes: got {min(sizes, default='none')}, at least {config.SMALLEST} is needed")
+    return sizes
+
+
+OWN_FLAGS = (
+    flag.Flag(
+        "model_file",
+        None,
+        "A .ckpt-done file with its recipe beside it.",
+        missing="name a model such as models/denoised_starry.ckpt-done",
+    ),
+    flag.Flag(
+        "photos",
+        None,
+        "A folder of photos that the model was not trained on.",
+        missing="name a folder of photos that the model was not trained on",
+    ),
+    flag.output_dir(None, "docs/<the model's name>"),
+    flag.count("count", 10, "How many of the photos are taken, evenly spread."),
+    flag.Flag("sizes", "256,512", "Sides of the square pictures, in pixels.", flags.DEFINE_list, convert=parse_sizes),
+    flag.count("evaluations", 500, "Evaluations of L-BFGS for each picture."),
+    flag.Flag("last_norm", False, "Also the best picture that a net without output_affine could give.", flags.DEFINE_bool),
+)
+
+
+def draw(model_file, photos, output_dir, count, sizes, evaluations, last_norm=False):
+    """Draws, and prints, where a model's outputs stand among L-BFGS' iterates (Johnson et al. 2016, Fig. 5).
 
     Args:
       model_file: with its recipe beside it.
-      photo_dir: photos that the model was not trained on, of which `count`, evenly spread, are taken.
-      folder: where objective.csv and objective.png go; None: docs/<the model's name>.
-      sizes: sides of the square pictures.
-      evaluations: of L-BFGS.
-      with_last_norm: also the best picture that could come out of the original's net, without output_affine.
-      into_recipe: write into the model's recipe how many evaluations it is worth.
+      photos: a folder of photos that the model was not trained on, of which `count`, evenly spread, are taken.
+      output_dir: the folder that objective.csv and objective.png are written to; None: docs/<the model's name>.
+      sizes: sides of the square pictures in pixels.
+      evaluations: of L-BFGS for each picture.
+      last_norm: also the best picture that could come out of the original's net, without output_affine.
 
     Raises:
       UserError: the model has no recipe or no such objective, a file cannot be read or written, matplotlib is missing.
@@ -36,35 +65,31 @@ def draw(model_file, photo_dir, folder, count, sizes, evaluations, with_last_nor
     plots.check_matplotlib()
     recipe = checkpoints.recipe_path(model_file)
     if not os.path.exists(recipe):
-        raise UserError(f"{recipe}: missing; only a model's recipe says what it was trained to minimise")
-    paths = reader.list_images(photo_dir)
+        raise UserError(f"{recipe}: missing; only a model's recipe says what it was trained to minimize")
+    paths = reader.list_images(photos)
     paths = [paths[i] for i in np.unique(np.linspace(0, len(paths) - 1, count, dtype=int))]
-    conf, trained = load_recipe(model_file)
+    conf, _ = load_recipe(model_file)
     if not isinstance(conf, config.PerceptualConf):
         raise UserError(f"{recipe}: method {conf.method} has no objective that pixels could be given")
-    if with_last_norm and not isinstance(conf, johnson.JohnsonConf):
+    if last_norm and not isinstance(conf, johnson.JohnsonConf):
         raise UserError(f"--last_norm: is of nets for one style; {conf.method} does not end in a norm: leave it out")
     name = os.path.basename(model_file).removesuffix(".ckpt-done")
-    folder, curves = folder or os.path.join("docs", name), {}
-    for path in (os.path.join(folder, "objective.csv"), *([recipe] if into_recipe else [])):
-        system.check_writable(path)  # before the hours that follow
+    folder, curves = output_dir or os.path.join("docs", name), {}
+    system.check_writable(os.path.join(folder, "objective.csv"))  # before the hours that follow
     method = load_model(model_file, training=True)
     for size in sizes:
-        photos = list(reader.read_squares(paths, size))  # one that cannot be read is skipped
-        curves[size] = mean_curves(method, photos, evaluations, with_last_norm)
+        squares = list(reader.read_squares(paths, size))  # one that cannot be read is skipped
+        curves[size] = mean_curves(method, squares, evaluations, last_norm)
         write_curves(os.path.join(folder, "objective.csv"), curves)
     plot_curves(os.path.join(folder, "objective.png"), curves)
-    worths = print_worths(name, curves)
-    if into_recipe:
-        measured = {"photos": len(photos), "evaluations": evaluations}
-        trained |= {"worth_lbfgs_iterations": worths, "worth_measured_over": measured}
-        checkpoints.write_recipe(model_file, conf, trained)
+    print_worths(name, curves)
 
 
 class ModelsObjective(gatys.Differentiable):
-    """All that a model was trained to minimise, for one photo [1,S,S,3] RGB 0..255 and one of its styles.
+    """What a model was trained to minimize, for one photo [1,S,S,3] RGB 0..255 and one of its styles.
 
-    Of turned_losses' views it takes the first: the mean over all of them costs eight times as much, and worth is the same.
+    With turned_losses it compares pictures as they are, not all eight ways: that would take eight times as long, with the
+    same result.
     """
 
     def __init__(self, method, photo, style=""):
@@ -80,21 +105,23 @@ class ModelsObjective(gatys.Differentiable):
 
 
 class LastNorm(gatys.Differentiable):
-    """An objective of pictures as the original's net ends: tanh of what a norm without scale and offset gives."""
+    """An objective of pictures that end as the original's net does: tanh of a norm without scale and offset."""
 
     def __init__(self, objective):
         super().__init__()
         self.objective = objective
 
     def losses(self, image):
-        """{"total": ...} of the features [1,S,S,3], of any scale, that the norm is given."""
+        """{"total": ...} of features [1,S,S,3] before the norm, which may have any scale."""
         return self.objective.losses((tf.tanh(instance_norm(image)) + 1) * 127.5)
 
 
-def mean_curves(method, photos, evaluations, with_last_norm):
+def mean_curves(method, photos, evaluations, last_norm):
     """Means over photos, squares [S,S,3], in each of the model's styles.
 
-    {"noise", "photo": [evaluations] from each start; "model", "unchanged", and if asked for "last_norm": scalar}.
+    Returns:
+      {"noise", "photo": [evaluations], the curves from each start; "model", "unchanged" (the photo's own), and with
+      `last_norm` that: scalars}.
     """
     rows, size = [], len(photos[0])
     for photo, name in tqdm(list(itertools.product(photos, method.style_targets)), f"{size}x{size}", unit="picture"):
@@ -102,9 +129,9 @@ def mean_curves(method, photos, evaluations, with_last_norm):
         objective = ModelsObjective(method, photo, name)
         noise = np.random.default_rng(0).uniform(0, 255, photo.shape[1:])
         row = {"photo": least_so_far(objective, photo[0].numpy(), evaluations)[0]}
-        row["noise"], optimised = least_so_far(objective, noise, evaluations)
-        if with_last_norm:  # from the best there is without the norm; 100 gives L-BFGS numbers like pixels
-            features = 100 * np.arctanh(np.clip(optimised / 127.5 - 1, -0.97, 0.97))
+        row["noise"], optimized = least_so_far(objective, noise, evaluations)
+        if last_norm:  # begins at the best free picture; times 100, as L-BFGS is tuned for pixels
+            features = 100 * np.arctanh(np.clip(optimized / 127.5 - 1, -0.97, 0.97))
             row["last_norm"] = least_so_far(LastNorm(objective), features, evaluations, bounded=False)[0][-1]
         stylized = method.stylize(photo, styles.named([name], method.style_names) if name else None)
         row["model"] = float(objective.losses_and_gradient(stylized)[0]["total"])
@@ -113,9 +140,12 @@ def mean_curves(method, photos, evaluations, with_last_norm):
 
 
 def least_so_far(objective, image, evaluations, bounded=True):
-    """([evaluations]: the least objective after each of L-BFGS from [S,S,3], its start's being the first; the last image).
+    """Optimizes an image [S,S,3] by L-BFGS.
 
-    If bounded, pixels stay within 0..255, as a model's do: the paper clips them at each iteration to the same end.
+    With `bounded` pixels stay within 0..255, as a model's do; the paper clips them at each iteration for that.
+
+    Returns:
+      ([evaluations]: the least objective so far, that of the start first; the last image).
     """
     totals = []
 
@@ -123,21 +153,18 @@ def least_so_far(objective, image, evaluations, bounded=True):
         totals.append(float(parts["total"]))
 
     image = gatys.lbfgs(objective, image, evaluations, record, bounded)
-    totals += totals[-1:] * (evaluations - len(totals))  # where it ended early, as the loss fell no more
+    totals += totals[-1:] * (evaluations - len(totals))  # L-BFGS ends early when the loss falls no more
     return np.minimum.accumulate(totals[:evaluations]), image
 
 
 def print_worths(name, curves):
-    """Prints, and returns as {size: {start: evaluations}}, how many evaluations from each start a model is worth."""
-    worths = {}
+    """Prints how many evaluations from each start a model is worth."""
     for size, curve in curves.items():
-        worths[size] = {start: worth(curve[start], curve["model"]) for start in STARTS}
-        noise, photo = worths[size].values()
+        noise, photo = (worth(curve[start], curve["model"]) for start in STARTS)
         print(f"{size}x{size}: {name} is worth {noise} evaluations from noise, {photo} from the photo")
         if "last_norm" in curve:
             noise, photo = (worth(curve[start], curve["last_norm"]) for start in STARTS)
             print(f"{size}x{size}: without output_affine no model is worth over {noise} and {photo}")
-    return worths
 
 
 def worth(curve, value):
@@ -153,8 +180,8 @@ def write_curves(path, curves):
         with open(temporary, "w", encoding="utf-8", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(["size", "evaluation", *next(iter(curves.values()))])
-            for size, found in curves.items():
-                rows = zip(*np.broadcast_arrays(*found.values()), strict=True)
+            for size, curve in curves.items():
+                rows = zip(*np.broadcast_arrays(*curve.values()), strict=True)
                 writer.writerows([size, i, *(f"{value:.6g}" for value in row)] for i, row in enumerate(rows, 1))
 
     system.write_whole(path, write)
@@ -163,13 +190,13 @@ def write_curves(path, curves):
 def plot_curves(path, curves):
     """The objective against L-BFGS' evaluations, beside the model's and the unchanged photo's; a plot for each size."""
     figure, axes = plots.make_axes(len(curves), (5 * len(curves), 3.8))
-    for axis, (size, found) in zip(axes[0], curves.items(), strict=True):
+    for axis, (size, curve) in zip(axes[0], curves.items(), strict=True):
         for start in STARTS:
-            axis.semilogy(np.arange(1, len(found[start]) + 1), found[start], label=f"L-BFGS from {start}")
-        axis.axhline(found["model"], color="k", label="model")
-        axis.axhline(found["unchanged"], color="k", linestyle=":", label="photo")
-        if "last_norm" in found:
-            axis.axhline(found["last_norm"], color="k", linestyle="--", label="best without output_affine")
+            axis.semilogy(np.arange(1, len(curve[start]) + 1), curve[start], label=f"L-BFGS from {start}")
+        axis.axhline(curve["model"], color="k", label="model")
+        axis.axhline(curve["unchanged"], color="k", linestyle=":", label="photo")
+        if "last_norm" in curve:
+            axis.axhline(curve["last_norm"], color="k", linestyle="--", label="best without output_affine")
         axis.set(title=f"{size}x{size}", xlabel="evaluations", ylabel="objective")
         axis.legend()
     plots.save_figure(path, figure)

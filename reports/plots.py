@@ -16,7 +16,7 @@ def check_matplotlib():
 
 
 def make_axes(columns, size, **options):
-    """(figure, axes [1,columns]) of a plot of this size in inches; options as matplotlib's subplots() takes them."""
+    """(figure, axes [1,columns]); `size` is (width, height) in inches, options are those of matplotlib's subplots()."""
     figure = Figure(figsize=size, layout="constrained")
     return figure, figure.subplots(1, columns, squeeze=False, **options)
 

@@ -11,6 +11,7 @@ from tqdm import tqdm
 import losses
 from core import cli, config, pictures, styles, system, vgg
 from methods import gatys
+from reports import flag
 
 RECIPES = {  # conf files of optimize.py, and what each is
     "gatys_vgg16_lbfgs": "after Keras' example",
@@ -18,15 +19,23 @@ RECIPES = {  # conf files of optimize.py, and what each is
     "gatys_basic": "the plainest form",
     "gatys": "the default",
 }
-VGG_SIZE, SIZES = 300.0, {config.EMBEDDED: 1.3}  # root mean squares of networks' features at conv2_2, on photos
+VGG_SIZE, SIZES = 300.0, {config.EMBEDDED: 1.3}  # root mean squares of features at conv2_2, on photos
+OWN_FLAGS = (
+    flag.output_dir("docs/recipes"),
+    flag.image_file(),
+    flag.style_file(),
+    flag.long_side("The results' long side in pixels."),
+    flag.count("evaluations", None, "Evaluations at each scale; by default each recipe's own number."),
+    flag.Flag("network", None, "SCOPE or SCOPE=FILE, one loss network for all; by default each recipe's own."),
+)
 
 
-def draw(folder, photo_file, style_file, long_side, evaluations=None, network=None):
+def draw(output_dir, image_file, style_file, long_side, evaluations=None, network=None):
     """Writes sheet.jpg, what the recipes make of one pair of pictures, and a page about it, README.md.
 
     Args:
-      folder: where they go.
-      photo_file, style_file: the pair.
+      output_dir: the folder that they are written to.
+      image_file, style_file: the pair.
       long_side: of the results in pixels, whatever the recipes' own.
       evaluations: at each scale, instead of the recipes' own.
       network: SCOPE or SCOPE=FILE, a loss network for all instead of the recipes' own.
@@ -34,30 +43,30 @@ def draw(folder, photo_file, style_file, long_side, evaluations=None, network=No
     Raises:
       UserError: as read_image, load_conf, loss_network and check_sizes do.
     """
-    photo, painting = (pictures.read_image(path).rgb for path in (photo_file, style_file))
+    photo, painting = (pictures.read_image(path).rgb for path in (image_file, style_file))
     shown = [(gatys.fitted(image, long_side), name) for image, name in ((photo, "photo"), (painting, "style"))]
     confs, networks = {}, {}
-    for name in RECIPES:  # all of them before the first one's minutes are spent
+    for name in RECIPES:  # all of them first, so that a mistake does not cost minutes
         confs[name], networks[name] = read_recipe(name, photo, long_side, evaluations, network)
-        gatys.check_sizes(confs[name], (photo_file, photo), [(style_file, painting)])
+        gatys.check_sizes(confs[name], (image_file, photo), [(style_file, painting)])
     tiles, seconds = [], {}
     for name, conf in tqdm(confs.items(), unit="recipe"):
         start = time.perf_counter()
         image = gatys.stylize(conf, networks[name], photo, [styles.Style(painting)])
         seconds[name] = time.perf_counter() - start
         tiles.append((image, f"{name}\n{seconds[name]:.0f} s"))
-    pictures.write_image(os.path.join(folder, "sheet.jpg"), pictures.contact_sheet([shown, tiles[:2], tiles[2:]]))
-    command = f"python figures.py recipes --content_image {photo_file} --style_image {style_file} --long_side {long_side}"
+    pictures.write_image(os.path.join(output_dir, "sheet.jpg"), pictures.contact_sheet([shown, tiles[:2], tiles[2:]]))
+    command = f"python figures.py recipes --image_file {image_file} --style_file {style_file} --long_side {long_side}"
     command += f" --network {network}" if network else ""
     command += f" --evaluations {evaluations}" if evaluations else ""
-    system.write_text(os.path.join(folder, "README.md"), page(confs, seconds, command, network))
-    print(os.path.join(folder, "sheet.jpg"))
+    system.write_text(os.path.join(output_dir, "README.md"), page(confs, seconds, command, network))
+    print(os.path.join(output_dir, "sheet.jpg"))
 
 
 def read_recipe(name, photo, long_side, evaluations, network):
-    """(conf, loss network) of a recipe of conf/, as draw's arguments change it."""
+    """(conf, loss network) of a recipe of conf/, with the changes that draw's arguments ask for."""
     conf = config.load_conf(os.path.join(system.ROOT, "conf", f"{name}.yml"), gatys.GatysConf)
-    # Of undivided matrices the style's share of the loss goes with the pixels; the conf's weight is for its own size.
+    # Gram matrices that are not divided grow with the pixels; the conf's weight is chosen for its own size.
     share = (conf.image_size / long_side) ** 2 if conf.style_form == "half_sum" else 1.0
     conf = dataclasses.replace(conf, image_size=long_side, iterations=evaluations or conf.iterations)
     conf = dataclasses.replace(conf, style_weight=share * conf.style_weight)
@@ -71,29 +80,29 @@ def read_recipe(name, photo, long_side, evaluations, network):
     weights = vgg.read_weights(conf.loss_model, conf.loss_model_file)
     [features] = vgg.Vgg(conf.loss_model, weights, [f"{conf.loss_model}/conv2/conv2_2"])(np.float32(photo[None])).values()
     size = float(tf.sqrt(tf.reduce_mean(tf.square(features))))
-    weights = enlarged(weights, SIZES.get(own, VGG_SIZE) / size)
+    weights = enlarge(weights, SIZES.get(own, VGG_SIZE) / size)
     return conf, vgg.Vgg(conf.loss_model, weights, layers, conf.pooling, conf.repeated_edges)
 
 
-def enlarged(weights, factor):
-    """The weights of a network whose features are `factor` times as large: ReLU and pooling let a positive one through."""
+def enlarge(weights, factor):
+    """The weights of a network whose features are `factor`, above 0, times as large: ReLU and pooling keep it."""
     first = [key for key in weights if key == "conv1_1/weights"]
     biases = [key for key in weights if key.endswith("/biases") and not key.startswith("conv0/")]
     return weights | {key: weights[key] * np.float32(factor) for key in (*first, *biases)}
 
 
 def with_network(conf, scope, path):
-    """The conf with another loss network. For a layer that this has not, the deepest that it has in the block serves."""
-    there = [name for name in vgg.layer_names(scope, vgg.read_weights(scope, path)) if not name.endswith("_aux")]
+    """The conf with another loss network; a layer that this one lacks is replaced by its deepest in that block."""
+    names = [name for name in vgg.layer_names(scope, vgg.read_weights(scope, path)) if not name.endswith("_aux")]
 
-    def renamed(layer):
+    def rename(layer):
         block, name = layer.split("/")[1:]
-        same = [found for found in there if found.startswith(f"{scope}/{block}/")]
-        if not same:
+        in_block = [other for other in names if other.startswith(f"{scope}/{block}/")]
+        if not in_block:
             raise cli.UserError(f"{path}: has no layer of {block}, which a recipe needs; name another --network")
-        return wanted if (wanted := f"{scope}/{block}/{name}") in same else same[-1]
+        return own if (own := f"{scope}/{block}/{name}") in in_block else in_block[-1]
 
-    layers = {key: tuple(map(renamed, getattr(conf, key))) for key in ("content_layers", "style_layers")}
+    layers = {key: tuple(map(rename, getattr(conf, key))) for key in ("content_layers", "style_layers")}
     return dataclasses.replace(conf, loss_model=scope, loss_model_file=path, **layers)
 
 
@@ -107,9 +116,9 @@ def page(confs, seconds, command, network):
     ]
     instead = (
         f"""
-All of them with {network} instead of the loss network that each conf names, its features made as large on the whole
-(at conv2_2) as those that the conf's weights were chosen for. Layer by layer they differ, and with them the balance of
-content and style.
+All of them with {network} instead of the loss network that each conf names. Its features are scaled so that at conv2_2 they
+are as large as those that the conf's weights were chosen for; in other layers the sizes, and so the balance of content and
+style, differ.
 """
         if network
         else ""
@@ -117,10 +126,10 @@ content and style.
     return f"""# The recipes of optimize.py side by side
 
 Made by `{command}`.
-All at this size, whatever the conf's own. In `gatys_basic` the style counts by the pixels; its `style_weight` is
-multiplied by (its own size / this size)^2, which keeps the balance.
+All of them at this size, whatever the conf's own. In `gatys_basic` the style's loss grows with the number of pixels; its
+`style_weight` is multiplied by (the conf's size / this size)^2, which keeps the balance.
 {instead}
-| conf | from | loss network | optimiser | iterations at each scale | scales | seconds |
+| conf | from | loss network | optimizer | iterations at each scale | scales | seconds |
 | --- | --- | --- | --- | --- | --- | --- |
 {chr(10).join(rows)}
 

@@ -134,13 +134,18 @@ def inside(verb, *arguments, cwd):
 
     `verb` is the script as load() gives it. Only what a process has of its own, signals and its very start, needs script().
     """
+
+    def run_verb(argv):
+        getattr(verb, "define_flags", lambda argv: None)(argv)  # figures.py's flags depend on the figure
+        return verb.main(cli.parse(argv))
+
     put_flags(FLAGS_OF[verb.__name__])
     out, err, before = io.StringIO(), io.StringIO(), os.getcwd()
     try:
         os.chdir(cwd)
         with flagsaver.flagsaver(), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             try:
-                code = cli.guarded(verb.main, cli.parse([f"{verb.__name__}.py", *map(str, arguments)]))
+                code = cli.guarded(run_verb, [f"{verb.__name__}.py", *map(str, arguments)])
             except SystemExit as left:
                 code = left.code
     finally:

@@ -103,17 +103,18 @@ def test_the_written_weights_give_the_students_features(school):
     for variable in taught.student.moments():
         variable.assign(tf.random.stateless_uniform(variable.shape, [3, 4], 0.5, 2.0))
     images = tf.constant(photo(32, 48)[None], tf.float32)
-    for layer, features in taught.student(distill.shrunk(images)).items():
+    for layer, features in taught.student(distill.shrink(images)).items():
         if layer in taught.heads:
-            taught.heads[layer].fitted(
-                features, tf.random.stateless_normal([1, *features.shape[1:3], taught.heads[layer].map().shape[1]], [5, 6])
+            taught.heads[layer].update(
+                features,
+                tf.random.stateless_normal([1, *features.shape[1:3], taught.heads[layer].matrix().shape[1]], [5, 6]),
             )
-    inside = taught.student(distill.shrunk(images))
+    inside = taught.student(distill.shrink(images))
     outside = vgg.Vgg("vgg_16_lite", taught.weights(), inside)(images)
     for layer, features in inside.items():
         if layer not in taught.heads:
             continue
-        lengths = np.linalg.norm(taught.heads[layer].map(), axis=1)
+        lengths = np.linalg.norm(taught.heads[layer].matrix(), axis=1)
         np.testing.assert_allclose(outside[layer], features * lengths, rtol=1e-3, atol=1e-4)
 
 
@@ -127,27 +128,27 @@ def test_the_split_is_even_and_complete():
 
 def test_varied_images_stay_images_and_repeat():
     images = tf.constant(np.stack([photo(32, 32, i) for i in range(6)]), tf.float32)
-    first, again, other = (distill.varied(images, [], 0, tf.constant(s, tf.int64)).numpy() for s in (5, 5, 6))
+    first, again, other = (distill.vary(images, [], 0, tf.constant(s, tf.int64)).numpy() for s in (5, 5, 6))
     np.testing.assert_array_equal(first, again)
     assert np.abs(first - other).max() > 1
     assert first.min() >= 0
     assert first.max() <= 255
 
 
-def test_optimised_pictures_go_where_the_student_leads(school):
+def test_optimized_pictures_go_where_the_student_leads(school):
     """Visit by visit nearer to their styles' Gram matrices; they begin anew after their life."""
     taught = lesson(school, optimised_images=2, batch_size=5)
     photos = tf.constant(np.stack([photo(32, 32, i) for i in range(4)]), tf.float32)
     easel, errors = taught.easel, []
     targets = easel._grams(photos[2:])
     for visit in range(1, 40):
-        images, styles = easel.visited(photos, tf.constant(visit * easel.SLOTS, tf.int64))
+        images, styles = easel.visit(photos, tf.constant(visit * easel.SLOTS, tf.int64))
         assert images.shape == (2, 32, 32, 3)
         np.testing.assert_array_equal(styles, photos[2:])
         grams = easel._grams(images)
         errors.append(sum(float(distill.relative_distance(g, t)) for g, t in zip(grams, targets, strict=True)))
     assert errors[-1] < 0.5 * errors[0]
-    fresh, _ = easel.visited(photos, tf.constant(easel.LIFE * easel.SLOTS, tf.int64))
+    fresh, _ = easel.visit(photos, tf.constant(easel.LIFE * easel.SLOTS, tf.int64))
     assert np.abs(fresh[0] - photos[0]).mean() < np.abs(images[0] - photos[0]).mean()
 
 
@@ -156,9 +157,9 @@ def test_the_student_learns_with_the_batchs_moments(school):
     taught = lesson(school, steps=10)
     student, settled = taught.student, 8
     kernel = next(v for v in student.trainable_variables if "conv2_2/weights" in v.name)
-    kernel.assign(kernel - 1.0)  # without normalising, all channels of conv2_2 would be 0 everywhere
+    kernel.assign(kernel - 1.0)  # without normalization, all channels of conv2_2 would be 0 everywhere
     content = tf.constant(np.stack([photo(32, 32, i) for i in range(4)]), tf.float32)
-    learning = student(distill.shrunk(content), learning=True)["vgg_16_lite/conv2/conv2_2"]
+    learning = student(distill.shrink(content), updates_moments=True)["vgg_16_lite/conv2/conv2_2"]
     assert 0.2 < float(tf.reduce_mean(tf.cast(learning > 0, tf.float32))) < 0.8
     optimizer = Adam(taught.student.trainable_variables, 1e-9)
     for step in range(settled + 2):
@@ -176,12 +177,12 @@ def test_gram_disorder_is_blind_to_scale_and_sees_who_is_fooled():
     assert led > 3 * plain > 0
 
 
-def test_paintings_are_the_styles_of_optimised_pictures(school):
+def test_paintings_are_the_styles_of_optimized_pictures(school):
     (school / "paintings").mkdir()
     tf.keras.utils.save_img(school / "paintings" / "red.png", np.full((90, 70, 3), (255, 0, 0)), scale=False)
     taught = lesson(school, style_data=[str(school / "paintings")])
     photos = tf.constant(np.stack([photo(32, 32, i) for i in range(2)]), tf.float32)
-    _, styles = taught.easel.visited(photos, tf.constant(1, tf.int64))
+    _, styles = taught.easel.visit(photos, tf.constant(1, tf.int64))
     np.testing.assert_allclose(styles[0], np.broadcast_to([255, 0, 0], (32, 32, 3)), atol=1)
 
 

@@ -3,7 +3,6 @@
 import contextlib
 import hashlib
 import http.server
-import json
 import pathlib
 import re
 import socket
@@ -14,6 +13,7 @@ import threading
 import time
 
 import pytest
+import yaml
 from absl import flags
 from absl.testing import flagsaver
 from conftest import FLAGS_OF, load, put_flags
@@ -21,7 +21,6 @@ from conftest import FLAGS_OF, load, put_flags
 download = load("download")
 
 ROOT = pathlib.Path(download.__file__).resolve().parent
-STYLES = ROOT.parent / "shared" / "styles"
 DATA = bytes(range(256)) * 4096  # 1 MiB: several chunks, and more than a socket buffers at once
 HALF = len(DATA) // 2
 
@@ -401,16 +400,15 @@ def test_the_table_is_sound():
         assert pathlib.PurePath(asset.file).name == asset.file
 
 
-@pytest.mark.skipif(not STYLES.is_dir(), reason="the paintings are not at ../shared/styles")
-def test_pinned_hashes_are_those_of_the_paintings():
-    pinned = {asset.address: asset for asset in download.ASSETS if asset.group == "styles"}
-    copies = [one for one in json.loads((STYLES.parent / "STYLES.json").read_text()) if one["how"] == "byte copy"]
-    addresses = set()
-    for one in copies:
-        repo, commit, path = re.fullmatch(r"([^@]+)@([^:]+):(.+)", one["source"]).groups()
-        address = f"https://raw.githubusercontent.com/{repo}/{commit}/{path}"
-        data = (STYLES.parent / one["file"]).read_bytes()
-        assert pinned[address].digest == f"sha256:{hashlib.sha256(data).hexdigest()}"
-        assert pinned[address].bytes == len(data)
-        addresses.add(address)
-    assert addresses == set(pinned)
+def test_pinned_paintings_are_those_that_the_models_were_trained_on():
+    """By the hashes in the recipes of the models that ship, of paintings that download.py fetches under the same name."""
+    pinned = {f"images/{asset.file}": asset.digest for asset in download.ASSETS if asset.group == "styles"}
+    compared = set()
+    for path in (ROOT / "models").glob("*.yml"):
+        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
+        for key, digest in recipe["trained"]["sha256"].items():
+            painting = recipe["style_image"] if key == "style_image" else key.removeprefix("style_images ")
+            if painting in pinned:
+                assert pinned[painting] == f"sha256:{digest}", path
+                compared.add(painting)
+    assert len(compared) > 2

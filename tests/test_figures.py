@@ -1,12 +1,14 @@
 """figures.py: its measures on cases with known answers, and the reports as a person makes them."""
 
 import csv
+import inspect
 import os
 import re
 import shutil
 
 import numpy as np
 import pytest
+from absl.flags import FLAGS
 from conftest import (
     MANY_STYLES,
     RELATIVE,
@@ -16,6 +18,8 @@ from conftest import (
     load,
     many_styles_conf,
     photo,
+    put_flags,
+    script,
     universal_conf,
     vgg_weights,
     write_conf,
@@ -90,7 +94,7 @@ def test_the_report(school, monkeypatch):  # noqa: F811
     (school / "paintings").mkdir()
     for i in range(3):
         Image.fromarray(photo(40, 50, i)).save(school / "paintings" / f"{i}.png")
-    flags = ("--paintings", "paintings", "--content_image", "style.png", "--evaluations", 2, "--output_dir", "report")
+    flags = ("--paintings", "paintings", "--image_file", "style.png", "--evaluations", 2, "--output_dir", "report")
     result = inside(figures, "loss_network", "-c", conf, *flags, cwd=school)
     assert result.returncode == 0, result.stderr
     text = (school / "report" / "README.md").read_text()
@@ -129,7 +133,7 @@ def test_the_gallery(house):
 
 def test_the_sheets_of_many_styles(house):
     models = [untrained(house, name, many_styles_conf(house, name)) for name in MANY_STYLES]
-    flags = ("--content_image", "photos/0.jpg", "--models", ",".join(models), "--output_dir", "sheet", "--long_side", 32)
+    flags = ("--image_file", "photos/0.jpg", "--models", ",".join(models), "--output_dir", "sheet", "--long_side", 32)
     result = inside(figures, "many_styles", *flags, "--mask", "photos/4.png", cwd=house)
     assert result.returncode == 0, result.stderr
     names = ("styles", "mixed", "brushes")
@@ -153,7 +157,7 @@ def test_the_universal_sheet(house):
         mirrored = {key: value.transpose(0, 1, 3, 2) for key, value in weights.items() if key.endswith("weights")}
         zeros = {key.replace("weights", "biases"): np.zeros(value.shape[3]) for key, value in mirrored.items()}
         np.savez(house / f"decoder{depth}.npz", **mirrored | {key: np.float32(value) for key, value in zeros.items()})
-    flags = ("--content_image", "photos/0.jpg", "--style_image", "style.png", "--style_image", "photos/4.png")
+    flags = ("--image_file", "photos/0.jpg", "--style_file", "style.png", "--style_file", "photos/4.png")
     flags += ("--models", ",".join(models), "--output_dir", "sheet", "--long_side", 32)
     result = inside(figures, "universal", *flags, "--teacher_dir", ".", cwd=house)
     assert result.returncode == 0, result.stderr
@@ -198,24 +202,20 @@ def objective_rows(house, model, *flags):
 
 
 def test_where_a_model_stands_among_the_iterates(house, trained):
-    flags = ("--count", 2, "--sizes", "32,48", "--evaluations", 12, "--into_recipe")
+    flags = ("--count", 2, "--sizes", "32,48", "--evaluations", 12)
     rows, printed = objective_rows(house, trained, *flags)
     assert [row["size"] for row in rows] == [32] * 12 + [48] * 12
-    recipe = trained.with_name("fast-style-model.yml")
-    worths = config.read_recipe(recipe)["worth_lbfgs_iterations"]
-    assert config.read_recipe(recipe)["worth_measured_over"] == {"photos": 2, "evaluations": 12}
     for size in (32, 48):
-        curve = [row for row in rows if row["size"] == size]
+        curve, worths = [row for row in rows if row["size"] == size], {}
         for start in ("noise", "photo"):
             falling = [row[start] for row in curve]
             assert falling[0] > falling[-1]
             assert falling == sorted(falling, reverse=True)
             below = [i for i, value in enumerate(falling, 1) if value <= curve[0]["model"]]
-            assert worths[size][start] == (below[0] if below else "more than 12")
+            worths[start] = below[0] if below else "more than 12"
         assert curve[0]["photo"] == curve[0]["unchanged"] != curve[0]["model"]
-        assert f"{size}x{size}: fast-style-model is worth {worths[size]['noise']} evaluations" in printed
-    assert config.read_recipe(recipe)["steps"] == 4
-    assert methods.load_conf(recipe).style_warmup_steps == 100
+        worth = f"{worths['noise']} evaluations from noise, {worths['photo']} from the photo"
+        assert f"{size}x{size}: fast-style-model is worth {worth}" in printed
     assert Image.open(house / "out" / "objective.png").width > 300
 
 
@@ -259,8 +259,8 @@ def test_the_bound_of_the_last_norm(house, trained):
     normed = (features - features.mean((1, 2))) / features.std((1, 2))
     objective = objective_report.ModelsObjective(method, content)
     expected = objective.losses(127.5 * (1 + np.tanh(normed)))["total"]
-    found = objective_report.LastNorm(objective).losses(7 * features + 3)["total"]
-    assert float(found) == pytest.approx(float(expected), rel=1e-4)
+    total = objective_report.LastNorm(objective).losses(7 * features + 3)["total"]
+    assert float(total) == pytest.approx(float(expected), rel=1e-4)
 
 
 @pytest.mark.parametrize("name", MANY_STYLES)
@@ -303,13 +303,13 @@ def test_worth():
 def test_the_recipes_sheet(house, monkeypatch):
     seen, stylize = {}, gatys.stylize
 
-    def noted(conf, network, *rest):
+    def note(conf, network, *rest):
         seen[conf.style_form, conf.image_size] = (conf, network)
         return stylize(conf, network, *rest)
 
-    monkeypatch.setattr(gatys, "stylize", noted)
+    monkeypatch.setattr(gatys, "stylize", note)
     np.savez(house / "deep.npz", **vgg_weights(VGG_16_CONVS[:11]))
-    flags = ("--content_image", "style.png", "--style_image", "photos/0.jpg", "--network", "vgg_16=deep.npz")
+    flags = ("--image_file", "style.png", "--style_file", "photos/0.jpg", "--network", "vgg_16=deep.npz")
     sizes = ("--long_side", 32, "--evaluations", 2)
     result = inside(figures, "recipes", *flags, *sizes, "--output_dir", "out", cwd=house)
     assert result.returncode == 0, result.stderr
@@ -332,7 +332,7 @@ def test_enlarged_features_are_those_features_enlarged():
     weights |= {"conv3_1_aux/weights": np.ones((1, 1, 8, 2)), "conv3_1_aux/biases": np.ones(2)}
     weights = {key: np.float32(value) for key, value in weights.items()}
     image = photo(24, 24)[None].astype(np.float32)
-    plain, large = (vgg.Vgg("vgg_16", w, layers)(image) for w in (weights, recipes.enlarged(weights, 50)))
+    plain, large = (vgg.Vgg("vgg_16", w, layers)(image) for w in (weights, recipes.enlarge(weights, 50)))
     for layer in layers:
         np.testing.assert_allclose(large[layer], 50 * plain[layer], rtol=1e-3, atol=1e-3)
 
@@ -346,7 +346,7 @@ def test_another_networks_layers_stand_in(tmp_path):
     assert changed.loss_model_file.endswith("deep.npz")
 
 
-PAIR = ("recipes", "--content_image", "style.png", "--style_image", "style.png")
+PAIR = ("recipes", "--image_file", "style.png", "--style_file", "style.png")
 
 
 @pytest.mark.parametrize(
@@ -356,12 +356,15 @@ PAIR = ("recipes", "--content_image", "style.png", "--style_image", "style.png")
         (("objective", "--model_file", "none.ckpt-done"), "--photos is missing"),
         (("objective", "--model_file", "none.ckpt-done", "--photos", "photos"), "none.yml: missing"),
         (
-            (*PAIR[:1], *PAIR[3:], "--network", "vgg_16=deep.npz", "--content_image", "narrow.png"),
+            (*PAIR[:1], *PAIR[3:], "--network", "vgg_16=deep.npz", "--image_file", "narrow.png"),
             "narrow.png: its short side is 6 pixels",
         ),
-        (("recipes", "--content_image", "none.jpg"), "none.jpg: no such image"),
+        (("recipes", "--image_file", "none.jpg"), "none.jpg: no such image"),
         (("recipes", "--output_dir", "style.png/out"), "style.png/out/figure.png: cannot be written"),
-        ((*PAIR, "--style_image", "style.png"), "--style_image: 2 given, this figure takes one"),
+        (("recipes", "--models", "a"), "--models: no flag of recipes but of gallery, many_styles, universal; figures.py"),
+        (("gallery", "--noshow_styles"), "--noshow_styles: no flag of gallery but of universal"),
+        (("gallery", "-c", "a.yml"), "--c: no flag of gallery but of loss_network"),
+        (("gallery", "--nonsense", "a"), "Unknown command line flag 'nonsense'"),
         (PAIR, "pretrained/vgg_16_notop.h5: no such loss network"),
         ((*PAIR, "--network", "vgg_16=shallow.npz"), "no layer of conv5"),
         ((*PAIR, "--network", "x"), "starts with vgg_16 or vgg_19"),
@@ -382,3 +385,46 @@ def test_a_mistake_is_usage(school):  # noqa: F811
         result = inside(figures, *arguments, cwd=school)
         assert result.returncode == 2
         assert len(result.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", figures.FIGURES)
+def test_help_lists_the_flags_that_a_figure_has_and_no_others(name):
+    """With defaults, and those marked that cannot be left out."""
+    put_flags({})
+    figures.define_flags(["figures.py", name])
+    help_text = FLAGS.module_help("figures")
+    own = figures.FIGURES[name].OWN_FLAGS
+    shown = set(re.findall(r"^ +(?:-\w,)?--(?:\[no\])?(\w+):", help_text, re.MULTILINE))
+    assert shown == {name for flag in own for name in (flag.name, *flag.aliases)}
+    assert help_text.count("Required.") == sum(bool(flag.missing) for flag in own)
+    assert help_text.count("(default: ") >= sum(flag.default is not None for flag in own)
+
+
+@pytest.mark.parametrize("names", [list(figures.FIGURES), ["objective"]])
+def test_help_lists_the_figures_or_the_flags_of_one(names):
+    result = script("figures.py", *(names if len(names) == 1 else []), "--help")
+    assert (result.returncode, result.stderr) == (0, "")
+    if len(names) == 1:
+        assert f"python figures.py {names[0]}\n" in result.stdout
+        assert "--last_norm" in result.stdout.replace("[no]", "")
+        assert "--models" not in result.stdout
+    else:
+        assert re.findall(r"^  (\w+)  ", result.stdout, re.MULTILINE) == names
+
+
+@pytest.mark.parametrize("name", ["recipes", "universal"])
+def test_older_names_of_pictures_are_the_same_flags(name, house, monkeypatch):
+    calls = []
+    monkeypatch.setattr(figures.FIGURES[name], "draw", lambda **arguments: calls.append(arguments))
+    for content, style in (("--image_file", "--style_file"), ("--content_image", "--style_image")):
+        result = inside(figures, name, content, "a.png", style, "b.png", "--output_dir", "out", cwd=house)
+        assert result.returncode == 0, result.stderr
+    assert calls[0] == calls[1]
+    assert [value for value in calls[1].values() if value in ("a.png", ["a.png"])]
+    assert [value for value in calls[1].values() if value in ("b.png", ["b.png"])]
+
+
+@pytest.mark.parametrize("name", figures.FIGURES)
+def test_flags_are_the_arguments_of_draw(name):
+    figure = figures.FIGURES[name]
+    assert {flag.name for flag in figure.OWN_FLAGS} == set(inspect.signature(figure.draw).parameters)

@@ -125,8 +125,8 @@ def test_a_model_that_lost_its_recipe_opens(width, affine, tmp_path):
     method = METHODS["johnson"](conf)
     path = str(tmp_path / "x.ckpt-done")
     checkpoints.save(path, method.variables)
-    found = methods.load_recipe(path)[0]
-    assert (found.width, found.output_affine) == (width, affine)
+    conf = methods.load_recipe(path)[0]
+    assert (conf.width, conf.output_affine) == (width, affine)
     np.testing.assert_array_equal(load_model(path).stylize(IMAGE[None]), method.stylize(IMAGE[None]))
 
 

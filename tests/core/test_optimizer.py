@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from core import checkpoints, training
-from core.optimizer import Adam, Muon, orthogonalised
+from core.optimizer import Adam, Muon, orthogonalize
 
 
 def random(*shape, seed=0):
@@ -24,11 +24,11 @@ def gradients(variables, seed):
 
 
 @pytest.mark.parametrize("shape", [(144, 16), (16, 64), (32, 32)])
-def test_orthogonalised_keeps_directions_and_evens_their_lengths(shape):
+def test_orthogonalizing_keeps_directions_and_evens_their_lengths(shape):
     u, _, vt = np.linalg.svd(random(*shape), full_matrices=False)
     lengths = np.geomspace(0.05, 1, min(shape))
-    found = orthogonalised(tf.constant(u * lengths @ vt, tf.float32)).numpy()
-    evened = u.T @ found @ vt.T
+    result = orthogonalize(tf.constant(u * lengths @ vt, tf.float32)).numpy()
+    evened = u.T @ result @ vt.T
     assert np.abs(evened - np.diag(np.diag(evened))).max() < 1e-3
     assert 0.6 < np.diag(evened).min() <= np.diag(evened).max() < 1.3
 
@@ -42,7 +42,7 @@ def test_muons_steps_are_its_formula_and_adams_the_rest():
         adam.apply_gradients(gradients(theirs, step))
         gradient = random(3, 3, 16, 32, seed=step).reshape(144, 32)
         momentum = 0.95 * momentum + 0.05 * gradient
-        direction = orthogonalised(tf.constant(0.95 * momentum + 0.05 * gradient, tf.float32)).numpy()
+        direction = orthogonalize(tf.constant(0.95 * momentum + 0.05 * gradient, tf.float32)).numpy()
         expected = expected - 1e-3 * 0.2 * 12 * direction
     np.testing.assert_allclose(ours[1].numpy().reshape(144, 32), expected, atol=1e-6)
     for name, one, other in zip(("in", "tall", "wide", "matrix", "out", "scale"), ours, theirs, strict=True):
@@ -73,7 +73,7 @@ def test_the_slots_are_float32_in_a_graph_that_is_not():
         pytest.skip("needs a CPU with bfloat16")
     variables = kernels()
     optimizer = Muon(variables, 1e-3)
-    step = tf.function(lambda *given: optimizer.apply_gradients(zip(given, variables, strict=True)))
+    step = tf.function(lambda *gradients: optimizer.apply_gradients(zip(gradients, variables, strict=True)))
     with training.mixed_precision():
         for number in range(2):
             step(*(gradient for gradient, _ in gradients(variables, number)))
