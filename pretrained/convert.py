@@ -29,14 +29,18 @@ def main(argv):
     Raises UserError as vgg.read_weights and system.write_whole do.
     """
     if len(argv) != 3:
-        raise cli.UsageError(f"{' '.join(argv[1:]) or 'nothing'}: NETWORK and FILE are needed, such as vgg_19_distilled 5SE.pth")
+        raise cli.UsageError(
+            f"{' '.join(argv[1:]) or 'nothing'}: NETWORK and FILE are needed, such as vgg_19_distilled 5SE.pth"
+        )
     scope, source = argv[1:]
     weights = shallower(vgg.read_weights(scope, source), scope, FLAGS.last)
     output_file = FLAGS.output_file or f"pretrained/{scope}.npz"
     write_weights(output_file, weights)
     for name, value in weights.items():
         if value.ndim == 4:
-            print(f"{name.split('/')[0]:11s} {value.shape[2]:3d} -> {value.shape[3]} channels, {value.shape[0]}x{value.shape[1]}")
+            print(
+                f"{name.split('/')[0]:11s} {value.shape[2]:3d} -> {value.shape[3]} channels, {value.shape[0]}x{value.shape[1]}"
+            )
     print(f"Wrote {output_file}")
 
 
