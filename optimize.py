@@ -1,6 +1,6 @@
 """Makes one picture by optimising its pixels (Gatys et al. 2016).
 
-  python optimize.py --content_image images/Corgi.jpg --style_image images/starry.jpg
+  python optimize.py --image_file images/Corgi.jpg --style_file images/starry.jpg
 
 With --content_weight 0 it synthesises texture, with --style_weight 0 it recovers a picture from its features, both from
 noise unless the conf's init or --init says otherwise. --sweep makes a labelled sheet of several values of one setting,
@@ -31,8 +31,10 @@ except ImportError:
     av = None
 
 cli.define_conf_flag("conf/gatys.yml")
-flags.DEFINE_string("content_image", None, "The picture that gives the shapes.")
-flags.DEFINE_multi_string("style_image", [], "A picture that gives the manner; may be given several times.")
+flags.DEFINE_string("image_file", None, "The photo: the picture that gives the shapes.")
+flags.DEFINE_alias("content_image", "image_file")
+flags.DEFINE_multi_string("style_file", [], "The style picture; may be given several times.")
+flags.DEFINE_alias("style_image", "style_file")
 flags.DEFINE_list("style_weights", [], "Weights of several style images (default: the same for all).")
 flags.DEFINE_multi_string("mask", [], "Where each style image applies: white here, black not; in the order of the styles.")
 flags.DEFINE_string("output_file", "generated/optimized.png", "Where the result goes; a CSV and a plot go beside it.")
@@ -48,7 +50,7 @@ flags.DEFINE_string(
 )
 flags.DEFINE_integer("show_every", 50, "Iterations between looks at <output_file>-progress.jpg; 0: none.", lower_bound=0)
 flags.DEFINE_string("animation", None, "A .gif or .mp4 of the pictures that --show_every shows.")
-SWEPT_FLAGS = ("preserve_colors", "style_image", "style_weights", "mask")  # what else is swept are keys of the conf
+SWEPT_FLAGS = ("preserve_colors", "style_file", "style_weights", "mask")  # what else is swept are keys of the conf
 OVERRIDES = ("image_size", "iterations", "seed", "content_weight", "style_weight", "tv_weight", "style_scale", "init")
 for name in OVERRIDES:
     flags.DEFINE_string(name, None, f"Instead of the conf's {name}.")
@@ -62,8 +64,8 @@ FRAME_SECONDS = 0.12
 class Job:
     """What the flags of these names ask for, beside the conf."""
 
-    content_image: str | None
-    style_image: list[str]
+    image_file: str | None
+    style_file: list[str]
     style_weights: list[str]
     mask: list[str]
     output_file: str
@@ -75,13 +77,14 @@ class Job:
     @property
     def swept(self):
         """The setting that --sweep names, or ""."""
-        return (self.sweep or "").partition("=")[0]
+        name = (self.sweep or "").partition("=")[0]
+        return "style_file" if name == "style_image" else name  # the alias
 
 
 def main(argv):
     """Writes the picture that the flags ask for, or a sheet of several."""
     if argv[1:]:
-        raise cli.UsageError(f"{argv[1]}: not expected; pictures go with --content_image and --style_image")
+        raise cli.UsageError(f"{argv[1]}: not expected; pictures go with --image_file and --style_file")
     job = Job(**{field.name: FLAGS[field.name].value for field in dataclasses.fields(Job)})
     changes = {key: FLAGS[key].value for key in OVERRIDES if FLAGS[key].value is not None}
     if job.animation:
@@ -93,7 +96,7 @@ def main(argv):
     conf = config.changed(conf, changes, "the command line")
     if conf.style_stretched and "style_scale" in changes:
         raise cli.UsageError("--style_scale: without effect, as the conf says style_stretched")
-    check_inputs_stay(job, (job.content_image, *job.style_image, *job.mask, conf.init))
+    check_inputs_stay(job, (job.image_file, *job.style_file, *job.mask, conf.init))
     return sweep(job, conf) if job.sweep else optimize(job, conf)
 
 
@@ -222,8 +225,8 @@ def prepare(job, conf):
     content, given = read_inputs(job, conf)
     start = None if conf.init in gatys.STARTS else read_start(conf.init)
     network = losses.loss_network(conf, {*conf.content_layers, *conf.style_layers})
-    named = zip(job.style_image, (style.image for style in given), strict=True)
-    gatys.check_sizes(conf, (job.content_image or job.style_image[0], content), named)
+    named = zip(job.style_file, (style.image for style in given), strict=True)
+    gatys.check_sizes(conf, (job.image_file or job.style_file[0], content), named)
     check_memory(job, conf, network, content, given)
     return network, content, given, start
 
@@ -256,14 +259,14 @@ def read_inputs(job, conf):
     """
     if not (conf.content_weight or conf.style_weight):
         raise cli.UsageError("--content_weight and --style_weight are both 0: nothing is asked for")
-    if conf.content_weight and not job.content_image:
-        raise cli.UsageError("--content_image is missing (without one: --content_weight 0, and the style's own size)")
-    if conf.init in ("content", "mix") and not job.content_image:
-        raise cli.UsageError(f"--content_image is missing: init is {conf.init} (without one: --init noise)")
-    if (conf.style_weight or conf.init == "style") and not job.style_image:
-        raise cli.UsageError("--style_image is missing (without one: --style_weight 0)")
-    given = styles.read(job.style_image, cli.parse_numbers("style_weights", job.style_weights), job.mask)
-    content = pictures.read_image(job.content_image).rgb if job.content_image else given[0].image
+    if conf.content_weight and not job.image_file:
+        raise cli.UsageError("--image_file is missing (without one: --content_weight 0, and the style's own size)")
+    if conf.init in ("content", "mix") and not job.image_file:
+        raise cli.UsageError(f"--image_file is missing: init is {conf.init} (without one: --init noise)")
+    if (conf.style_weight or conf.init == "style") and not job.style_file:
+        raise cli.UsageError("--style_file is missing (without one: --style_weight 0)")
+    given = styles.read(job.style_file, cli.parse_numbers("style_weights", job.style_weights), job.mask)
+    content = pictures.read_image(job.image_file).rgb if job.image_file else given[0].image
     if job.preserve_colors in MATCHES:
         given = styles.recoloured(given, content, MATCHES[job.preserve_colors])
     return content, given
@@ -323,7 +326,7 @@ def settings(job, conf):
         raise cli.UsageError(f"--sweep: got '{job.sweep}', {key} is one of {', '.join(COLORS)}")
     if key in SWEPT_FLAGS:
         given = {value: value if key == "preserve_colors" else value.split("+") for value in values}
-        if key in ("style_image", "mask"):
+        if key in ("style_file", "mask"):
             check_inputs_stay(job, [path for paths in given.values() for path in paths])
         return {value: (dataclasses.replace(job, **{key: one}), conf) for value, one in given.items()}
     try:

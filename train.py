@@ -25,7 +25,8 @@ from methods import johnson
 
 cli.define_conf_flag()
 flags.DEFINE_string("train_data", None, "A folder of photos, instead of the conf's.")
-flags.DEFINE_string("style_image", None, "A painting, instead of the conf's: for the method johnson.")
+flags.DEFINE_string("style_file", None, "A style picture, instead of the conf's style_image: for the method johnson.")
+flags.DEFINE_alias("style_image", "style_file")
 flags.DEFINE_string("naming", None, "The run's name, instead of the conf's: its files go to <model_path>/<naming>/.")
 flags.DEFINE_bool("preview_grid", False, "Short trainings over a grid of style weights and sizes, and a sheet of them.")
 flags.DEFINE_list("grid_weights", [], "The grid's style weights (default 0.3, 1 and 3 times the conf's).")
@@ -44,10 +45,10 @@ def main(argv):
     if argv[1:]:
         raise cli.UsageError(f"{argv[1]}: not expected; the conf file goes with -c")
     conf = methods.load_conf(cli.require_conf(FLAGS.conf))
-    changes = {key: FLAGS[key].value for key in ("train_data", "style_image", "naming") if FLAGS[key].value}
-    if "style_image" in changes and not isinstance(conf, johnson.JohnsonConf):
-        raise cli.UsageError(f"--style_image: the method {conf.method} has no such key; name paintings in the conf")
-    conf = dataclasses.replace(conf, **changes)
+    if FLAGS.style_file and not isinstance(conf, johnson.JohnsonConf):
+        raise cli.UsageError(f"--style_file: is for the method johnson, not {conf.method}; name style pictures in the conf")
+    changes = {"train_data": FLAGS.train_data, "style_image": FLAGS.style_file, "naming": FLAGS.naming}
+    conf = dataclasses.replace(conf, **{key: value for key, value in changes.items() if value})
     paths = reader.list_images(conf.train_data)
     if FLAGS.preview_grid:
         if not isinstance(conf, johnson.JohnsonConf):

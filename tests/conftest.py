@@ -126,6 +126,14 @@ def put_flags(wanted):
         flags.FLAGS[flag] = value
 
 
+def parse(verb, *arguments):
+    """({flag: value}, the arguments that are none) of a command line, as the script `verb`'s main would see them."""
+    put_flags(FLAGS_OF[verb.__name__])
+    with flagsaver.flagsaver():
+        rest = cli.parse([f"{verb.__name__}.py", *map(str, arguments)])
+        return {flag: flags.FLAGS[flag].value for flag in FLAGS_OF[verb.__name__]}, rest[1:]
+
+
 def inside(verb, *arguments, cwd):
     """What script() does, in this process: the import of TensorFlow, seconds each time, is saved.
 

@@ -8,10 +8,11 @@ import os
 import platform
 import re
 import runpy
+import shlex
 import sys
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, load, parse
 
 import core
 import methods
@@ -102,6 +103,24 @@ def test_the_reference_names_every_conf_key_and_flag():
     assert len(keys) > 60
     assert len(defined) > 40
     assert sorted((keys | defined) - named) == []
+
+
+def printed_commands():
+    """[(script, its arguments)] of the commands of the three main scripts that the pages and the confs' headers show."""
+    texts = []
+    for pattern in ("README.md", "docs/**/*.md", "conf/*.yml"):
+        for path in sorted(glob.glob(os.path.join(ROOT, pattern), recursive=True)):
+            with open(path, encoding="utf-8") as file:
+                texts.append(file.read())
+    commands = re.findall(r"python (train|eval|optimize)\.py( [^`\n]*)", "\n".join(texts))
+    return sorted({(verb, arguments.split("  ")[0]) for verb, arguments in commands})
+
+
+@pytest.mark.parametrize(("verb", "arguments"), printed_commands())
+def test_a_printed_command_has_flags_that_exist(verb, arguments):
+    values, rest = parse(load(verb), *shlex.split(arguments))
+    assert rest == []
+    assert any(value for value in values.values())
 
 
 ASKING = ["train.py", "optimize.py", "distill.py", "figures.py", "benchmark.py train", "benchmark.py optimize"]

@@ -37,7 +37,7 @@ def easel(tmp_path):
     return tmp_path
 
 
-BOTH = ("--content_image", "photo.png", "--style_image", "style.png")
+BOTH = ("--image_file", "photo.png", "--style_file", "style.png")
 
 
 def run(easel, *flags):
@@ -94,9 +94,9 @@ def test_a_picture_too_large_for_the_memory_is_refused(easel, monkeypatch):
 @pytest.mark.parametrize(
     "flags",
     [
-        ("--style_image", "style.png", "--content_weight", 0),
-        ("--content_image", "photo.png", "--style_weight", 0),
-        (*BOTH, "--style_image", "photo.png", "--style_weights", "1,3", "--mask", "mask.png", "--mask", "mask.png"),
+        ("--style_file", "style.png", "--content_weight", 0),
+        ("--image_file", "photo.png", "--style_weight", 0),
+        (*BOTH, "--style_file", "photo.png", "--style_weights", "1,3", "--mask", "mask.png", "--mask", "mask.png"),
         (*BOTH, "--preserve_colors", "luminance", "--init", "style.png"),
         (*BOTH, "--preserve_colors", "histogram", "--init", "style", "--style_scale", 0.5, "--seed", 3),
     ],
@@ -117,6 +117,21 @@ def test_a_sweep_is_one_sheet(easel):
     sheet = Image.open(easel / "out" / "o.png")
     assert sheet.width > 2 * 40
     assert not (easel / "out" / "o.csv").exists()
+
+
+@pytest.mark.parametrize("flags", [(), ("--sweep", "style_image=style.png,photo.png")])
+def test_the_old_names_of_the_pictures_flags_give_the_same_pixels(flags, easel):
+    """--content_image and --style_image, of which the latter may be given several times and swept."""
+    images = []
+    for photo_flag, style_flag, words in (
+        ("--image_file", "--style_file", [flag.replace("style_image=", "style_file=") for flag in flags]),
+        ("--content_image", "--style_image", flags),
+    ):
+        two = (photo_flag, "photo.png", style_flag, "style.png", style_flag, "photo.png")
+        result = run(easel, *two, *words)
+        assert result.returncode == 0, result.stderr
+        images.append(np.asarray(Image.open(easel / "out" / "o.png"), float))
+    np.testing.assert_allclose(*images, atol=1)
 
 
 @pytest.mark.parametrize(
@@ -149,10 +164,10 @@ def test_style_images_their_weights_and_masks_can_be_swept(easel, monkeypatch):
 
     monkeypatch.setattr(optimize.gatys, "stylize", noted)
     style, photo = (np.asarray(Image.open(easel / name)).shape for name in ("style.png", "photo.png"))
-    content = ("--content_image", "photo.png")
-    two = (*content, "--style_image", "style.png", "--style_image", "photo.png")
+    content = ("--image_file", "photo.png")
+    two = (*content, "--style_file", "style.png", "--style_file", "photo.png")
     for flags in (
-        (*content, "--sweep", "style_image=style.png,style.png+photo.png"),
+        (*content, "--sweep", "style_file=style.png,style.png+photo.png"),
         (*two, "--sweep", "style_weights=1+3,3+1"),
         (*two, "--sweep", "mask=mask.png+mask.png"),
     ):
@@ -226,7 +241,7 @@ def test_a_sweep_keeps_its_finished_tiles_on_ctrl_c(easel, monkeypatch):
 def test_a_stretched_style_may_be_narrow(easel):
     Image.new("RGB", (400, 8), "red").save(easel / "narrow.png")
     conf = yaml.safe_load((easel / "conf.yml").read_text())
-    narrow = ("--content_image", "photo.png", "--style_image", "narrow.png")
+    narrow = ("--image_file", "photo.png", "--style_file", "narrow.png")
     assert "narrow.png: its short side is 1 pixels" in run(easel, *narrow).stderr
     (easel / "stretched.yml").write_text(yaml.safe_dump(conf | {"style_stretched": True}))
     result = run(easel, *narrow, "-c", "stretched.yml")
@@ -307,8 +322,8 @@ def test_every_round_of_lbfgs_is_told(easel):
 @pytest.mark.parametrize(
     ("flags", "code", "words"),
     [
-        (("--style_image", "style.png"), 2, "--content_image is missing"),
-        (("--content_image", "photo.png"), 2, "--style_image is missing"),
+        (("--style_file", "style.png"), 2, "--image_file is missing"),
+        (("--image_file", "photo.png"), 2, "--style_file is missing"),
         ((*BOTH, "--mask", "mask.png", "--mask", "mask.png"), 2, "--mask: 2 given for 1 style images"),
         ((*BOTH, "--style_weights", "a"), 2, "--style_weights: got 'a', numbers above 0 are needed"),
         ((*BOTH, "--animation", "o.avi"), 2, "it needs a .gif or .mp4"),
@@ -322,8 +337,8 @@ def test_every_round_of_lbfgs_is_told(easel):
         ),
         ((*BOTH, "--style_scale", 0.1), 1, "style.png: its short side is 2 pixels at the smallest scale, 4 are needed"),
         (("--style_weight", 0, "--content_weight", 0), 2, "both 0"),
-        (("--style_weight", 0, "--init", "style", "--content_image", "photo.png"), 2, "--style_image is missing"),
-        (("--content_image", "none.jpg", "--style_image", "style.png"), 1, "none.jpg: no such image"),
+        (("--style_weight", 0, "--init", "style", "--image_file", "photo.png"), 2, "--style_file is missing"),
+        (("--image_file", "none.jpg", "--style_file", "style.png"), 1, "none.jpg: no such image"),
         ((*BOTH, "--sweep", "style_weight=[1,2]"), 2, "such as style_weight=1,10,100 is needed"),
         ((*BOTH, "--sweep", "style_weight"), 2, "such as style_weight=1,10,100 is needed"),
         ((*BOTH, "--sweep", "style_layer_weights=1+2,1"), 1, "style_layer_weights: 1 for 2 style_layers"),
@@ -341,16 +356,16 @@ def test_every_round_of_lbfgs_is_told(easel):
         ((*BOTH, "--sweep", "style_weights=1+2,a"), 2, "--style_weights: 2 given for 1 style images"),
         ((*BOTH, "--sweep", "style_weights=a"), 2, "--style_weights: got 'a', numbers above 0 are needed"),
         ((*BOTH, "--sweep", "mask=none.png"), 1, "none.png: no such image"),
-        ((*BOTH, "--sweep", "style_image=a.png,out/o.png"), 1, "out/o.png: would be overwritten"),
+        ((*BOTH, "--sweep", "style_file=a.png,out/o.png"), 1, "out/o.png: would be overwritten"),
         ((*BOTH, "--sweep", "init=noise,out/o.png"), 1, "out/o.png: would be overwritten"),
         ((*BOTH, "--init", "out/o.png"), 1, "out/o.png: would be overwritten"),
         ((*BOTH, "--mask", "out/o-losses.png"), 1, "out/o-losses.png: would be overwritten"),
         (
-            ("--style_image", "a.gif", "--content_image", "photo.png", "--animation", "a.gif"),
+            ("--style_file", "a.gif", "--image_file", "photo.png", "--animation", "a.gif"),
             1,
             "a.gif: would be overwritten",
         ),
-        (("--style_image", "style.png", "--content_weight", 0, "--init", "content"), 2, "init is content"),
+        (("--style_file", "style.png", "--content_weight", 0, "--init", "content"), 2, "init is content"),
         ((*BOTH, "--mask", "black.png"), 1, "black.png: black everywhere"),
         ((*BOTH, "-c", "layers.yml"), 1, "vgg_16/nonsense: the loss network has no such layer"),
         ((*BOTH, "--style_weight", "nan"), 1, "style_weight: got 'nan', a finite number is needed"),

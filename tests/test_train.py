@@ -315,10 +315,11 @@ def test_previews_show_the_photo_before_and_after(house):
     assert np.abs(preview[:, 60:] - photo(40, 60)).mean() > 20
 
 
-def test_a_painting_and_a_name_may_be_flags(house):
+@pytest.mark.parametrize("flag", ["--style_file", "--style_image"])
+def test_a_painting_and_a_name_may_be_flags(flag, house):
     """They go into the recipe as if the conf had them; a method without a painting of its own refuses one."""
     Image.fromarray(photo(50, 50, 7)).save(house / "mine.png")
-    flags = ("--style_image", "mine.png", "--naming", "mine", "--train_data", "photos")
+    flags = (flag, "mine.png", "--naming", "mine", "--train_data", "photos")
     result = inside(train, "-c", write_conf(house, style_image="absent.png"), *flags, cwd=house)
     assert result.returncode == 0, result.stderr
     recipe = yaml.safe_load((house / "models" / "mine" / "fast-style-model.yml").read_text())
@@ -326,7 +327,7 @@ def test_a_painting_and_a_name_may_be_flags(house):
     assert os.path.exists(house / "generated" / "target_style_mine.jpg")
     refused = inside(train, "-c", universal_conf(house, "wct"), *flags, cwd=house)
     assert refused.returncode == 2
-    assert "--style_image: the method wct has no such key" in refused.stderr
+    assert "--style_file: is for the method johnson, not wct" in refused.stderr
 
 
 def test_the_preview_grid_trains_every_cell_once(house):
