@@ -509,7 +509,7 @@ def test_the_flags_of_eval(desk):
         ("stylebank", ("--style", "0:0", "--style", "style:0"), "--style: all weights are 0"),
         ("stylebank", ("--style_file", "style.png"), "--style_file: stylebank.ckpt-done has styles of its own"),
         ("msgnet", ("--style", "0", "--style_file", "style.png"), "--style_file: does not go with --style"),
-        ("msgnet", ("--style", "0", "--preserve_colors=coral"), "--preserve_colors=coral: recolours --style_file"),
+        ("msgnet", ("--style", "0", "--preserve_colors=coral"), "--preserve_colors=palette: recolors --style_file"),
         ("stylebank", ("--texture", "20"), "--texture: needs a model of any style"),
         ("stylebank", ("--style", "0", "--style_size", "64"), "--style_size: stylebank.ckpt-done has brushes of one size"),
         ("stylebank", ("--style", "0="), "--style: got '0=', a mask's file is needed"),
