@@ -157,7 +157,7 @@ def read_style(job, method):
     if not job.style and "image" in method.style_kinds:  # a method of names alone, without one, returns the picture
         names = ", ".join(method.style_names)
         raise cli.UsageError(f"--style is missing: {job.model_file} has {names}; or give a --style_file")
-    return styles.named(job.style, method.style_names, job.style_size)
+    return styles.parse(job.style, method.style_names, job.style_size)
 
 
 def check_style_flags(job, method):

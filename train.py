@@ -88,12 +88,14 @@ def train(conf, method, paths):
 
     def begin():
         if conf.initial_model:
-            checkpoints.restore(conf.initial_model, [*trainable(method), *method.kept], method.of_style, method.grown)
+            checkpoints.restore(
+                conf.initial_model, [*trainable_variables(method), *method.kept], method.of_style, method.grown
+            )
 
     code = training.run(
         conf,
         method,
-        trainable(method),
+        trainable_variables(method),
         paths,
         reader.training_batches,
         used_files(conf),
@@ -187,7 +189,7 @@ def resize_to_height(image, height):
     """[H,W,3] -> [height,w,3] of the same proportions."""
     if image.shape[0] == height:
         return image
-    return pictures.resized(image, (height, max(1, round(image.shape[1] * height / image.shape[0]))))
+    return pictures.resize(image, (height, max(1, round(image.shape[1] * height / image.shape[0]))))
 
 
 def stylize(method, rgb, style=None):
@@ -195,7 +197,7 @@ def stylize(method, rgb, style=None):
     return method.stylize(rgb[None].astype(np.float32), style)[0].numpy()
 
 
-def trainable(method):
+def trainable_variables(method):
     """The variables that Adam may change: as in the original, all outside the loss network's scope."""
     return [v for v in method.variables if v.trainable and not v.name.startswith(method.conf.loss_model)]
 

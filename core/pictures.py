@@ -107,7 +107,7 @@ def check_writable_format(path):
         raise UserError(f"{path or repr(path)}: the ending names no image format; use one of {', '.join(EXTENSIONS)}")
 
 
-def resized(image, size):
+def resize(image, size):
     """[H,W,C] -> [h,w,C] float32 for size (h, w): Lanczos with antialiasing where the height shrinks, else bicubic."""
     method = "lanczos3" if size[0] < image.shape[0] else "bicubic"
     return tf.image.resize(tf.cast(image, tf.float32), size, method, antialias=True).numpy()

@@ -65,7 +65,7 @@ def names(paths):
     return stems
 
 
-def named(texts, known, size=None):
+def parse(texts, known, size=None):
     """[Style] from texts like "wave", "wave:0.3", "wave=mask.png" and "wave:0.3=mask.png"; weights are scaled to sum to 1.
 
     Args:
@@ -110,13 +110,13 @@ def shares(styles, height, width):
     """
     masks = np.ones([len(styles), 1, 1], np.float32)
     if any(style.mask is not None for style in styles):
-        masks = np.stack([resized_mask(style.mask, height, width) for style in styles])
+        masks = np.stack([resize_mask(style.mask, height, width) for style in styles])
     weighted = masks * np.float32([style.weight for style in styles])[:, None, None]
     return weighted / np.maximum(weighted.sum(0), 1e-12) * np.minimum(masks.sum(0), 1)
 
 
-def resized_mask(mask, height, width):
+def resize_mask(mask, height, width):
     """A mask [H,W] 0..1 at another size: [height,width] float32 0..1. None, which applies everywhere, gives ones."""
     if mask is None:
         return np.ones([height, width], np.float32)
-    return np.clip(pictures.resized(mask[..., None], (height, width))[..., 0], 0, 1)
+    return np.clip(pictures.resize(mask[..., None], (height, width))[..., 0], 0, 1)

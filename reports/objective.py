@@ -106,7 +106,7 @@ def mean_curves(method, photos, evaluations, with_last_norm):
         if with_last_norm:  # from the best there is without the norm; 100 gives L-BFGS numbers like pixels
             features = 100 * np.arctanh(np.clip(optimised / 127.5 - 1, -0.97, 0.97))
             row["last_norm"] = least_so_far(LastNorm(objective), features, evaluations, bounded=False)[0][-1]
-        stylized = method.stylize(photo, styles.named([name], method.style_names) if name else None)
+        stylized = method.stylize(photo, styles.parse([name], method.style_names) if name else None)
         row["model"] = float(objective.losses_and_gradient(stylized)[0]["total"])
         rows.append(row | {"unchanged": row["photo"][0]})
     return {name: np.mean([row[name] for row in rows], 0) for name in rows[0]}

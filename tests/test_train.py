@@ -58,7 +58,7 @@ def test_the_contract_of_a_method(name, house):
         path = write_conf(house, **johnson)
     conf = methods.load_conf(str(path))
     method = METHODS[name](conf, training=True)
-    variables = train.trainable(method)
+    variables = train.trainable_variables(method)
     changing = {v.ref() for v in method.kept}
     frozen = [(v, v.numpy()) for v in method.variables if not v.trainable and v.ref() not in changing]
     assert variables
@@ -94,7 +94,7 @@ def test_stylize_is_traced_once_for_all_sizes():
 def test_a_step_is_traced_once_for_each_phase(house):
     conf = methods.load_conf(str(write_conf(house, reconstruction_steps=2)))
     method = METHODS["johnson"](conf, training=True)
-    variables = train.trainable(method)
+    variables = train.trainable_variables(method)
     optimizer = Adam(variables, 1e-4)
     losses = [method.train_step(tf.ones([2, 32, 32, 3]) * 100, optimizer, variables) for _ in range(5)]
     assert ["style_losses/vgg_16/conv1/conv1_2" in parts for parts in losses] == [False] * 2 + [True] * 3
