@@ -340,9 +340,8 @@ def sweep(job, conf):
             code = 1
             continue
         tiles.append((image, f"{label}\n{format_losses(log[-1])}"))
-        pictures.write_image(
-            job.output_file, pictures.contact_sheet([tiles])
-        )  # after each run, as Ctrl-C may come in the next
+        # Written after each run, as Ctrl-C may come in the next.
+        pictures.write_image(job.output_file, pictures.contact_sheet([tiles]))
     if tiles:
         print(job.output_file)
     return code
