@@ -90,7 +90,7 @@ def stylize(conf, network, content, styles, start=None, callback=lambda *_: None
         objective = Objective(conf, network, small, [resized_style(conf, style, small) for style in styles])
         if image is None:
             image = first_image(conf, small, styles, start)
-        image = pictures.resized(image, small.shape[:2])
+        image = pictures.resize(image, small.shape[:2])
         if conf.optimizer == "lbfgs":
             for _ in range(conf.rounds):
                 image = lbfgs(objective, image, conf.iterations, callback)
@@ -114,7 +114,7 @@ def iterations(conf):
 
 def fitted(image, long_side):
     """[H,W,3] -> [h,w,3] float32 with max(h, w) == long_side."""
-    return pictures.resized(image, fitted_size(image, long_side))
+    return pictures.resize(image, fitted_size(image, long_side))
 
 
 def fitted_size(image, long_side):
@@ -144,10 +144,10 @@ def check_sizes(conf, content, named_styles):
 def resized_style(conf, style, content):
     """A Style at the scale of the content, [h,w,3]; its mask is stretched to it."""
     if conf.style_stretched:
-        image = pictures.resized(style.image, content.shape[:2])
+        image = pictures.resize(style.image, content.shape[:2])
     else:
         image = fitted(style.image, round(conf.style_scale * max(content.shape[:2])))
-    mask = None if style.mask is None else styles.resized_mask(style.mask, *content.shape[:2])
+    mask = None if style.mask is None else styles.resize_mask(style.mask, *content.shape[:2])
     return dataclasses.replace(style, image=image, mask=mask)
 
 
