@@ -144,11 +144,11 @@ def tanh(x, least_slope):
     return function(x)
 
 
-def image_transform_net(images, w, least_slope=0.0, border=0):
+def image_transform_net(images, w, least_slope=0.0):
     """The net itself. [N,H,W,3] RGB 0..255, and kernels by scope (and output_affine(), if any) -> [N,H,W,3] RGB 0..255.
 
     The original's output is H and W rounded up to a multiple of 4; here the surplus is cut at the bottom and the right.
-    For training: `least_slope` is tanh()'s, and `border` pixels of the reflected border, at most BORDER, stay on each side.
+    `least_slope` is tanh()'s, for training.
     """
     x = reflect_border(mean_image_subtraction(images), BORDER)
     x = tf.nn.relu(instance_norm(conv2d(x, w["conv1/conv"], 1)))
@@ -160,8 +160,8 @@ def image_transform_net(images, w, least_slope=0.0, border=0):
     x = tf.nn.relu(instance_norm(resize_conv2d(x, w["deconv2/conv_transpose/conv"])))
     x = instance_norm(conv2d_to_image(x, w["deconv3/conv"]), *map(w.get, AFFINE))
     x = tanh(x, least_slope)
-    height, width, first = tf.shape(images)[1], tf.shape(images)[2], BORDER - border
-    return (x[:, first : BORDER + height + border, first : BORDER + width + border] + 1) * 127.5
+    height, width = tf.shape(images)[1], tf.shape(images)[2]
+    return (x[:, BORDER : BORDER + height, BORDER : BORDER + width] + 1) * 127.5
 
 
 def initial_kernels(initializer, seed, width=WIDTH):
@@ -191,7 +191,20 @@ def output_affine(style):
     Args:
       style: [N,H,W,3] RGB 0..255.
     """
-    pixels = tf.atanh(tf.clip_by_value(style / 127.5 - 1, -0.97, 0.97))  # 4..251: at the ends atanh is infinite
-    mean, variance = tf.nn.moments(pixels, [0, 1, 2])
+    mean, variance = tf.nn.moments(atanh(style), [0, 1, 2])
     values = zip(AFFINE, (tf.sqrt(variance), mean), strict=True)
     return {scope: tf.Variable(value, name=scope) for scope, value in values}
+
+
+def normalize_colors(style):
+    """A style image as a net without output_affine() can give it at best. [1,H,W,3] RGB 0..255 -> the same.
+
+    Each channel gets mean 0 and variance 1 before the tanh, as in every result of such a net. Trained towards the style image
+    itself, a net hides extreme colors in dark areas or at the edge, so that the mean of the rest comes nearer to the style's.
+    """
+    return (tf.tanh(instance_norm(atanh(style))) + 1) * 127.5
+
+
+def atanh(images):
+    """What the final tanh gets for RGB 0..255; for 4..251 at most, as it is infinite at the ends. Any shape -> the same."""
+    return tf.atanh(tf.clip_by_value(images / 127.5 - 1, -0.97, 0.97))
