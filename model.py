@@ -199,8 +199,9 @@ def output_affine(style):
 def normalize_colors(style):
     """A style image as a net without output_affine() can give it at best. [1,H,W,3] RGB 0..255 -> the same.
 
-    Each channel gets mean 0 and variance 1 before the tanh, as in every result of such a net. Trained towards the style image
-    itself, a net hides extreme colors in dark areas or at the edge, so that the mean of the rest comes nearer to the style's.
+    Each channel gets mean 0 and variance 1 before the tanh, as in every result of such a net. Trained towards the style
+    image itself, a net hides extreme colors in dark areas or at the edge: the mean of the rest then comes nearer to the
+    style's.
     """
     return (tf.tanh(instance_norm(atanh(style))) + 1) * 127.5
 
