@@ -76,7 +76,7 @@ def teachers_wct(folder):
             images = (content, tf.cast(style.image, tf.float32)[None])
             own, target = (encoder(layers.padded(image, depth))[layer][0] for image in images)
             mean, covariance = wct.statistics(target)
-            features = wct.whitened_and_coloured(own, 1.0, mean, wct.power(covariance, 0.5))
+            features = wct.whitened_and_colored(own, 1.0, mean, wct.power(covariance, 0.5))
             content = 255 * tf.nn.relu(decoders.decoded_maps(features[None], decoder))[:, :height, :width]
         return content[0]
 
