@@ -33,7 +33,7 @@ flags.DEFINE_bool(
 )
 flags.DEFINE_list("grid_weights", None, "The grid's style weights, above 0. Default: 0.3, 1 and 3 times the conf's.")
 flags.DEFINE_list("grid_sizes", None, "The grid's style sizes in pixels. Default: 0.6, 1 and 1.6 times the conf's.")
-flags.DEFINE_integer("grid_steps", None, "The steps of each of the grid's trainings. Default: 300.", lower_bound=1)
+flags.DEFINE_integer("grid_steps", None, "Steps of each training in the grid. Default: 300.", lower_bound=1)
 FLAGS = flags.FLAGS
 
 CORGI, STARRY = (
@@ -70,7 +70,7 @@ def main(argv):
 
 
 def train(conf, method, paths):
-    """Trains a method on the photos of `paths`, with previews. Returns and raises as training.run does."""
+    """Trains a method on the photo files `paths`, with previews. Returns and raises as training.run does."""
     preview_image = read_preview(conf) if conf.preview_every else None
     preview_styles = read_preview_styles(conf, method)
 
@@ -139,12 +139,14 @@ def preview_grid(conf, paths, weights, sizes, steps):
     for size in sizes:
         rows.append([])
         for weight in weights:
-            cell = grid_cell(conf, folder, weight, size, steps)
-            method = methods.METHODS[conf.method](cell, training=True)
-            if code := train(cell, method, paths):
+            run_conf = grid_conf(conf, folder, weight, size, steps)
+            method = methods.METHODS[conf.method](run_conf, training=True)
+            if code := train(run_conf, method, paths):
                 return code
-            recipe = checkpoints.recipe_path(os.path.join(cell.model_path, cell.naming, f"{checkpoints.NAME}-done"))
+            model_file = os.path.join(run_conf.model_path, run_conf.naming, f"{checkpoints.NAME}-done")
+            recipe = checkpoints.recipe_path(model_file)
             losses = config.read_recipe(recipe)["mean_losses_of_the_last_100_steps"]
+            # "losses/style_loss" is shown as "style".
             values = ", ".join(f"{tag[7:-5]} {value:.3g}" for tag, value in losses.items() if tag.startswith("losses/"))
             caption = f"style_weight {weight:g}, style_size {size:.0f}\n{values}"
             rows[-1].append((stylize(method, photo), caption))
@@ -154,8 +156,8 @@ def preview_grid(conf, paths, weights, sizes, steps):
     return 0
 
 
-def grid_cell(conf, folder, weight, size, steps):
-    """The conf of one short training, in which reconstruction and warm-up take no more than half of the steps."""
+def grid_conf(conf, folder, weight, size, steps):
+    """The conf of one training in the grid; reconstruction and style warm-up together take at most half of its steps."""
     quarter = steps // 4
     changes = {
         "style_weight": weight,
@@ -165,10 +167,10 @@ def grid_cell(conf, folder, weight, size, steps):
         "style_warmup_steps": min(conf.style_warmup_steps, quarter),
         "preview_every": 0,
     }
-    cell = config.changed(conf, changes, "--preview_grid")
-    # The mark is of the whole conf: after a change to it, an earlier grid's finished training must not count as this one.
-    mark = hashlib.sha256(yaml.safe_dump(config.conf_dict(cell)).encode()).hexdigest()[:8]
-    return dataclasses.replace(cell, naming=f"{folder}/style_weight={weight:g},style_size={size:.0f},{mark}")
+    run_conf = config.changed(conf, changes, "--preview_grid")
+    # The run's name holds a hash of its whole conf: a training that finished before the conf was changed is not this one.
+    digest = hashlib.sha256(yaml.safe_dump(config.conf_dict(run_conf)).encode()).hexdigest()[:8]
+    return dataclasses.replace(run_conf, naming=f"{folder}/style_weight={weight:g},style_size={size:.0f},{digest}")
 
 
 def read_preview(conf):
@@ -177,7 +179,7 @@ def read_preview(conf):
 
 
 def read_preview_styles(conf, method):
-    """The values of stylize()'s `style` for a preview: lists of styles.Style, or None for a method of one style."""
+    """The styles to preview, each as stylize() takes it: a list of styles.Style, or None for a method of one style."""
     if "name" in method.style_kinds:
         return [[styles.Style(name=name)] for name in method.style_names]
     if "image" in method.style_kinds:
@@ -186,19 +188,19 @@ def read_preview_styles(conf, method):
 
 
 def resize_to_height(image, height):
-    """[H,W,3] -> [height,w,3] of the same proportions."""
+    """Resizes a picture to a height: [H,W,3] -> [height,w,3] of the same proportions."""
     if image.shape[0] == height:
         return image
     return pictures.resize(image, (height, max(1, round(image.shape[1] * height / image.shape[0]))))
 
 
 def stylize(method, rgb, style=None):
-    """A picture stylized: [H,W,3] RGB 0..255 -> the same size, float32."""
+    """Stylizes a picture: [H,W,3] RGB 0..255 -> the same size, float32."""
     return method.stylize(rgb[None].astype(np.float32), style)[0].numpy()
 
 
 def trainable_variables(method):
-    """The variables that Adam may change: as in the original, all outside the loss network's scope."""
+    """The variables that the optimizer may change: as in the original, all outside the loss network's scope."""
     return [v for v in method.variables if v.trainable and not v.name.startswith(method.conf.loss_model)]
 
 
