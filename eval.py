@@ -1,8 +1,8 @@
 """Stylizes pictures: python eval.py --model_file models/denoised_starry.ckpt-done --image_file images/Corgi.jpg
 
-Several pictures may be named: by several --image_file, folders, globs, or as plain arguments; the model is loaded once.
+For several pictures repeat --image_file, name folders or globs, or write plain arguments; the model is loaded once.
 
-  models of any style (adain, wct)           need --style_file painting.jpg; with --texture 512 they make a texture of it
+  models of any style (adain, wct)           need --style_file painting.jpg; --texture 512 makes a texture of it instead
   models of many styles (msgnet, stylebank)  need --style scream; --list_styles prints the names
 """
 
@@ -29,35 +29,40 @@ flags.DEFINE_multi_string(
 flags.DEFINE_string("output_file", None, "The result of one picture. Default: generated/res.jpg.")
 flags.DEFINE_string("output_dir", None, "The folder for the results of several pictures. Default: generated/.")
 flags.DEFINE_integer(
-    "image_size", None, "Resize pictures to a long side of at most so many pixels. Default: their own size.", lower_bound=1
+    "image_size", None, "Shrink larger pictures to a long side of this many pixels. Default: their own size.", lower_bound=1
 )
 flags.DEFINE_list(
-    "strength", ["1"], "From 0, the picture as it was, to 1, the full style; for wct also a number for each of its levels."
+    "strength",
+    ["1"],
+    "From 0, the unchanged picture, to 1, the full style; for wct also one number for each of its levels.",
 )
 flags.DEFINE_multi_string("style_file", None, "A style picture, required by models of any style. Default: none")
 flags.DEFINE_multi_string(
-    "style", None, "NAME, NAME:WEIGHT, NAME=MASK or NAME:WEIGHT=MASK of a style that the model holds. Default: none"
+    "style", None, "A style that the model holds: NAME, NAME:WEIGHT, NAME=MASK or NAME:WEIGHT=MASK. Default: none"
 )
-flags.DEFINE_list("style_weights", None, "The weights of several --style_file, numbers above 0. Default: the same for all.")
+flags.DEFINE_list("style_weights", None, "Weights of the --style_file pictures, above 0. Default: the same for all.")
 flags.DEFINE_multi_string(
-    "mask", None, "A picture, white where a --style_file applies, in the order of these. Default: everywhere"
+    "mask", None, "A picture that is white where a --style_file applies, one for each, in their order. Default: everywhere"
 )
 flags.DEFINE_integer(
     "style_size",
     None,
-    "The long side of a --style_file in pixels, at most; of msgnet's --style the size of the brush. Default: 512; of the "
-    "brushes the largest.",
+    "With --style_file: shrink larger style pictures to a long side of this many pixels. Default: 512. With --style, for "
+    "msgnet alone: the size of the brush in pixels. Default: the largest that the model has.",
     lower_bound=1,
 )
 flags.DEFINE_integer(
-    "texture", None, "Make a texture of the style instead, so many pixels wide and high. Default: none.", lower_bound=1
+    "texture",
+    None,
+    "Make a texture of the style instead, a square of this many pixels a side. Default: none.",
+    lower_bound=1,
 )
 flags.DEFINE_bool("list_styles", False, "Print the names of the styles that the model holds, and do nothing else.")
 cli.define_colors_flag()
-flags.DEFINE_string("loss_model", "vgg_16", "Of the original project; without effect here.")
+flags.DEFINE_string("loss_model", "vgg_16", "A flag of the original project, without effect here.")
 FLAGS = flags.FLAGS
 
-WRONG_KIND = {  # by a model's style_kinds: why it refuses the flags for other kinds
+WRONG_KIND = {  # {a model's style_kinds: why it refuses flags that are for other kinds}
     (): "has one style, its own; leave the flag out",
     ("name",): "has styles of its own; --style names them, --list_styles lists them",
     ("image",): "takes any style; --style_file names its picture",
@@ -68,7 +73,7 @@ TEXTURE_PASSES = 3  # how often the model stylizes noise to make a texture, as L
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Job:
-    """The values of the flags that have these names."""
+    """The values of the flags of the same names."""
 
     model_file: str
     style_file: list[str]
@@ -101,13 +106,13 @@ def main(argv):
         if names or job.preserve_colors != "no":
             raise cli.UsageError("--texture: is made of noise; leave the picture and --preserve_colors out")
         return make_texture(job, FLAGS.texture, FLAGS.output_file or DEFAULT_OUTPUT)
-    images, code = expand(names)
+    images, code = expand_names(names)
     outputs = output_paths(images, FLAGS.output_file, FLAGS.output_dir)
     return stylize_all(job, images, outputs, FLAGS.image_size) or code
 
 
 def stylize_all(job, images, outputs, long_side):
-    """Writes the results of pictures, their long sides reduced to `long_side` pixels. Returns 1 when one failed, else 0."""
+    """Stylizes image files, shrunk to at most `long_side` pixels, and writes the results. Returns 1 when one failed, else 0."""
     code, method = 0, load_model(job.model_file)
     style = read_style(job, method)
     for source, target in tqdm(list(zip(images, outputs, strict=True)), unit="image", disable=len(images) < 2):
@@ -122,12 +127,12 @@ def stylize_all(job, images, outputs, long_side):
         with tqdm.external_write_mode():
             print(target)
             if picture.alpha is not None and not pictures.keeps_alpha(target):
-                print(f"{target}: put on white, as this format has no transparency; --output_file x.png keeps it")
+                print(f"{target}: on white, as this format has no transparency; --output_file x.png keeps it")
     return code
 
 
 def parse_strengths(texts):
-    """The numbers of --strength. Raises UsageError when a text is no number from 0 to 1."""
+    """The numbers of --strength. Raises UsageError when a text is not a number from 0 to 1."""
     try:
         strengths = [float(text) for text in texts]
     except ValueError:
@@ -141,12 +146,12 @@ def read_style(job, method):
     """What the method's stylize() takes as style: a list of styles.Style, or None for a model of one style.
 
     Raises:
-      UsageError: the model needs a style and none is named, has no such style, or has another number of levels than there
-        are strengths.
+      UsageError: the model needs a style and none is named, the model does not have the style, or there are several
+        strengths but not one for each of the model's levels.
       UserError: a style picture or mask cannot be read.
     """
-    if len(job.strength) not in (1, len(getattr(method.conf, "levels", "1"))):
-        raise cli.UsageError(f"--strength: {len(job.strength)} given, {job.model_file} takes one{levels_of(method)}")
+    if len(job.strength) not in (1, len(getattr(method.conf, "levels", (1,)))):
+        raise cli.UsageError(f"--strength: {len(job.strength)} given, {job.model_file} takes one{format_levels(method)}")
     check_style_flags(job, method)
     if not method.style_kinds:
         return None
@@ -154,7 +159,7 @@ def read_style(job, method):
         return styles.read(job.style_file, job.style_weights, job.mask, job.style_size or 512)
     if "name" not in method.style_kinds:
         raise cli.UsageError(f"--style_file is missing: {job.model_file} takes any style, such as images/starry.jpg")
-    if not job.style and "image" in method.style_kinds:  # a method of names alone, without one, returns the picture
+    if not job.style and "image" in method.style_kinds:  # others give the photo back
         names = ", ".join(method.style_names)
         raise cli.UsageError(f"--style is missing: {job.model_file} has {names}; or give a --style_file")
     return styles.parse(job.style, method.style_names, job.style_size)
@@ -176,21 +181,21 @@ def check_style_flags(job, method):
 
 def list_styles(model_file):
     """Prints the names of the model's styles, one a line; returns 0. Raises UsageError when its styles have no names."""
-    method = load_model(model_file)  # not the recipe alone: a model that does not open shall not be listed
+    method = load_model(model_file)  # and not only its recipe: the styles of a damaged model are not listed
     if "name" not in method.style_kinds:
         raise cli.UsageError(f"--list_styles: {model_file} {WRONG_KIND[method.style_kinds]}")
     print(*method.style_names, sep="\n")
     return 0
 
 
-def levels_of(method):
-    """The end of a message, as "or 5, for the levels 5, 4, 3, 2, 1"; "" for a method without levels."""
+def format_levels(method):
+    """A method's levels as the end of a message: " or 5, for the levels 5, 4, 3, 2, 1"; "" for a method without levels."""
     levels = getattr(method.conf, "levels", ())
     return f" or {len(levels)}, for the levels {', '.join(map(str, levels))}" if levels else ""
 
 
 def make_texture(job, size, target):
-    """Writes a texture of the styles, [size,size,3], made of noise; returns 0.
+    """Makes a texture of the styles from noise, [size,size,3], and writes it; returns 0.
 
     Raises:
       UsageError: the model takes no style pictures.
@@ -201,7 +206,7 @@ def make_texture(job, size, target):
     method = load_model(job.model_file)
     style = read_style(job, method)
     if "image" not in method.style_kinds:
-        raise cli.UsageError(f"--texture: needs a model of any style, {job.model_file} is none")
+        raise cli.UsageError(f"--texture: needs a model of any style, which {job.model_file} is not")
     system.check_memory(size, size, *method.memory, "lower --texture")  # before the noise, which takes memory too
     image = np.random.default_rng(0).uniform(0, 255, (size, size, 3))
     for _ in range(TEXTURE_PASSES):
@@ -212,7 +217,7 @@ def make_texture(job, size, target):
 
 
 def stylize(job, method, rgb, style):
-    """A picture stylized as the flags say: [H,W,3] RGB 0..255 -> the same size.
+    """Stylizes a picture as the flags say: [H,W,3] RGB 0..255 -> the same size.
 
     Raises:
       UserError: the picture is too large for the memory.
@@ -232,12 +237,12 @@ def stylize(job, method, rgb, style):
     return pictures.replace_chroma(image, content) if job.preserve_colors == "luminance" else image
 
 
-def expand(names):
-    """The picture files that `names`, of files, folders and globs, stand for.
+def expand_names(names):
+    """The picture files that `names` (files, folders and globs) stand for.
 
     Returns:
-      (the files in order, none twice; the exit code: 1 when a folder or glob held no picture, else 0). A missing file is
-      in the list: it is reported when its turn comes, and does not stop the others.
+      (the files in order, none twice; the exit code: 1 when a folder or glob held no picture, else 0). A plain file name
+      is in the list even if there is no such file: the error is reported when its turn comes.
 
     Raises:
       UsageError: there are no names, or one is empty.
@@ -271,7 +276,7 @@ def output_paths(images, output_file, output_dir):
 
     Raises:
       UsageError: both flags are set, or --output_file for several pictures.
-      UserError: a result would overwrite a picture, cannot be written, or its ending names no format.
+      UserError: a result would overwrite a picture, cannot be written, or has an ending that names no format.
     """
     if output_file and (output_dir or len(images) > 1):
         raise cli.UsageError("--output_file is for one picture; use --output_dir alone for several")
@@ -289,7 +294,7 @@ def output_paths(images, output_file, output_dir):
 
 
 def unique_names(folder, images):
-    """<folder>/<name> for each of the pictures; several of one name are numbered: a.jpg, a-2.jpg, ..."""
+    """<folder>/<name> for each of the pictures; equal names are numbered: a.jpg, a-2.jpg, ..."""
     used, outputs = set(), []
     for image in images:
         stem, ending = os.path.splitext(os.path.basename(image))
