@@ -3,8 +3,8 @@
   python optimize.py --image_file images/Corgi.jpg --style_file images/starry.jpg
 
 --content_weight 0 makes a texture of the style, --style_weight 0 recovers the photo from its features; both begin with
-noise unless --init or the conf's init is set. --sweep makes one labeled sheet of the results for several values of a
-setting.
+noise unless --init or the conf's init is set. --sweep tries several values of a setting and makes one labeled sheet of the
+results.
 """
 
 import csv
@@ -35,46 +35,46 @@ flags.DEFINE_string("image_file", None, "The photo. Required, unless --content_w
 flags.DEFINE_alias("content_image", "image_file")
 flags.DEFINE_multi_string("style_file", None, "A style picture. Required, unless --style_weight is 0")
 flags.DEFINE_alias("style_image", "style_file")
-flags.DEFINE_list("style_weights", None, "The weights of several --style_file, numbers above 0. Default: the same for all.")
+flags.DEFINE_list("style_weights", None, "Weights of the --style_file pictures, above 0. Default: the same for all.")
 flags.DEFINE_multi_string(
-    "mask", None, "A picture, white where a --style_file applies, in the order of these. Default: everywhere"
+    "mask", None, "A picture that is white where a --style_file applies, one for each, in their order. Default: everywhere"
 )
 flags.DEFINE_string("output_file", "generated/optimized.png", "The result; a CSV and a plot of its losses go beside it.")
 cli.define_colors_flag()
 flags.DEFINE_string(
     "sweep",
     None,
-    "A setting and its values: makes one labeled sheet of the results. style_weight=1,10,100 or any other key of the conf; "
-    "or preserve_colors, style_file, mask or style_weights, as in style_weights=1+3,3+1 for two style pictures. "
-    "Default: none.",
+    "SETTING=VALUE,VALUE,...: make one labeled sheet, with a result for each value, as in style_weight=1,10,100. A setting "
+    "is a key of the conf, or preserve_colors, style_file, mask or style_weights. A + separates the items of a list: "
+    "style_weights=1+3,3+1 tries two pairs of weights. Default: none.",
 )
 flags.DEFINE_integer(
-    "show_every", 50, "Write <output_file>-progress.jpg after every so many iterations; 0: never.", lower_bound=0
+    "show_every", 50, "Iterations between pictures of the progress, which go beside the result; 0: none.", lower_bound=0
 )
 flags.DEFINE_string("animation", None, "A .gif or .mp4 file of the pictures that --show_every writes. Default: none.")
-SWEPT_FLAGS = ("preserve_colors", "style_file", "style_weights", "mask")  # what --sweep takes beside keys of the conf
+SWEPT_FLAGS = ("preserve_colors", "style_file", "style_weights", "mask")  # what --sweep takes besides the keys of the conf
 OVERRIDES = {  # flags that replace the conf's keys of the same names
     "image_size": f"The result's long side in pixels, at least {config.SMALLEST}.",
-    "iterations": "Adam's steps, or L-BFGS' evaluations of the loss, at each scale: above 0.",
-    "seed": "Of the random numbers: 0 or more.",
+    "iterations": "Steps of Adam, or evaluations of the loss by L-BFGS, at each scale: above 0.",
+    "seed": "The seed of the random numbers: 0 or more.",
     "content_weight": "The weight of the photo's content: 0 or more.",
     "style_weight": "The weight of the style: 0 or more.",
     "tv_weight": "The weight of the total variation, which smooths: 0 or more.",
-    "style_scale": "The style picture's long side in units of the result's, above 0; larger gives larger strokes.",
+    "style_scale": "The style picture's long side divided by the result's, above 0; larger gives larger strokes.",
     "init": f"What the picture begins with: {', '.join(gatys.STARTS)}, or a picture's file.",
 }
 for key, text in OVERRIDES.items():
     flags.DEFINE_string(key, None, f"{text} Default: the conf's {key}.")
 FLAGS = flags.FLAGS
 
-MATCHES = {"luminance": pictures.match_luminance, "palette": pictures.match_covariance}  # of the styles to the photo
-COMPANIONS = (".csv", "-losses.png", "-progress.jpg")  # endings of the files beside the result
+MATCHES = {"luminance": pictures.match_luminance, "palette": pictures.match_covariance}  # (style, photo) -> style
+COMPANIONS = (".csv", "-losses.png", "-progress.jpg")  # endings of the files that are written beside the result
 FRAME_SECONDS = 0.12
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Job:
-    """The values of the flags that have these names."""
+    """The values of the flags of the same names."""
 
     image_file: str | None
     style_file: list[str]
@@ -87,8 +87,8 @@ class Job:
     animation: str | None
 
     @property
-    def swept(self):
-        """The setting that --sweep names, or ""."""
+    def sweep_setting(self):
+        """The name of the setting that --sweep varies, or ""."""
         name = (self.sweep or "").partition("=")[0]
         return "style_file" if name == "style_image" else name  # the alias
 
@@ -123,13 +123,13 @@ def main(argv):
 
 
 def optimize(job, conf):
-    """Writes one picture and its companions, after Ctrl-C as far as the run had come. Returns the exit code."""
+    """Writes one picture and the files beside it; after Ctrl-C, what the run had reached. Returns the exit code."""
     code, output_file, animation = 0, job.output_file, job.animation
     try:
         image, rows, frames = run(job, conf, f"{stem(output_file)}-progress.jpg")
     except Interrupted as interrupted:
         image, rows, frames = interrupted.args
-        # Under another name: an unfinished picture shall not replace an earlier run's finished one.
+        # x.png becomes x-interrupted.png, so that it does not replace the finished picture of an earlier run.
         output_file, animation = (path and "-interrupted".join(os.path.splitext(path)) for path in (output_file, animation))
         code = 130
     pictures.write_image(output_file, image)
@@ -145,24 +145,24 @@ def optimize(job, conf):
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C in a run; its args are what `run` returns, as far as it had come."""
+    """Ctrl-C in a run; its args are what `run` would have returned, as of that moment."""
 
 
 def stem(path):
-    """A path without its ending: the beginning of its companions' names."""
+    """A path without its ending, which begins the names of the files beside it."""
     return os.path.splitext(path)[0]
 
 
 def check_inputs_stay(job, paths):
-    """Raises UserError when the run would overwrite one of the paths; an empty one is none."""
-    written = {os.path.realpath(path) for path in written_files(job)}
+    """Raises UserError when the run would overwrite one of its inputs, `paths`; None and "" are skipped."""
+    outputs = {os.path.realpath(path) for path in written_files(job)}
     for path in paths:
-        if path and os.path.realpath(path) in written:
+        if path and os.path.realpath(path) in outputs:
             raise cli.UserError(f"{path}: would be overwritten; choose another --output_file or --animation")
 
 
 def written_files(job):
-    """The files that a job writes: a sheet alone, or a picture with its companions and animation."""
+    """The files that a job writes: with --sweep a sheet alone, else a picture, the files beside it, and an animation."""
     if job.sweep:
         return [job.output_file]
     companions = [stem(job.output_file) + ending for ending in COMPANIONS]
@@ -179,7 +179,7 @@ def check_animation(job):
     if os.path.realpath(job.animation) == os.path.realpath(job.output_file):
         raise cli.UsageError(f"--animation: {job.animation} is the --output_file too; one of them needs another name")
     if ending == ".mp4" and av is None:
-        raise cli.UserError("--animation: .mp4 needs PyAV: pip install -r requirements-video.txt; .gif needs nothing")
+        raise cli.UserError("--animation: .mp4 needs PyAV: pip install -r requirements-video.txt; .gif does not")
 
 
 def run(job, conf, progress_file=None):
@@ -207,7 +207,7 @@ def run(job, conf, progress_file=None):
                 raise
             raise Interrupted(restore_colors(job, np.clip(log.image, 0, 255), photo), log.rows, log.frames) from None
         log.print_losses()
-    if not np.isfinite(image).all():  # no loss shows it: each is computed before its step
+    if not np.isfinite(image).all():  # the losses do not show it: each is computed before its step
         raise cli.UserError(f"iteration {len(log.rows)}: the picture is no longer finite; lower style_weight")
     return restore_colors(job, image, photo), log.rows, log.frames
 
@@ -218,15 +218,16 @@ class Log:
     Attributes:
       rows: a row of losses for each iteration.
       frames: the pictures of --show_every, [h,w,3] uint8: all for an animation, else the last.
-      image: what Ctrl-C keeps, [h,w,3] RGB; None before the first iteration.
+      image: the picture to write after Ctrl-C, [h,w,3] RGB; None before the first iteration.
+      iteration: the last iteration, counted from the beginning of the scale or round.
     """
 
     def __init__(self, job, conf, photo, progress, progress_file):
         self.job, self.conf, self.photo, self.progress, self.progress_file = job, conf, photo, progress, progress_file
-        self.rows, self.frames, self.image, self.done = [], [], None, 0
+        self.rows, self.frames, self.image, self.iteration = [], [], None, 0
 
     def __call__(self, iteration, image, parts):
-        if iteration == 1 and self.rows:
+        if iteration == 1 and self.rows:  # a new scale or round begins
             self.print_losses()
         row = {"iteration": len(self.rows) + 1, "long_side": max(image.shape[:2])}
         row |= {name: float(loss) for name, loss in parts.items()}
@@ -235,29 +236,32 @@ class Log:
         self.rows.append(row)
         totals = (other["total"] for other in self.rows if other["long_side"] == row["long_side"])  # of this scale
         if self.conf.optimizer == "adam" or row["total"] == min(totals):
-            self.image = image  # of L-BFGS the best, as its line search tries worse ones too
-        self.done = iteration
-        self.progress.total = max(self.progress.total, len(self.rows))  # a line search may pass its number of evaluations
+            self.image = image  # L-BFGS tries worse pictures too, in its line search: the best one is kept
+        self.iteration = iteration
+        self.progress.total = max(
+            self.progress.total, len(self.rows)
+        )  # a line search may use more evaluations than allowed
         self.progress.update()
         self.progress.set_postfix_str(format_losses(row), refresh=False)
         if self.progress_file and self.job.show_every and len(self.rows) % self.job.show_every == 0:
+            if not self.job.animation:
+                self.frames.clear()
             self.frames.append(np.asarray(pictures.to_pil(restore_colors(self.job, image, self.photo))))
             pictures.write_image(self.progress_file, self.frames[-1])
-            del self.frames[: 0 if self.job.animation else -1]
 
     def print_losses(self):
         """Prints the losses at the end of a scale or a round, and whether L-BFGS ended early."""
-        ended = ""
-        if self.conf.optimizer == "lbfgs" and self.done < self.conf.iterations:
-            ended = f"; ended after {self.done} of {self.conf.iterations} evaluations, as none lowered the loss further"
-        tqdm.write(f"after {len(self.rows)} iterations: {format_losses(self.rows[-1])}{ended}")
+        early_end = ""
+        if self.conf.optimizer == "lbfgs" and self.iteration < self.conf.iterations:
+            early_end = f"; ended after {self.iteration} of {self.conf.iterations} evaluations, as the loss fell no further"
+        tqdm.write(f"after {len(self.rows)} iterations: {format_losses(self.rows[-1])}{early_end}")
 
 
 def prepare(job, conf):
     """Reads and checks all that a run needs, so that a mistake is reported before the work begins.
 
     Returns:
-      (loss network, photo [H,W,3] RGB 0..255, [styles.Style], the picture [h,w,3] that init names or None).
+      (loss network; photo [H,W,3] RGB 0..255; [styles.Style]; the picture file that init names, [h,w,3], or None).
 
     Raises:
       UserError: as read_inputs, read_start and losses.loss_network do; the pictures are too small, or too large for memory.
@@ -265,8 +269,8 @@ def prepare(job, conf):
     content, style = read_inputs(job, conf)
     start = None if conf.init in gatys.STARTS else read_start(conf.init)
     network = losses.loss_network(conf, {*conf.content_layers, *conf.style_layers})
-    named = zip(job.style_file, (part.image for part in style), strict=True)
-    gatys.check_sizes(conf, (job.image_file or job.style_file[0], content), named)
+    style_pictures = zip(job.style_file, (part.image for part in style), strict=True)
+    gatys.check_sizes(conf, (job.image_file or job.style_file[0], content), style_pictures)
     check_memory(job, conf, network, content, style)
     return network, content, style, start
 
@@ -284,27 +288,31 @@ def format_losses(row):
 
 
 def restore_colors(job, image, content):
-    """A result [H,W,3], with --preserve_colors luminance in the colors of the photo `content`."""
+    """A result [H,W,3]; with --preserve_colors luminance, it gets the colors of the photo `content`."""
     if job.preserve_colors != "luminance":
         return image
     return pictures.replace_chroma(image, gatys.fitted(content, max(image.shape[:2])))
 
 
 def read_inputs(job, conf):
-    """(the photo [H,W,3] RGB 0..255, or without one the first style picture; [styles.Style], recolored).
+    """Reads the pictures that the flags name.
+
+    Returns:
+      (the photo [H,W,3] RGB 0..255, or the first style picture if there is no photo; [styles.Style], recolored if
+      --preserve_colors says so).
 
     Raises:
-      UsageError: a picture that the weights need is not named, or masks or weights are not as many as the style pictures.
+      UsageError: a picture that the weights or init need is not named, or the number of masks or weights is wrong.
       UserError: a picture cannot be read.
     """
     if not (conf.content_weight or conf.style_weight):
         raise cli.UsageError("--content_weight and --style_weight are both 0: raise one of them")
     if conf.content_weight and not job.image_file:
-        raise cli.UsageError("--image_file is missing (without one: --content_weight 0, and the style's own size)")
+        raise cli.UsageError("--image_file is missing (--content_weight 0 makes a texture without one)")
     if conf.init in ("content", "mix") and not job.image_file:
-        raise cli.UsageError(f"--image_file is missing: init is {conf.init} (without one: --init noise)")
+        raise cli.UsageError(f"--image_file is missing: init is {conf.init}, which needs one; --init noise does not")
     if (conf.style_weight or conf.init == "style") and not job.style_file:
-        raise cli.UsageError("--style_file is missing (without one: --style_weight 0)")
+        raise cli.UsageError("--style_file is missing (--style_weight 0 needs none)")
     style = styles.read(job.style_file, cli.parse_numbers("style_weights", job.style_weights), job.mask)
     content = pictures.read_image(job.image_file).rgb if job.image_file else style[0].image
     if job.preserve_colors in MATCHES:
@@ -318,21 +326,21 @@ def check_memory(job, conf, network, content, style):
     result = gatys.fitted_size(content, conf.image_size)
     system.check_memory(*result, base, per_pixel)
     if job.animation:
-        # Its pictures are kept, 3 bytes a pixel; those of all smaller scales together take no more than the last scale's.
-        shown = 2 * gatys.iterations(conf) / job.show_every
-        system.check_memory(*result, base, per_pixel + 3 * shown, "raise --show_every or leave --animation out")
+        # Its frames stay in memory, 3 bytes a pixel; those of all smaller scales take no more together than the last scale's.
+        frames = 2 * gatys.iterations(conf) / job.show_every
+        system.check_memory(*result, base, per_pixel + 3 * frames, "raise --show_every or leave --animation out")
     for part in () if conf.style_stretched else style:
         size = gatys.fitted_size(part.image, round(conf.style_scale * conf.image_size))
-        system.check_memory(*size, base, per_pixel / 2, "lower --style_scale")  # half: no features are kept for a gradient
+        system.check_memory(*size, base, per_pixel / 2, "lower --style_scale")  # half: no gradient, so no features are kept
 
 
 def sweep(job, conf):
     """Writes one labeled sheet: the result for each value of the setting. Returns 1 when a run failed, else 0."""
     tiles, code, runs = [], 0, parse_sweep(job, conf)
-    for run_job, run_conf in runs.values():  # a mistake in any of them is reported before the first takes its minutes
+    for run_job, run_conf in runs.values():  # a mistake in the last run is reported before the first takes its minutes
         prepare(run_job, run_conf)
     for value, (run_job, run_conf) in runs.items():
-        label = f"{job.swept} {value}"
+        label = f"{job.sweep_setting} {value}"
         try:
             image, log, _ = run(run_job, run_conf)
         except cli.UserError as error:
@@ -348,19 +356,19 @@ def sweep(job, conf):
 
 
 def parse_sweep(job, conf):
-    """The runs of a sweep: {the text of a value: (the job with it, the conf with it)}.
+    """The runs of a sweep: {a value's text: (the job with that value, the conf with that value)}.
 
     The setting is a key of the conf or one of SWEPT_FLAGS; in one value, a + separates the items of a list.
 
     Raises:
       UserError: there is no such setting, a value does not fit it, or the sheet would overwrite an input.
     """
-    key, values = job.swept, job.sweep.partition("=")[2].split(",")
+    key, values = job.sweep_setting, job.sweep.partition("=")[2].split(",")
     if not all(values):
-        raise cli.UsageError(f"--sweep: got '{job.sweep}', such as style_weight=1,10,100 is needed")
+        raise cli.UsageError(f"--sweep: got '{job.sweep}', a setting with values such as style_weight=1,10,100 is needed")
     keys = [field.name for field in dataclasses.fields(conf) if not field.name.startswith("loss_model")]
     if key not in (*keys, *SWEPT_FLAGS):
-        raise cli.UsageError(f"--sweep: no setting {key}; there are {', '.join(sorted((*keys, *SWEPT_FLAGS)))}")
+        raise cli.UsageError(f"--sweep: no setting {key}; the settings are {', '.join(sorted((*keys, *SWEPT_FLAGS)))}")
     if key == "style_scale" and conf.style_stretched:
         raise cli.UsageError("--sweep: style_scale has no effect with the conf's style_stretched")
     if key in SWEPT_FLAGS:
@@ -373,16 +381,18 @@ def parse_sweep(job, conf):
         is_list = isinstance(getattr(conf, key), tuple)
         settings = {text: [*map(yaml.safe_load, text.split("+"))] if is_list else yaml.safe_load(text) for text in values}
     except yaml.YAMLError:
-        raise cli.UsageError(f"--sweep: got '{job.sweep}', such as style_weight=1,10,100 is needed") from None
+        raise cli.UsageError(
+            f"--sweep: got '{job.sweep}', a setting with values such as style_weight=1,10,100 is needed"
+        ) from None
     if key == "init":
         check_inputs_stay(job, values)
     return {text: (job, config.changed(conf, {key: setting}, "--sweep")) for text, setting in settings.items()}
 
 
-def write_log(start, log, conf):
-    """Writes <start>.csv, a row of losses for each iteration, and with matplotlib <start>-losses.png.
+def write_log(base, log, conf):
+    """Writes <base>.csv, a row of losses for each iteration, and, where matplotlib is installed, a plot, <base>-losses.png.
 
-    The CSV has the losses without, the plot with their weights; the plot's gray lines mark changes of scale.
+    Losses are multiplied by their weights in the plot, not in the CSV. Gray lines in the plot mark changes of scale.
     """
 
     def write(temporary):
@@ -391,11 +401,11 @@ def write_log(start, log, conf):
             writer.writeheader()
             writer.writerows(log)
 
-    system.write_whole(f"{start}.csv", write)
+    system.write_whole(f"{base}.csv", write)
     try:
         from matplotlib.figure import Figure
     except ImportError:
-        print(f"No plot of {start}.csv: pip install -r requirements-figures.txt")
+        print(f"No plot of {base}.csv without matplotlib: pip install -r requirements-figures.txt")
         return
     axes = (figure := Figure(layout="constrained")).subplots()
     weights = {"content": conf.content_weight, "style": conf.style_weight, "tv": conf.tv_weight, "total": 1}
@@ -408,11 +418,11 @@ def write_log(start, log, conf):
             axes.axvline(row["iteration"], color="lightgray", zorder=0)
     axes.set(xlabel="iteration", ylabel="loss")
     axes.legend()
-    system.write_whole(f"{start}-losses.png", lambda temporary: figure.savefig(temporary, dpi=80))
+    system.write_whole(f"{base}-losses.png", lambda temporary: figure.savefig(temporary, dpi=80))
 
 
 def write_animation(path, frames):
-    """Writes pictures [h,w,3] RGB as an animated GIF or an MP4 of the last one's size; earlier ones may be smaller."""
+    """Writes pictures [h,w,3] RGB as an animated GIF or an MP4; smaller ones are enlarged to the size of the last."""
     size = frames[-1].shape[1::-1]
     images = (pictures.to_pil(frame).resize(size) for frame in frames)  # one at a time: there may be hundreds
     if path.lower().endswith(".mp4"):
