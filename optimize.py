@@ -326,7 +326,7 @@ def check_memory(job, conf, network, content, style):
     result = gatys.fitted_size(content, conf.image_size)
     system.check_memory(*result, base, per_pixel)
     if job.animation:
-        # Its frames stay in memory, 3 bytes a pixel; those of all smaller scales take no more together than the last scale's.
+        # Its frames stay in memory, 3 bytes a pixel; those of all smaller scales take no more than those of the last scale.
         frames = 2 * gatys.iterations(conf) / job.show_every
         system.check_memory(*result, base, per_pixel + 3 * frames, "raise --show_every or leave --animation out")
     for part in () if conf.style_stretched else style:
