@@ -1,13 +1,13 @@
-"""Draws figures and the reports that they stand in.
+"""Draws figures and writes the reports that show them.
 
 python figures.py FIGURE --help lists a figure's flags. The figures:
 
   gallery       every model of one style on the project's photos, for docs/gallery
   loss_network  how well the distilled loss network stands in for its teachers
-  many_styles   MSG-Net and StyleBank: every style, one-style nets beside them, fusions, regions, brush sizes
-  objective     where a model stands against L-BFGS
-  recipes       the recipes of optimize.py on one pair of pictures
-  universal     AdaIN, WCT and a teacher side by side
+  many_styles   MSG-Net and StyleBank: every style, models of one style beside them, styles mixed, brush sizes
+  objective     how near a model comes to pictures that L-BFGS optimizes
+  recipes       the confs of optimize.py on one pair of pictures
+  universal     AdaIN, WCT, and WCT with the loss network's teacher, side by side
 """
 
 import os
@@ -35,7 +35,7 @@ FIGURES = {
 def main(argv):
     """Draws the figure that the command line names. Raises UserError as its draw() does, or when a flag is missing."""
     if len(argv) != 2 or argv[1] not in FIGURES:
-        raise cli.UsageError(f"{' '.join(argv[1:]) or 'nothing'}: name one figure of {', '.join(FIGURES)}")
+        raise cli.UsageError(f"got {' '.join(argv[1:]) or 'nothing'}, needed is one figure: {', '.join(FIGURES)}")
     figure, arguments = FIGURES[argv[1]], {}
     for flag in figure.OWN_FLAGS:
         value = FLAGS[flag.name].value
@@ -61,7 +61,7 @@ def define_flags(argv):
         return None
     for flag in FIGURES[name].OWN_FLAGS:
         flag.define_in_absl()
-    users = {}  # the figures that have a flag, by each of its names
+    users = {}  # {a name of a flag: the figures that have the flag}
     for figure, report in FIGURES.items():
         for flag_name in set().union(*(flag.names() for flag in report.OWN_FLAGS)):
             users.setdefault(flag_name, []).append(figure)
@@ -70,7 +70,7 @@ def define_flags(argv):
         if argument.startswith("-") and name not in users.get(flag_name, [name]):
             others = ", ".join(users[flag_name])
             raise cli.UsageError(
-                f"--{flag_name}: no flag of {name} but of {others}; figures.py {name} --help lists those that it has"
+                f"--{flag_name}: is a flag of {others}, not of {name}; figures.py {name} --help lists its flags"
             )
     return f"python figures.py {name}\n\n{FIGURES[name].__doc__}"
 
