@@ -9,10 +9,11 @@
   memory   peak memory of a process that stylizes one picture of --size x --size (default 1024), and of processes that
            optimize one with either loss network
 
-stylize and train compare Johnson's net with itself by direct convolutions, with a naive resize convolution, in the
-original's form, and with half the channels or in bfloat16. With --method adain or wct, stylize compares a style that is new
-each time with one whose statistics are known; with --method msgnet or stylebank, models/<method>.ckpt-done with Johnson's
-net. The forms are measured in turns, so that other load on the machine slows all of them; medians are printed.
+stylize and train measure Johnson's net in several forms: as it is, with direct convolutions instead of Winograd's, with a
+naive resize convolution, and as the original computes it; stylize also with half the channels, train also in bfloat16.
+With --method adain or wct, stylize measures a style that is new each time and one whose statistics are kept from the first
+time; with --method msgnet or stylebank, models/<method>.ckpt-done and Johnson's net. The forms take turns, so that other
+load on the machine slows all of them; the medians are printed.
 """
 
 import contextlib
@@ -26,7 +27,7 @@ import tempfile
 import time
 from unittest import mock
 
-# As a word or in memory's --form.
+# These compute gradients. The word is the command, or a part of memory's --form.
 if any(word in argument for argument in sys.argv[1:] for word in ("train", "optimize")):
     from core import onednn  # noqa: F401
 from core import quiet_tensorflow  # noqa: F401
@@ -42,12 +43,15 @@ from core.optimizer import Adam
 from methods import CONFS, METHODS, base, gatys, johnson, load_model
 from tests import original
 
-flags.DEFINE_integer("size", None, "Height and width of the picture.", lower_bound=1)
+flags.DEFINE_integer(
+    "size", None, "Height and width of the picture in pixels; by default 512, memory: 1024.", lower_bound=1
+)
 flags.DEFINE_integer("rounds", 7, "How many times each form is measured.", lower_bound=1)
 flags.DEFINE_integer(
     "threads",
     None,
-    "optimize: threads of each side (default: all). With 1, processor time is measured, which other load hardly changes.",
+    "For optimize: threads of TensorFlow and of PyTorch; by default all. With 1, processor time is measured instead of wall "
+    "time, as other load on the machine hardly changes it.",
     lower_bound=1,
 )
 FLAGS = flags.FLAGS
@@ -62,7 +66,7 @@ FORMS = {  # {form: {(module, function): what replaces it}}
     "original": {
         (winograd, "conv2d"): tf.nn.conv2d,
         (model, "resize_conv2d"): original.resize_conv2d,
-        (model, "instance_norm"): lambda x, *affine: original.instance_norm(x),  # it has none
+        (model, "instance_norm"): lambda x, *affine: original.instance_norm(x),  # it has no scale and offset
         (model, "conv2d_to_image"): lambda x, kernel: original.conv2d(x, kernel, 1),
     },
 }
@@ -75,7 +79,7 @@ NETWORKS = {f"optimize, {scope}": scope for scope in ("vgg_19", config.EMBEDDED)
 flags.DEFINE_enum(
     "method", "johnson", list(METHODS), "The method that stylizes; adain, wct and johnson with random weights."
 )
-flags.DEFINE_string("form", None, "memory: the one form to measure, in this process.")
+flags.DEFINE_string("form", None, "For memory: measure this form alone, in this process.")
 
 
 def main(argv):
@@ -89,7 +93,7 @@ def main(argv):
         "memory": lambda: memory(size or 1024, method, FLAGS.form),
     }
     if len(argv) != 2 or argv[1] not in kinds:
-        cli.complain(f"needed is one of {', '.join(kinds)}")
+        cli.complain(f"got {' '.join(argv[1:]) or 'nothing'}, needed is one of {', '.join(kinds)}")
         return 2
     return kinds[argv[1]]()
 
@@ -120,7 +124,7 @@ def start(size, rounds):
 
 
 def stylizers(size, method_name):
-    """{form: a function that stylizes a picture of size x size with a method}; the others are compared with the first."""
+    """{form: a function that stylizes a picture of size x size}; the others are compared with the first."""
     picture = random_pictures(1, size)
     if method_name == "johnson":
         runs = {}
@@ -137,12 +141,12 @@ def stylizers(size, method_name):
             method_name: lambda: method.stylize(picture, style).numpy(),
             "johnson": lambda: net.stylize(picture).numpy(),
         }
-    needed = {"style_data": ()} if method_name == "adain" else {}
-    method = METHODS[method_name](CONFS[method_name](naming="none", **needed))
-    image, known = random_pictures(1, 512)[0], styles.Style(random_pictures(1, 512)[0])
+    required_keys = {"style_data": ()} if method_name == "adain" else {}
+    method = METHODS[method_name](CONFS[method_name](naming="none", **required_keys))
+    image, known_style = random_pictures(1, 512)[0], styles.Style(random_pictures(1, 512)[0])
     return {
         "a new style": lambda: method.stylize(picture, [styles.Style(image)]).numpy(),
-        "a known style": lambda: method.stylize(picture, [known]).numpy(),
+        "a known style": lambda: method.stylize(picture, [known_style]).numpy(),
     }
 
 
@@ -164,11 +168,11 @@ def train(rounds):
 
 
 def optimize(size, rounds, threads):
-    """Prints the seconds of one evaluation, ours and PyTorch's, for two loss networks; threads None: all."""
+    """Prints the seconds that an evaluation takes here and in PyTorch, with two loss networks; threads None: all."""
     try:
         from tests import pytorch
     except ImportError:
-        raise cli.UserError("optimize compares with PyTorch, which is not here: see requirements-benchmark.txt") from None
+        raise cli.UserError("optimize compares with PyTorch: pip install -r requirements-benchmark.txt") from None
     if threads:
         pytorch.torch.set_num_threads(threads)
         tf.config.threading.set_intra_op_parallelism_threads(threads)
@@ -203,7 +207,7 @@ def evaluations(conf, weights, size, reference_class):
 
 
 def memory(size, method_name, form=None):
-    """Prints the peak memory of a process for each form; of this process for the one form that is named."""
+    """Prints the peak memory of each form, in a process of its own; with `form`, of that form alone, in this process."""
     if form in NETWORKS:
         return memory_of_optimization(form, size)
     if form:
@@ -211,7 +215,7 @@ def memory(size, method_name, form=None):
         if form not in runs:
             raise cli.UsageError(f"--form: got '{form}', one of {', '.join((*runs, *NETWORKS))} is needed")
         runs[form]()
-        print(f"{form:14s} {peak():.2f} GB at {size}x{size}")
+        print(f"{form:14s} {peak_memory():.2f} GB at {size}x{size}")
         return None
     forms = {"johnson": [*FORMS, HALF, *NETWORKS], "adain": ["a new style"], "wct": ["a new style"]}
     for name in forms.get(method_name, [method_name]):
@@ -221,13 +225,13 @@ def memory(size, method_name, form=None):
 
 
 def memory_of_optimization(form, size):
-    """Prints the peak memory of a few evaluations of L-BFGS beside what optimize.py expects."""
+    """Prints the peak memory of a few evaluations of L-BFGS, and the memory that optimize.py expects them to take."""
     conf, weights = loss_network(NETWORKS[form])
     network = vgg.Vgg(conf.loss_model, weights, {*conf.content_layers, *conf.style_layers})
     content, style, picture = random_pictures(3, size)
     gatys.lbfgs(gatys.Objective(conf, network, content, [styles.Style(style)]), picture, 2)
     base, per_pixel = gatys.memory_needed(conf, network)
-    print(f"{form:14s} {peak():.2f} GB at {size}x{size}, {(base + size * size * per_pixel) / 1e9:.2f} expected")
+    print(f"{form:14s} {peak_memory():.2f} GB at {size}x{size}, {(base + size * size * per_pixel) / 1e9:.2f} expected")
 
 
 def loss_network(scope):
@@ -238,7 +242,7 @@ def loss_network(scope):
     return conf, random_vgg(scope, "conv4_3")
 
 
-def peak():
+def peak_memory():
     """The peak memory of this process so far, in GB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
 
@@ -258,9 +262,11 @@ def in_form(form, run):
 
 
 def report(runs, title, rounds, threads=None):
-    """Calls each of {form: function} once to trace it, then in turns; prints medians, and the first one's ratio to each.
+    """Measures the functions of {form: function}, and prints the median seconds of each and how many times faster it is than
+    the first.
 
-    With one thread it measures processor time, otherwise wall time.
+    Each is called once before, as TensorFlow then traces it; after that they take turns. With one thread processor time is
+    measured, otherwise wall time.
     """
     for run in runs.values():
         run()
@@ -284,7 +290,7 @@ def random_pictures(count, size):
 
 
 def random_vgg(scope, last):
-    """Random weights of VGG-16 or VGG-19 in their own widths up to the layer `last`, by slim name."""
+    """Random weights of VGG-16 or VGG-19 in full widths, up to the layer `last`: {"conv1_1/weights": array, ...}."""
     rng, weights, channels = np.random.default_rng(0), {}, 3
     convs = vgg.topology(scope)
     for conv in convs[: convs.index(last) + 1]:
