@@ -1,8 +1,8 @@
-"""Distils a small loss network from larger ones: python distill.py -c conf/vgg_16_lite.yml
+"""Distills a small loss network, the student, from larger ones, its teachers: python distill.py -c conf/vgg_16_lite.yml
 
-Every layer of the student learns the features that a teacher has at that layer, as seen through a linear map (1x1, the
-layer's "head"). The heads are found by least squares as the student changes, and are not part of what is written.
-Ctrl-C or SIGTERM saves and leaves; the same command resumes.
+Each layer of the student learns to give, through a linear 1x1 map, the features that a teacher has at that layer. These
+maps, the heads, are fitted by least squares at every step, and are not written.
+Ctrl-C or SIGTERM saves and stops; the same command resumes.
 """
 
 import functools
@@ -30,30 +30,30 @@ FLAGS = flags.FLAGS
 
 UNIT = 64.0  # pixels are divided by it in training, so that activations and gradients are about 1
 VARIANCE_FLOOR = 1e-3  # added to variances that features are divided by
-MEMORY, HEADS_MEMORY = 0.99, 0.9  # of running moments and of the heads' sums: the share of the old value after a step
+MEMORY, HEADS_MEMORY = 0.99, 0.9  # the share of the old value that a step keeps: running moments, heads' sums
 RIDGE = 1e-3  # added to the heads' normal equations, as a share of a channel's energy
 SETTLING = 0.8  # after this share of the steps the moments are fixed, as they are in the weight file
-SCALE_PHOTOS = 64  # by which the scale of each teacher layer is measured
+SCALE_PHOTOS = 64  # how many photos the scale of each teacher layer is measured on
 
 
 def main(argv):
-    """Distils as the conf says and writes its `output`; returns 0, or 128 + a signal's number when interrupted."""
+    """Distills as the conf says and writes its `output`; returns 0, or 128 + a signal's number when interrupted."""
     if argv[1:]:
         raise cli.UsageError(f"{argv[1]}: not expected; the conf file goes with -c")
     conf = config.load_conf(cli.require_conf(FLAGS.conf), config.DistillConf)
     if conf.batch_size < 3:
-        raise cli.UserError(f"batch_size: got {conf.batch_size}; Gram distances are compared within a batch, 3 are needed")
+        raise cli.UserError(f"batch_size: got {conf.batch_size}, at least 3 is needed to compare distances in a batch")
     if not conf.steps:
-        raise cli.UserError("steps: missing; the student settles in the last fifth of them, so a number above 0 is needed")
+        raise cli.UserError("steps: missing, a number above 0 is needed: the last fifth of them has fixed moments")
     if 2 * conf.optimised_images >= conf.batch_size:
         raise cli.UserError(f"optimised_images: got {conf.optimised_images}, less than half of batch_size is needed")
     paths, _ = reader.hold_out(reader.list_images(conf.train_data), conf.hold_out)
     lesson = Lesson(conf, paths)
-    used = {"teacher_file": conf.teacher_file, "deep_teacher_file": conf.deep_teacher_file}
-    used |= {f"style_models {i}": path for i, path in enumerate(conf.style_models)}
+    used_files = {"teacher_file": conf.teacher_file, "deep_teacher_file": conf.deep_teacher_file}
+    used_files |= {f"style_models {i}": path for i, path in enumerate(conf.style_models)}
     variables = lesson.student.trainable_variables
     code = training.run(
-        conf, lesson, variables, paths, reader.training_batches, used, lambda content: {"origin": content[:1]}
+        conf, lesson, variables, paths, reader.training_batches, used_files, lambda content: {"origin": content[:1]}
     )
     if code == 0:
         write_weights(conf.output, lesson.weights())
@@ -93,8 +93,8 @@ class Lesson(tf.Module):
     def train_step(self, content, optimizer, variables):
         """One step on [N,S,S,3] photos, RGB 0..255.
 
-        The loss is a sum over layers: log(the share of the teacher's variance that the head leaves unexplained), plus
-        gram_disorder, how differently student and teacher judge which images are alike in style.
+        The loss is a sum over layers of log(the share of the teacher's variance that the head leaves unexplained), and of
+        gram_disorder: how differently student and teacher judge which images are alike in style.
 
         Returns:
           {tag: scalar loss}, "total_loss" last.
@@ -116,7 +116,7 @@ class Lesson(tf.Module):
                 shares[layer] = unexplained_share(tf.tensordot(features[layer], matrix, 1), target)
                 scaled = features[layer] * tf.norm(matrix, axis=1)  # as weights() scales the channels
                 disorder[layer] = gram_disorder(scaled, target, self.conf.optimised_images)
-            # Logarithms, so that a layer that is nearly right, as the first ones soon are, still counts as much as others.
+            # With logarithms a layer that explains nearly all, as the first ones soon do, still counts as much as others.
             total = tf.add_n([tf.math.log(share) for share in shares.values()])
             total += tf.add_n(list(disorder.values()))
             parts = {f"unexplained/{layer}": share for layer, share in shares.items()}
@@ -125,8 +125,8 @@ class Lesson(tf.Module):
         return base.minimize(compute_losses, variables, optimizer)
 
     def _images(self, content, step):
-        """The batch to learn from, [N,S,S,3]: photos as vary() changes them; with an easel its pictures and their styles
-        replace the last ones."""
+        """The batch to learn from, [N,S,S,3]: photos as vary() changes them; with an easel, its pictures and their styles
+        take the place of the last photos."""
         if not self.easel:
             return vary(content, self._style_nets, self.conf.seed, step)
         rest = content.shape[0] - 2 * self.easel.count
@@ -139,8 +139,10 @@ class Lesson(tf.Module):
         return {name: f / self._scales[name] for name, f in features.items()}
 
     def weights(self):
-        """The student's weights for a file, {"conv1_1/weights": array, ...}: for pixels 0..255, and each channel scaled by
-        the length of its row in the head, so that Gram matrices weigh channels as the teacher does."""
+        """The student's weights for a file, {"conv1_1/weights": array, ...}, for pixels in 0..255.
+
+        Each channel is scaled by the length of its row in the head, so that Gram matrices weigh channels as the teacher's.
+        """
         weights, before = {}, np.float32(1 / UNIT)
         sizes = {vgg.short_name(layer): np.linalg.norm(head.matrix(), axis=1) for layer, head in self.heads.items()}
         student = self.student.plain_weights()
@@ -157,13 +159,14 @@ class Lesson(tf.Module):
 class Head(tf.Module):
     """The linear map from a student layer's features to a teacher's that fits the last batches best, by least squares.
 
-    Least squares instead of gradient steps: heads that Adam learned lagged so far behind the features that the student
+    Heads that Adam trained instead lagged so far behind the features that the student
     learned little in the first thousand steps.
     """
 
     def __init__(self, layer, weights, channels):
         super().__init__()
         width = weights[f"{vgg.short_name(layer)}/biases"].shape[0]
+        # Running means of X^T X and X^T Y, with a row of X and of Y for each place: student's and teacher's features.
         self._own, self._both = (
             tf.Variable(tf.zeros(shape), trainable=False, name=f"heads/{vgg.short_name(layer)}/{kind}")
             for kind, shape in (("own", [width, width]), ("both", [width, channels]))
@@ -184,11 +187,11 @@ class Head(tf.Module):
 
 
 class Student(vgg.Vgg):
-    """A Vgg whose convolutions' results are normalized (Ioffe and Szegedy 2015) before their biases are added.
+    """A Vgg with batch normalization (Ioffe and Szegedy 2015) between each convolution and its biases.
 
-    Without normalization two channels of three were 0 everywhere within the first hundred steps, and a ReLU that is 0
-    everywhere gets no gradient: a channel's inputs are all positive, so a small change of all its weights moves it far.
-    No factor is learned after it, as the next layer's weights have the same effect.
+    Without it two thirds of the channels became 0 everywhere within the first hundred steps: the inputs of a channel are all
+    positive, so a small change of all its weights moves it far, and a ReLU that is 0 everywhere gets no gradient. No factor
+    is learned after it, as the next layer's weights have the same effect.
     """
 
     def __init__(self, scope, weights, layers):
@@ -202,7 +205,7 @@ class Student(vgg.Vgg):
             ]
 
     def __call__(self, images, layers=None, updates_moments=False):
-        """As Vgg's, normalized by the running moments; with `updates_moments` by the batch's, which these follow."""
+        """As Vgg's. Normalizes by the running moments; with `updates_moments` by the batch's, and updates the running."""
         self._updates_moments = updates_moments
         return super().__call__(images, layers)
 
@@ -211,7 +214,7 @@ class Student(vgg.Vgg):
         return [variable for pair in self._running.values() for variable in pair]
 
     def plain_weights(self):
-        """{"conv1_1/weights": array, ...} with which a plain Vgg gives this one's features by its running moments."""
+        """{"conv1_1/weights": array, ...}: a plain Vgg with these has the features of this one under its running moments."""
         plain = {}
         for conv, (mean, variance) in self._running.items():
             factor = 1 / np.sqrt(variance.numpy() + np.float32(VARIANCE_FLOOR))
@@ -231,14 +234,14 @@ class Student(vgg.Vgg):
 class Easel(tf.Module):
     """Pictures that are being optimized by Gatys' method with the student as the loss network.
 
-    Optimization finds what a network is blind to, such as a grid of a few pixels that no photo shows: by the student's Gram
-    matrices such a picture is near its style, by the teacher's it is not. A picture begins as a photo; every visit moves it
-    nearer to the Gram matrices of a painting (of another photo where the conf's style_data names no folder), and after LIFE
-    visits it begins anew. Checkpoints do not hold the pictures: a resumed run begins with new ones.
+    Optimization finds what a network is blind to, such as a fine grid that no photo shows: by the student's Gram matrices
+    such a picture is near its style, by the teacher's it is not. A picture begins as a photo. Every visit moves it nearer to
+    the Gram matrices of a painting, or of another photo if the conf's style_data names no folder; after LIFE visits a new
+    photo takes its place. Checkpoints do not hold the pictures: a resumed run begins with new ones.
     """
 
-    SLOTS, LIFE = 8, 50  # pictures for each of the batch's optimized images; visits to one picture
-    UPDATES, RATE = 3, 4.0  # gradient steps in a visit; their root mean square in pixel values at first, falling to 0
+    SLOTS, LIFE = 8, 50  # pictures that take turns as one image of a batch; visits to each picture
+    UPDATES, RATE = 3, 4.0  # gradient steps in a visit; their root mean square in pixel values, which falls to 0
 
     def __init__(self, student, conf):
         super().__init__()
@@ -252,7 +255,7 @@ class Easel(tf.Module):
         """Optimizes the pictures whose turn it is at this step a little further.
 
         Args:
-          photos: [2n,S,S,3], of which new pictures and, without paintings, their styles are made.
+          photos: [2n,S,S,3]: the first n become new pictures; without paintings the others become their styles.
 
         Returns:
           (the pictures, their styles), [n,S,S,3] RGB 0..255 each.
@@ -305,7 +308,7 @@ def relative_distance(matrices, targets):
 
 
 def measure_scales(networks, paths, size):
-    """({short layer name: root mean square of its features over the photos' middles}, {short layer name: channels})."""
+    """({short layer name: root mean square of its features on the photos' middle squares}, {short layer name: channels})."""
     squares, channels, count = {}, {}, 0
     for image in reader.read_squares(paths, size):
         count += 1
@@ -326,17 +329,17 @@ def unexplained_share(prediction, target):
 def gram_disorder(features, target, optimized_count=0):
     """The variance, over all pairs of a batch's images, of log(Gram distance / the target's Gram distance).
 
-    It is 0 when all distances are the same multiple of the target's: a loss network must tell which of two pictures is
-    nearer to a style, not how near. The last 2 * optimized_count images of the batch are optimized pictures and then their
-    styles; these pairs count as much as all pairs together. [N,h,w,K] and [N,h,w,C] -> scalar.
+    It is 0 when all distances are the same multiple of the target's, as a loss network must tell which of two pictures is
+    nearer to a style, not how near. The batch ends with optimized_count optimized pictures and then their styles; the pairs
+    of a picture and its style count as much as all pairs together. [N,h,w,K] and [N,h,w,C] -> scalar.
     """
     ratios = log_distances(losses.gram(features)) - log_distances(losses.gram(target))
     squares = tf.square(ratios - tf.reduce_mean(ratios))
     if not optimized_count:
         return tf.reduce_mean(squares)
     first, second = np.triu_indices(features.shape[0], 1)
-    own = np.flatnonzero((second - first == optimized_count) & (first >= features.shape[0] - 2 * optimized_count))
-    return tf.reduce_mean(squares) + tf.reduce_mean(tf.gather(squares, own))
+    style_pairs = np.flatnonzero((second - first == optimized_count) & (first >= features.shape[0] - 2 * optimized_count))
+    return tf.reduce_mean(squares) + tf.reduce_mean(tf.gather(squares, style_pairs))
 
 
 def log_distances(matrices):
@@ -358,13 +361,13 @@ def initial_weights(conf):
 
 
 def shrink(images):
-    """RGB 0..255 moved towards the channel means, so that Vgg, which subtracts these, gets (images - means) / UNIT."""
+    """RGB 0..255 moved towards the channel means, so that Vgg, which subtracts them, computes with (images - means) / UNIT."""
     return MEANS + (images - MEANS) / UNIT
 
 
 def vary(images, style_nets, seed, step):
-    """A batch [N,S,S,3] as a loss network may meet it: in other light, and one image each stylized, noisy, with blots, in
-    other colors, and under gratings.
+    """A batch [N,S,S,3] changed to pictures such as a loss network meets: the first is stylized, the next ones get noise,
+    blots, other colors and gratings, and all get other light.
 
     The random numbers depend on the seed and the step alone, so that a resumed run equals an uninterrupted one.
     """
