@@ -50,7 +50,7 @@ flags.DEFINE_integer("rounds", 7, "How many times each form is measured.", lower
 flags.DEFINE_integer(
     "threads",
     None,
-    "For optimize: threads of TensorFlow and of PyTorch; by default all. With 1, processor time is measured instead of wall "
+    "For optimize: threads of TensorFlow and of PyTorch; by default all. With 1, processor time is measured, not wall "
     "time, as other load on the machine hardly changes it.",
     lower_bound=1,
 )
@@ -262,8 +262,7 @@ def in_form(form, run):
 
 
 def report(runs, title, rounds, threads=None):
-    """Measures the functions of {form: function}, and prints the median seconds of each and how many times faster it is than
-    the first.
+    """Measures the functions of {form: function}; prints the median seconds of each, and how often they go into the first's.
 
     Each is called once before, as TensorFlow then traces it; after that they take turns. With one thread processor time is
     measured, otherwise wall time.
