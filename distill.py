@@ -189,9 +189,9 @@ class Head(tf.Module):
 class Student(vgg.Vgg):
     """A Vgg with batch normalization (Ioffe and Szegedy 2015) between each convolution and its biases.
 
-    Without it two thirds of the channels became 0 everywhere within the first hundred steps: the inputs of a channel are all
-    positive, so a small change of all its weights moves it far, and a ReLU that is 0 everywhere gets no gradient. No factor
-    is learned after it, as the next layer's weights have the same effect.
+    Without it two thirds of the channels became 0 everywhere within the first hundred steps: a channel's inputs are all positive,
+    so a small change of all its weights moves it far, and a ReLU that is 0 everywhere gets no gradient. No factor is learned
+    after it, as the next layer's weights have the same effect.
     """
 
     def __init__(self, scope, weights, layers):
@@ -214,7 +214,7 @@ class Student(vgg.Vgg):
         return [variable for pair in self._running.values() for variable in pair]
 
     def plain_weights(self):
-        """{"conv1_1/weights": array, ...}: a plain Vgg with these has the features of this one under its running moments."""
+        """{"conv1_1/weights": array, ...}: with these a plain Vgg has the features that this one has by its running moments."""
         plain = {}
         for conv, (mean, variance) in self._running.items():
             factor = 1 / np.sqrt(variance.numpy() + np.float32(VARIANCE_FLOOR))
@@ -235,9 +235,9 @@ class Easel(tf.Module):
     """Pictures that are being optimized by Gatys' method with the student as the loss network.
 
     Optimization finds what a network is blind to, such as a fine grid that no photo shows: by the student's Gram matrices
-    such a picture is near its style, by the teacher's it is not. A picture begins as a photo. Every visit moves it nearer to
-    the Gram matrices of a painting, or of another photo if the conf's style_data names no folder; after LIFE visits a new
-    photo takes its place. Checkpoints do not hold the pictures: a resumed run begins with new ones.
+    such a picture is near its style, by the teacher's it is not. A picture begins as a photo. Every visit moves it nearer
+    to the Gram matrices of a painting, or of another photo if the conf's style_data names no folder; after LIFE visits a
+    new photo takes its place. Checkpoints do not hold the pictures: a resumed run begins with new ones.
     """
 
     SLOTS, LIFE = 8, 50  # pictures that take turns as one image of a batch; visits to each picture
@@ -308,7 +308,7 @@ def relative_distance(matrices, targets):
 
 
 def measure_scales(networks, paths, size):
-    """({short layer name: root mean square of its features on the photos' middle squares}, {short layer name: channels})."""
+    """({short layer name: root mean square of features on the photos' middle squares}, {short layer name: channels})."""
     squares, channels, count = {}, {}, 0
     for image in reader.read_squares(paths, size):
         count += 1
@@ -361,7 +361,7 @@ def initial_weights(conf):
 
 
 def shrink(images):
-    """RGB 0..255 moved towards the channel means, so that Vgg, which subtracts them, computes with (images - means) / UNIT."""
+    """RGB 0..255 moved towards the channel means: Vgg, which subtracts the means, then has (images - means) / UNIT."""
     return MEANS + (images - MEANS) / UNIT
 
 
