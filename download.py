@@ -1,12 +1,12 @@
 """Fetches what the project does not ship: python download.py styles|vgg_16|vgg_19|all
 
 Paintings go to images/, loss networks to pretrained/. Every file has a pinned address, size and hash, and gets its name
-only once its hash is right. A transfer that broke off goes on where it stopped when the command is run again.
+only once its hash is right. After a transfer broke, the same command continues it.
 Without internet: --mirror names a folder, or the base URL of a server, that holds the files under the names used here.
 
-The transfer is written with urllib: keras.utils.get_file, pooch, and requests with urllib3's Retry check hashes or try
-again, but begin a broken transfer anew, so 80 MB may never arrive over a bad line; huggingface_hub's http_get goes on where
-it stopped, but checks no MD5 and reads no folder, so most of this code would stay, beside a dependency.
+Why no library does the transfer: keras.utils.get_file, pooch, and requests with urllib3's Retry begin a broken transfer
+anew, so 80 MB may never arrive over a bad line. huggingface_hub's http_get resumes it, but checks no MD5 and reads no
+folder, so most of this code would remain.
 """
 
 import http.client
@@ -28,7 +28,7 @@ flags.DEFINE_string("pretrained_dir", "pretrained", "The folder that the loss ne
 flags.DEFINE_string(
     "mirror",
     None,
-    "A folder, or an http(s) base URL, that holds the files under their names; by default their pinned addresses.",
+    "A folder, or an http(s) base URL, that holds the files under their names; by default the pinned addresses.",
 )
 FLAGS = flags.FLAGS
 
@@ -147,9 +147,9 @@ ASSETS = (
         "VGG-19 of Oxford's VGG group, by way of Keras; CC BY 4.0",
     ),
 )
-NOTES = {  # of files that are not fetched, as nothing is published to check their bytes by, or their rights are not clear
+NOTES = {  # about files that are not fetched, as no hash of them is published, or their rights are not clear
     "styles": "note: candy, cubist, feathers, mosaic and wave, styles of the original confs, are not fetched (their "
-    "rights or their bytes are not established); put pictures of your own at {images}/<name>.jpg",
+    "rights are not clear, or no hash is published); put pictures of your own at {images}/<name>.jpg",
     "vgg_16": "note: TF-Slim's vgg_16.ckpt is not fetched (no published hash to check it by); it is in "
     "http://download.tensorflow.org/models/vgg_16_2016_08_28.tar.gz: unpack it to {pretrained}/vgg_16.ckpt",
 }
@@ -158,7 +158,7 @@ WAITS = (0.5, 1, 2)  # seconds before each further try
 CHUNK = 1 << 18  # bytes
 
 
-class Broken(Exception):
+class TransferError(Exception):
     """A transfer stopped before its end; trying again may help."""
 
 
@@ -184,17 +184,17 @@ def open_folder(asset, path):
         raise cli.UserError(f"{path}: {error.strerror}; put the file from {asset.address} there") from None
 
 
-def open_address(asset, address, have):
-    """Asks for `asset` from byte `have` on. Returns (stream, the byte it starts at, where it should end).
+def open_address(asset, address, offset):
+    """Asks for the bytes of `asset` from `offset` on. Returns (stream, the offset where it starts, where it should end).
 
-    Raises Broken when another try may help, UserError when it will not.
+    Raises TransferError when another try may help, UserError when it will not.
     """
-    headers = {"User-Agent": "fast-neural-style"} | ({"Range": f"bytes={have}-"} if have else {})
+    headers = {"User-Agent": "fast-neural-style"} | ({"Range": f"bytes={offset}-"} if offset else {})
     try:
         reply = urllib.request.urlopen(urllib.request.Request(address, headers=headers), timeout=TIMEOUT)
     except urllib.error.HTTPError as error:
         error.close()
-        if error.code == 416 and have:  # the server's file is shorter than the part that is here, which is useless then
+        if error.code == 416 and offset:  # the server's file is shorter than the part that is here: begin anew
             return open_address(asset, address, 0)
         raise cli.UserError(
             f"{address}: the server answers {error.code} {error.reason}; try again later, or get "
@@ -204,16 +204,15 @@ def open_address(asset, address, have):
         raise cli.UserError(f"{address}: not a usable address ({error}); mend --mirror") from None
     except (OSError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", error)
-        if isinstance(
-            reason, (socket.gaierror, ConnectionRefusedError)
-        ):  # offline: trying again would only delay the message
+        # Offline: trying again would only delay the message.
+        if isinstance(reason, (socket.gaierror, ConnectionRefusedError)):
             raise cli.UserError(
                 f"{address}: cannot be reached ({reason}); check the connection and run the same "
                 "command again, or see --mirror"
             ) from None
-        raise Broken(reason) from None
-    start = have if reply.status == 206 else 0
-    if start and not reply.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
+        raise TransferError(reason) from None
+    start = offset if reply.status == 206 else 0
+    if start and not reply.headers.get("Content-Range", "").startswith(f"bytes {offset}-"):
         reply.close()  # another piece of the file than the one asked for: begin anew
         return open_address(asset, address, 0)
     length = getattr(reply, "length", None)  # absent when the server sends chunks
@@ -221,96 +220,94 @@ def open_address(asset, address, have):
 
 
 def transfer(asset, part, mirror):
-    """Appends what the file `part` lacks of `asset`. Raises Broken, UserError, or OSError when the disk refuses."""
-    have = os.path.getsize(part) if os.path.exists(part) else 0
-    if have == asset.bytes:  # the last run was stopped after the last byte, before the hash was checked
+    """Appends to the file `part` what it lacks of `asset`. Raises TransferError, UserError, or OSError of the disk."""
+    size = os.path.getsize(part) if os.path.exists(part) else 0
+    if size == asset.bytes:  # the last run was stopped after the last byte, before the hash was checked
         return
-    where = source(asset, mirror)
+    address = source(asset, mirror)
     if mirror is None or is_url(mirror):
-        stream, done, end = open_address(asset, where, have if have < asset.bytes else 0)
+        stream, done, end = open_address(asset, address, size if size < asset.bytes else 0)
     else:
-        stream, done, end = open_folder(asset, where)
+        stream, done, end = open_folder(asset, address)
     bar = tqdm(total=end, initial=done, desc=asset.file, unit="B", unit_scale=True, leave=False, disable=None)
     with stream, bar, open(part, "ab") as file:
         file.truncate(done)  # to 0 bytes when the server ignored the Range
         while done <= asset.bytes:  # a reply that never ends must not fill the disk
             try:
                 block = stream.read1(CHUNK)
-            except (
-                OSError,
-                http.client.HTTPException,
-            ) as error:  # not file.write's: with a full disk trying again does not help
-                raise Broken(error) from None
+            except (OSError, http.client.HTTPException) as error:
+                raise TransferError(error) from None
             if not block:
                 break
-            file.write(block)
+            file.write(block)  # outside of the try, as trying again does not help against a full disk
             done += len(block)
             bar.update(len(block))
     if done < end and done <= asset.bytes:
-        raise Broken(f"{done} of {end} bytes came")
+        raise TransferError(f"{done} of {end} bytes came")
 
 
 def fetch(asset, folder, mirror):
-    """Brings `asset` into `folder`. Returns the line to print; raises UserError, or OSError when the disk refuses."""
+    """Fetches `asset` into `folder` if it is not there. Returns a line to print; raises UserError, or OSError of the disk."""
     final, algorithm = os.path.join(folder, asset.file), asset.digest.split(":")[0]
     if os.path.lexists(final):
         try:
-            got = f"{algorithm}:{system.hex_digest(final, algorithm)}"
+            digest = f"{algorithm}:{system.hex_digest(final, algorithm)}"
         except OSError as error:
-            got = error.strerror
-        if got == asset.digest:
+            digest = error.strerror
+        if digest == asset.digest:
             return f"{final}: already there, hash right"
         raise cli.UserError(
             f"{final}: already there with another content, kept as it is (expected {asset.digest}, got "
-            f"{got}); delete or move it and run the same command again"
+            f"{digest}); delete or move it and run the same command again"
         )
     os.makedirs(folder, exist_ok=True)
-    part, where = f"{final}.part", source(asset, mirror)
+    part, address = f"{final}.part", source(asset, mirror)
     for wait in (*WAITS, None):
         try:
             transfer(asset, part, mirror)
             break
-        except Broken as error:
+        except TransferError as error:
             if wait is None:
-                hint = f", it goes on from what is in {part}" if os.path.exists(part) else ""
+                hint = f", which continues {part}" if os.path.exists(part) else ""
                 raise cli.UserError(
-                    f"{where}: the transfer broke {len(WAITS) + 1} times (last: {error}); run the same command again{hint}"
+                    f"{address}: the transfer broke {len(WAITS) + 1} times (last: {error}); "
+                    f"run the same command again{hint}"
                 ) from None
             time.sleep(wait)
-    got, size = f"{algorithm}:{system.hex_digest(part, algorithm)}", os.path.getsize(part)
-    if got != asset.digest:
+    digest, size = f"{algorithm}:{system.hex_digest(part, algorithm)}", os.path.getsize(part)
+    if digest != asset.digest:
         os.remove(part)
         raise cli.UserError(
-            f"{where}: wrong hash, {part} was removed (expected {asset.digest}, {asset.bytes} bytes; "
-            f"got {got}, {size} bytes); run the same command again, or see --mirror"
+            f"{address}: wrong hash, {part} was removed (expected {asset.digest}, {asset.bytes} bytes; "
+            f"got {digest}, {size} bytes); run the same command again, or see --mirror"
         )
     os.replace(part, final)
     return f"{final}: fetched, hash right. {asset.note}"
 
 
 def fetch_all(group, folders, mirror):
-    """Fetches a group, or "all", into {flag: folder}, going on after a failure. Returns True when nothing failed."""
-    failed, refused = False, set()
+    """Fetches the files of a group, or "all", into the folders {flag: folder}. Returns whether none of them failed."""
+    complete, unwritable = True, set()
     for asset in ASSETS:
         flag = "images_dir" if asset.group == "styles" else "pretrained_dir"
         folder = folders[flag]
-        if group not in (asset.group, "all") or folder in refused:
+        if group not in (asset.group, "all") or folder in unwritable:
             continue
         try:
             line = fetch(asset, folder, mirror)
         except cli.UserError as error:
             cli.complain(error)
-            failed = True
+            complete = False
         except OSError as error:
             cli.complain(
                 f"{error.filename or folder}: cannot be written ({error.strerror}); make room there, or name "
                 f"another folder with --{flag}"
             )
-            failed = True
-            refused.add(folder)  # so that there is one line about the folder, not one about each of its files
+            complete = False
+            unwritable.add(folder)  # for one line about the folder instead of one about each of its files
         else:
             say(line)
-    return not failed
+    return complete
 
 
 def say(text):
@@ -330,11 +327,11 @@ def main(argv):
     if FLAGS.mirror is not None and not is_url(FLAGS.mirror) and not os.path.isdir(FLAGS.mirror):
         raise cli.UserError(f"--mirror {FLAGS.mirror}: no such folder; name a folder or an http(s) address")
     folders = {flag: FLAGS[flag].value for flag in ("images_dir", "pretrained_dir")}
-    fine = fetch_all(group, folders, FLAGS.mirror)
+    complete = fetch_all(group, folders, FLAGS.mirror)
     for name, note in NOTES.items():
         if group in (name, "all"):
             say(note.format(images=FLAGS.images_dir, pretrained=FLAGS.pretrained_dir))
-    return 0 if fine else 1
+    return 0 if complete else 1
 
 
 if __name__ == "__main__":
