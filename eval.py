@@ -112,7 +112,7 @@ def main(argv):
 
 
 def stylize_all(job, images, outputs, long_side):
-    """Stylizes image files, shrunk to at most `long_side` pixels, and writes the results. Returns 1 when one failed, else 0."""
+    """Stylizes picture files, reduced to `long_side` pixels, and writes the results. Returns 1 if one failed, else 0."""
     code, method = 0, load_model(job.model_file)
     style = read_style(job, method)
     for source, target in tqdm(list(zip(images, outputs, strict=True)), unit="image", disable=len(images) < 2):
