@@ -27,7 +27,7 @@ def list_images(folder, hint="point train_data at any folder of photos, a few hu
 
 
 def hold_out(paths, count):
-    """Splits paths into (those to train on, `count` others), the others spread evenly over the order of the paths.
+    """Splits paths into (paths to train on, `count` held-out paths that are spread evenly over the list).
 
     Raises UserError when nothing would be left to train on.
     """
@@ -43,7 +43,7 @@ def read_square(path, size):
 
 
 def read_squares(paths, size):
-    """Generates read_square() of each path; a picture that cannot be read is named on stderr and skipped.
+    """Generates read_square(path, size) for each path; a picture that cannot be read is named on stderr and skipped.
 
     Raises:
       UserError: none of them can be read.
@@ -60,7 +60,7 @@ def read_squares(paths, size):
 
 
 def read_painting(path, long_side=None):
-    """read_image() of a conf's style image. Raises UserError as it does; of a missing file the text names download.py."""
+    """Reads a conf's style image. Raises UserError as read_image does; for a missing file the text names download.py."""
     if not os.path.exists(path):
         raise UserError(f"{path}: no such image; python download.py styles fetches the confs' paintings")
     return pictures.read_image(path, long_side)
@@ -69,8 +69,8 @@ def read_painting(path, long_side=None):
 def read_style(path, conf):
     """A style image as the loss network sees it: [1,h,w,3] float32 RGB 0..255.
 
-    With conf.style_size it is the whole picture, its short side that long in pixels; without, the middle square that
-    training photos are cropped to, as in the original.
+    With conf.style_size the whole picture is resized to a short side of that many pixels. Without, it is resized and
+    cropped to the middle square as training photos are, like in the original.
     """
     image = tf.cast(read_painting(path).rgb, tf.float32)
     if conf.style_size:
@@ -78,8 +78,8 @@ def read_style(path, conf):
     return vgg_preprocessing.preprocess_image(image, conf.image_size)[None]
 
 
-def training_batches(paths, conf, first_step, last_step, unreadable):
-    """tf.data of [batch_size,image_size,image_size,3] float32 RGB 0..255: the batches of steps first_step..last_step-1.
+def training_batches(paths, conf, first_step, end_step, unreadable):
+    """tf.data of [batch_size,image_size,image_size,3] float32 RGB 0..255: the batches of steps first_step..end_step-1.
 
     The n-th picture of a run depends on the seed and n alone, so a resumed run sees the pictures of an uninterrupted one. A
     file that cannot be read is added to the set `unreadable`, and the next that can be read takes its place.
@@ -94,10 +94,10 @@ def training_batches(paths, conf, first_step, last_step, unreadable):
             if path not in unreadable:
                 try:
                     rgb = pictures.read_image(path, draft=int(size * max(2, conf.crop_scale))).rgb
-                    # A picture of 1:1000, resized so that its short side fits, would fill the memory: cropped to 1:8.
-                    most = 8 * min(rgb.shape[:2])
-                    top, left = (max(0, (side - most) // 2) for side in rgb.shape[:2])
-                    return rgb[top : top + most, left : left + most]
+                    # Cropped to 1:8, as a picture of 1:1000, resized so that its short side fits, would fill the memory.
+                    longest = 8 * min(rgb.shape[:2])
+                    top, left = (max(0, (side - longest) // 2) for side in rgb.shape[:2])
+                    return rgb[top : top + longest, left : left + longest]
                 except UserError:
                     unreadable.add(path)
         raise UserError("no readable picture left")
@@ -113,10 +113,10 @@ def training_batches(paths, conf, first_step, last_step, unreadable):
         image = vgg_preprocessing.aspect_preserving_resize(image, side, antialias=True)
         return augment.random_crop(image, size, seeds[1:])
 
-    numbers = tf.data.Dataset.range(first_step * conf.batch_size, last_step * conf.batch_size)
+    numbers = tf.data.Dataset.range(first_step * conf.batch_size, end_step * conf.batch_size)
     batches = numbers.map(prepare, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     batches = batches.batch(conf.batch_size, drop_remainder=True)
-    if conf.random_light:  # twice and four times relit's defaults, so that large flats of pure black and white occur
+    if conf.random_light:  # stronger than relit's defaults, so that large areas of pure black or white occur
         relit = functools.partial(augment.relit, seed=conf.seed, contrast=0.4, brightness=100.0)
         batches = batches.enumerate(first_step).map(lambda step, images: relit(images, step=step))
     return batches.prefetch(4)
