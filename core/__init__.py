@@ -1,1 +1,1 @@
-"""What every script and method stands on; nothing here knows of them."""
+"""What scripts and methods share; nothing here imports them."""
