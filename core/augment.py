@@ -1,4 +1,4 @@
-"""Training pictures cut, mirrored, relit and recolored at random. Images are float32 RGB 0..255."""
+"""Random crops, mirror images, light and colors for training. Images are float32 RGB 0..255."""
 
 import math
 
@@ -12,10 +12,10 @@ def random_crop(image, size, seeds):
 
 
 def relit(images, seed, step, contrast=0.2, brightness=25.0):
-    """[N,H,W,3] in other light, at random for each image.
+    """Changes the light of [N,H,W,3] at random, for each image by itself.
 
-    Each channel's contrast is multiplied by 1 - contrast to 1 + contrast, which changes the color cast too; up to
-    `brightness` (of 255) is added to or taken from all channels. The random numbers depend on the seed and the step alone.
+    The contrast of each channel is multiplied by 1 - contrast to 1 + contrast, which changes the color cast too; then
+    -brightness to brightness (of 255) is added to all channels. The random numbers depend on the seed and the step alone.
     """
     count = images.shape[0]
     gain = draw(seed, step, 8, [count, 1, 1, 3], 1 - contrast, 1 + contrast)
@@ -24,7 +24,7 @@ def relit(images, seed, step, contrast=0.2, brightness=25.0):
 
 
 def hue_turned(images, most, seed, step):
-    """[N,H,W,3], each image's colors turned about the gray axis by a random angle, `most` radians at most either way."""
+    """Turns the colors of each of [N,H,W,3] about the gray axis, by a random angle of -most to most radians."""
     angle = draw(seed, step, 16, [images.shape[0], 1, 1], -most, most)
     cross = tf.constant([[0, -1, 1], [1, 0, -1], [-1, 1, 0]], tf.float32) / math.sqrt(3)  # Rodrigues' formula
     turn = tf.cos(angle) * tf.eye(3) + tf.sin(angle) * cross + (1 - tf.cos(angle)) / 3
@@ -32,6 +32,9 @@ def hue_turned(images, most, seed, step):
 
 
 def draw(seed, step, key, shape, low, high):
-    """Uniform random numbers in low..high that depend on seed, step and key alone: a resumed run gets the same."""
-    own = tf.random.experimental.stateless_fold_in(tf.stack([tf.constant(seed, tf.int64), step]), key)
-    return tf.random.stateless_uniform(shape, own, low, high)
+    """Uniform random numbers in low..high that depend on seed, step and key alone, so that a resumed run gets the same.
+
+    `key` is an integer, another one for each use.
+    """
+    folded_seed = tf.random.experimental.stateless_fold_in(tf.stack([tf.constant(seed, tf.int64), step]), key)
+    return tf.random.stateless_uniform(shape, folded_seed, low, high)
