@@ -1,4 +1,4 @@
-"""Model files by their TF1 names, training checkpoints, and the recipe kept beside a model.
+"""Model files with variables under their TF1 names, training checkpoints, and the recipe kept beside a model.
 
 A `.ckpt-done` file is a V1 checkpoint in a single file, as the original wrote it: the model's variables and global_step. A
 training checkpoint holds Adam's slots too. V2 checkpoints (.index and .data) can be read as well.
@@ -43,7 +43,7 @@ def restore(path, variables, untouched=(), optional=()):
             raise UserError(f"{path}: variable {name} is {shape}, {needed} is needed: is it of another width or method?")
     extra = sorted(name for name in shapes if name not in {*assigned, *untouched} and not BOOKKEEPING.fullmatch(name))
     if extra:
-        raise UserError(f"{path}: variable {extra[0]} is not one of this method's: its recipe (.yml) is missing or wrong")
+        raise UserError(f"{path}: variable {extra[0]} is not of this method: the model's recipe (.yml) is missing or wrong")
     for name, variable in assigned.items():
         try:
             value = np.asarray(reader.get_tensor(name))
@@ -77,9 +77,9 @@ def save(path, variables, others=None):
 
 
 def save_training(folder, variables, optimizer, keep):
-    """Writes <folder>/fast-style-model.ckpt-<step> and removes all but the newest `keep`; returns its path.
+    """Writes <folder>/fast-style-model.ckpt-<step>, and removes all but the newest `keep` of these. Returns the new path.
 
-    tf.train.latest_checkpoint, and so the original, finds it by the file `checkpoint`, which is written beside it.
+    The file `checkpoint`, which is written too, leads tf.train.latest_checkpoint, and so the original, to the newest.
     """
     path = os.path.join(folder, f"{NAME}-{int(optimizer.iterations)}")
     save(path, [*variables, *optimizer.state()], optimizer.powers())
@@ -92,7 +92,7 @@ def save_training(folder, variables, optimizer, keep):
 
 
 def restore_training(folder, variables, optimizer):
-    """Restores the newest training checkpoint of the folder; returns its path, or None when there is none."""
+    """Restores the folder's newest training checkpoint. Returns the checkpoint's path, or None when there is none."""
     checkpoints = _training_checkpoints(folder)
     if not checkpoints:
         return None
@@ -108,7 +108,7 @@ def recipe_path(model_file):
 
 
 def write_recipe(model_file, conf, trained=None):
-    """Writes a model's recipe: its conf, which train.py can read again, with `trained`, a dict, as a section of its own."""
+    """Writes a model's recipe: the conf, which train.py can read again, and the dict `trained` as a section of its own."""
     recipe = config.conf_dict(conf) | ({config.RECIPE_KEY: trained} if trained else {})
     system.write_text(recipe_path(model_file), yaml.safe_dump(recipe, sort_keys=False))
 
