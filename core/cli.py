@@ -1,4 +1,4 @@
-"""What every script shares: command lines read, mistakes reported in one line, exit codes that a shell can rely on."""
+"""What every script shares: reading the command line, reporting a mistake in one line, exit codes."""
 
 import os
 import re
@@ -6,10 +6,10 @@ import sys
 
 from absl import app, flags
 
-flags.disclaim_key_flags()  # what is defined here belongs to the script that asks for it
+flags.disclaim_key_flags()  # so that a flag belongs to the script that calls define_*_flag
 
 COLORS = ("no", "luminance", "palette")  # what --preserve_colors keeps of the photo's colors
-# Other words for them: the flag alone, --nopreserve_colors, and older names of the palette.
+# What absl reads from the flag alone and from --nopreserve_colors, and older names of palette.
 COLOR_ALIASES = {"true": "luminance", "false": "no", "coral": "palette", "histogram": "palette"}
 NO_WHOLE_NUMBER = re.compile(r"invalid literal for int\(\).*")  # how absl reports --image_size=x
 
@@ -32,13 +32,13 @@ def complain(text):
 
 
 def define_conf_flag(default=None):
-    """Defines --conf, -c for short, among the flags that the calling script's --help shows."""
+    """Defines --conf, -c for short, as a flag of the calling script."""
     text = "The conf file, such as conf/starry.yml." + ("" if default else " Required.")
     flags.DEFINE_string("conf", default, text, short_name="c")
 
 
 def define_colors_flag():
-    """Defines --preserve_colors, one of COLORS, which is a switch too: alone it means luminance."""
+    """Defines --preserve_colors, whose value is one of COLORS; the flag alone means luminance."""
     flag = flags.Flag(
         parser=ColorsParser(COLORS),
         serializer=flags.ArgumentSerializer(),
@@ -56,12 +56,12 @@ class ColorsParser(flags.EnumParser):
     """Reads --preserve_colors."""
 
     def parse(self, argument):
-        """The one of COLORS that an argument means. Raises ValueError when it means none."""
+        """The value, one of COLORS, that an argument stands for. Raises ValueError when it stands for none."""
         return super().parse(COLOR_ALIASES.get(argument, argument))
 
 
 def parse_colors(text):
-    """The one of COLORS that `text` means, also by an older name. Raises UsageError when it means none."""
+    """The value, one of COLORS, that `text` or an older name stands for. Raises UsageError when it stands for none."""
     try:
         return ColorsParser(COLORS).parse(text)
     except ValueError:
@@ -91,24 +91,24 @@ def run(main):
 
     Exit codes: 1 after a UserError, 2 when the command line is wrong, 130 on Ctrl-C. None of them prints a traceback.
     """
-    sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may hold bytes that are no text
+    sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may hold bytes that are not text
     sys.stderr.reconfigure(errors="backslashreplace")
     app.run(lambda argv: run_main(main, argv), flags_parser=parse)
 
 
 def parse(argv):
-    """The arguments left when absl has read its flags. Raises SystemExit: 2 for a wrong flag, 0 for --help and -h."""
+    """The arguments that are not flags. Raises SystemExit: 2 for a wrong flag, 0 for --help and -h."""
     try:
         return flags.FLAGS(join_colors(["--help" if argument == "-h" else argument for argument in argv]))
     except flags.Error as error:
         complain(f"{NO_WHOLE_NUMBER.sub('a whole number is needed', str(error))} (--help lists the flags)")
         sys.exit(2)
-    except SystemExit:  # --help was printed; absl would call that a failure
+    except SystemExit:  # --help was printed, for which absl would exit with 1
         sys.exit(0)
 
 
 def join_colors(argv):
-    """The arguments, `--preserve_colors palette` made `--preserve_colors=palette`: absl's switches take no second word."""
+    """The arguments, with `--preserve_colors palette` joined by =, as absl reads no value after a boolean flag's space."""
     joined = []
     for argument in argv:
         if joined and joined[-1].lstrip("-") == "preserve_colors" and argument in (*COLORS, *COLOR_ALIASES):
