@@ -1,7 +1,7 @@
-"""TF1's AdamOptimizer: its one fused op for each variable, and its state under the names TF1 gives it in a checkpoint.
+"""TF1's AdamOptimizer: one fused op for each variable; in checkpoints its state has the names that TF1 gives it.
 
-With those names a training checkpoint of the original resumes here, and ours there. Keras' Adam has the same formula
-but keeps its state under names that change with the Keras version.
+With those names a training that the original began can go on here, and the other way round. Keras' Adam has the same
+formula but keeps its state under names that change with the Keras version.
 
 Muon, which the original does not have, learns in fewer steps.
 """
@@ -10,7 +10,7 @@ import tensorflow as tf
 
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
 MOMENTUM, UPDATE_RMS = 0.95, 0.2  # Muon's: of Jordan et al. and of Liu et al.
-FEATURES = 8  # channels in and out, at least, of a kernel between features; with fewer it reads or makes pictures
+FEATURES = 8  # a kernel with fewer channels in or out reads or makes pictures; Adam trains it
 
 
 class Adam(tf.Module):
@@ -62,16 +62,17 @@ class Adam(tf.Module):
         return [self.iterations, *(slot for pair in self._slots.values() for slot in pair)]
 
     def powers(self):
-        """{"beta1_power", "beta2_power": scalar} of the step to come, as TF1 saves them; computed from the step."""
+        """{"beta1_power": scalar, "beta2_power": scalar} of the next step, as TF1 saves them."""
         t = int(self.iterations) + 1
         return {"beta1_power": tf.constant(BETA1**t), "beta2_power": tf.constant(BETA2**t)}
 
 
 class Muon(Adam):
-    """Muon (Jordan et al. 2024) for kernels and matrices between features; Adam for vectors, and kernels of pictures.
+    """Muon (Jordan et al. 2024) for kernels and matrices between features; Adam for vectors, and for
+    kernels that read or make pictures.
 
     Its step is the momentum made orthogonal, so that directions in which gradients are small are learned as fast as others.
-    Its length is that of Liu et al. 2025 (arXiv 2502.16982), which is about Adam's with the same `learning_rate`.
+    The step's length is that of Liu et al. 2025 (arXiv 2502.16982), about Adam's with the same `learning_rate`.
     keras.optimizers.Muon leaves convolutions to Adam. Both of Adam's slots are updated for all variables, so that a run can
     change between Adam and Muon at a checkpoint.
     """
@@ -80,9 +81,8 @@ class Muon(Adam):
         if variable.shape.rank not in (2, 4) or min(variable.shape[-2:]) < FEATURES:
             super()._update(variable, gradient, t)
             return
-        super()._update(
-            variable, gradient, t, 0.0, MOMENTUM
-        )  # updates the slots alone, in float32 under mixed_precision too
+        # With a learning rate of 0 this updates the slots alone, in float32 under mixed_precision too.
+        super()._update(variable, gradient, t, 0.0, MOMENTUM)
         m, _ = self._slots[scope(variable)]
         nesterov = tf.reshape(MOMENTUM * m + (1 - MOMENTUM) * gradient, [-1, variable.shape[-1]])
         rate = self.learning_rate * UPDATE_RMS * max(nesterov.shape) ** 0.5
@@ -90,7 +90,7 @@ class Muon(Adam):
 
 
 def orthogonalize(matrix):
-    """About U V^T of a matrix [m,n] = U S V^T.
+    """An approximation of U V^T for a matrix [m,n] = U S V^T.
 
     Singular values above 0.003 of the matrix' norm become 0.68 to 1.2. Five Newton-Schulz iterations with the coefficients
     of Jordan et al. 2024 (kellerjordan.github.io/posts/muon), which give up exactness for speed.
