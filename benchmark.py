@@ -262,7 +262,7 @@ def in_form(form, run):
 
 
 def report(runs, title, rounds, threads=None):
-    """Measures the functions of {form: function}; prints the median seconds of each, and how often they go into the first's.
+    """Measures the functions of {form: function}; prints the median seconds of each, and the first's divided by them.
 
     Each is called once before, as TensorFlow then traces it; after that they take turns. With one thread processor time is
     measured, otherwise wall time.
