@@ -17,11 +17,11 @@ MAX_PIXELS = 100_000_000  # a header that claims more is more likely an attack t
 # Pillow warns at this number of pixels and refuses twice of it; read_image refuses earlier, and names the file.
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-LINE, GAP = 16, 6  # of contact_sheet, in pixels: the height of a line of text, the space between pictures
+LINE, GAP = 16, 6  # pixels in a contact_sheet: the height of a line of text, the space between pictures
 
 
 class Picture(typing.NamedTuple):
-    """A picture as its file means it: upright, in sRGB."""
+    """A picture as a viewer shows its file: upright, in sRGB."""
 
     rgb: np.ndarray  # [H,W,3] uint8
     alpha: np.ndarray | None = None  # [H,W] uint8; None for a file without transparency
@@ -34,8 +34,8 @@ def read_image(path, long_side=None, draft=None):
 
     Args:
       path: the file.
-      long_side: a longer side than so many pixels is reduced to them.
-      draft: a JPEG is decoded at a fraction of its size, with sides no smaller than this: faster for large photos.
+      long_side: pictures with a longer side than this are shrunk to it.
+      draft: a large JPEG is decoded at a fraction of its size, which is faster; no side becomes shorter than this.
 
     Raises:
       UserError: the file is missing, a folder, no picture, damaged, or claims too many pixels.
@@ -64,10 +64,10 @@ def read_image(path, long_side=None, draft=None):
 def write_image(path, rgb, alpha=None):
     """Writes [H,W,3] RGB, rounded and clipped to 0..255, in the format of the path's ending; completely or not at all.
 
-    With alpha, [H,W] uint8, it is transparent, or on white in a format without transparency.
+    With alpha, [H,W] uint8, the picture is transparent, or on white if the format has no transparency.
 
     Raises:
-      UserError: the ending is unknown, the format cannot hold the picture, or the place cannot be written.
+      UserError: the ending is unknown, the format cannot hold the picture, or the path cannot be written.
     """
     check_writable_format(path)
     image = to_pil(rgb)
@@ -85,7 +85,7 @@ def write_image(path, rgb, alpha=None):
         except (ValueError, OSError) as error:
             if getattr(error, "errno", None):
                 raise
-            size = f"{image.width}x{image.height}"  # JPEG ends at 65500 pixels, WebP at 16383
+            size = f"{image.width}x{image.height}"  # JPEG allows sides of 65500 pixels, WebP of 16383
             raise UserError(f"{path}: {size} cannot be written in this format ({error}); use .png") from None
 
     system.write_whole(path, write)
@@ -126,9 +126,9 @@ def gray(image):
 
 
 def match_luminance(image, source):
-    """A picture's luminance, given the mean and standard deviation of the source's, and clipped to 0..255.
+    """A picture's luminance with the mean and standard deviation of the source's luminance, clipped to 0..255.
 
-    Luminance-only transfer needs it (Gatys et al. 2016, "Preserving color in neural artistic style transfer").
+    For style transfer in luminance alone (Gatys et al. 2016, "Preserving color in neural artistic style transfer").
 
     Args:
       image: [H,W,3] RGB 0..255.
@@ -143,7 +143,7 @@ def match_luminance(image, source):
 
 
 def match_covariance(image, source):
-    """A picture whose pixels are given the mean and covariance of the source's, and clipped to 0..255.
+    """A picture whose pixels get the mean and covariance of the source's pixels, clipped to 0..255.
 
     The symmetric linear map of Gatys et al. 2016, "Preserving color in neural artistic style transfer".
 
@@ -204,7 +204,7 @@ def _rgb_and_alpha(image):
 
 
 def _with_profile(converted, image):
-    """`converted` with the color profile of the image that it was made of."""
+    """The image `converted` with the color profile of `image`, which it was made from."""
     converted.info["icc_profile"] = image.info.get("icc_profile")
     return converted
 
@@ -217,12 +217,16 @@ def _to_srgb(image):
             source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
             return ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
         except (ImageCms.PyCMSError, OSError, TypeError, ValueError):
-            pass  # a broken profile, or one for another color space: the picture is worth more than its exact colors
+            pass  # a broken profile, or one for another color space: inexact colors are better than no picture
     return image.convert("RGB")
 
 
 def _from_deep_gray(image):
-    """An L image of 16-bit gray, by its upper byte, or of float gray in 0..1, or 0..255 where a value is above 1."""
+    """An L image of 16-bit or float gray.
+
+    16-bit values are divided by 257, as are those of a 32-bit image if one is above 255. Float values mean 0..255 if one is
+    above 1, else 0..1.
+    """
     values = np.asarray(image).astype(np.float32)
     if image.mode == "F":
         values = np.nan_to_num(values) * (255 if np.nanmax(values) <= 1 else 1)
@@ -232,7 +236,7 @@ def _from_deep_gray(image):
 
 
 def _root(covariance, power=0.5):
-    """A power of a symmetric matrix [3,3]. Directions without variance, as in a gray picture, become 0."""
+    """A power of a covariance matrix [3,3]. Directions without variance, as in a gray picture, give 0."""
     values, vectors = np.linalg.eigh(covariance)
     powers = np.where(values > 1e-5, np.maximum(values, 1e-5) ** power, 0)
     return (vectors * powers) @ vectors.T
