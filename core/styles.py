@@ -17,7 +17,7 @@ class Style:
     weight: float = 1.0
     mask: np.ndarray | None = None  # [H,W] 0..1; None: everywhere
     name: str = ""
-    size: int | None = None  # a named style's brush: the long side in pixels that its picture would have
+    size: int | None = None  # a named style's brush, in pixels: as large as in its painting at this long side
 
 
 def read(paths, weights=(), masks=(), long_side=None):
@@ -25,12 +25,12 @@ def read(paths, weights=(), masks=(), long_side=None):
 
     Args:
       paths: the style pictures' files.
-      weights: a number for each of them, scaled to sum to 1; (): the same for all.
-      masks: the file of a mask for each of them; (): they apply everywhere.
-      long_side: the style pictures are reduced to at most so many pixels.
+      weights: a number for each style picture, scaled to sum to 1; (): the same for all.
+      masks: the file of a mask for each style picture; (): they apply everywhere.
+      long_side: style pictures with a longer side than this, in pixels, are shrunk to it.
 
     Raises:
-      UsageError: the number of weights or masks is another than that of the style pictures.
+      UsageError: there are weights or masks, but not one for each style picture.
       UserError: as read_image and read_mask do.
     """
     for flag, values in (("mask", masks), ("style_weights", weights)):
@@ -47,13 +47,13 @@ def read_mask(path):
     mask = pictures.read_image(path).rgb.mean(2, dtype=np.float32) / 255
     if not mask.any():
         raise UserError(
-            f"{path}: black everywhere, so its style would apply nowhere; make it white where the style shall apply"
+            f"{path}: black everywhere, so its style would apply nowhere; make it white where the style is to apply"
         )
     return mask
 
 
 def names(paths):
-    """The names of a model's styles: their pictures' file names without endings.
+    """The names of a model's styles: the file names of their paintings, without endings.
 
     Raises:
       UserError: two have the same name.
@@ -65,24 +65,24 @@ def names(paths):
     return stems
 
 
-def parse(texts, known, size=None):
+def parse(texts, model_styles, size=None):
     """[Style] from texts like "wave", "wave:0.3", "wave=mask.png" and "wave:0.3=mask.png"; weights are scaled to sum to 1.
 
     Args:
-      texts: NAME[:WEIGHT][=MASK]; a weight is 1 where there is none.
-      known: the names of the model's styles.
-      size: the brush of all of them, in pixels; None: the model's default.
+      texts: NAME[:WEIGHT][=MASK]; a missing weight is 1, a mask is a file.
+      model_styles: the names of the model's styles.
+      size: the size of the brush in pixels, for all of them; None: the model's default.
 
     Raises:
-      UsageError: a name is not a known one, a weight is no number of 0 or more, or all weights are 0.
+      UsageError: the model has no such style, a weight is not a number of 0 or more, or all weights are 0.
       UserError: as read_mask does.
     """
     parsed = []
     for text in texts:
         name, equals, mask = text.partition("=")
         name, _, weight = name.partition(":")
-        if name not in known:
-            raise UsageError(f"--style: no style '{name}'; the model has {', '.join(known)}")
+        if name not in model_styles:
+            raise UsageError(f"--style: no style '{name}'; the model has {', '.join(model_styles)}")
         try:
             number = float(weight or 1)
         except ValueError:
@@ -99,14 +99,14 @@ def parse(texts, known, size=None):
 
 
 def recolor(styles, content, match=pictures.match_covariance):
-    """The styles with their pictures matched to the photo `content`, [H,W,3] RGB 0..255, by one of pictures' match_*."""
+    """The styles, their pictures recolored by match(picture, content) to the photo `content`, [H,W,3] RGB 0..255."""
     return [dataclasses.replace(style, image=match(style.image, content)) for style in styles]
 
 
 def shares(styles, height, width):
     """The share of each of S styles in each pixel: [S,height,width] float32 0..1, or [S,1,1] when no style has a mask.
 
-    Where masks overlap, the styles' weights decide. Where the masks sum to less than 1, so do the shares.
+    Where masks overlap, shares are in proportion to the weights. Where masks sum to less than 1, so do the shares.
     """
     masks = np.ones([len(styles), 1, 1], np.float32)
     if any(style.mask is not None for style in styles):
