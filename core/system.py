@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, folders for one process alone, hashes, and whether memory suffices."""
+"""Files written whole or not at all, folders locked by one process, hashes, and whether the memory suffices."""
 
 import contextlib
 import errno
@@ -18,7 +18,7 @@ CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limi
 
 
 def write_whole(path, write):
-    """Calls write(temporary path), in the target's folder, and renames the file: nobody ever reads half of it.
+    """Calls write(a temporary path in the same folder) and renames the file to `path`: nobody ever reads half of it.
 
     Raises:
       UserError: the folder cannot be made or written.
@@ -41,7 +41,7 @@ def write_whole(path, write):
 
 
 def check_writable(path):
-    """Raises UserError when write_whole could not write there: called before long work. Creates nothing."""
+    """Raises UserError when write_whole could not write `path`, before hours of work. Creates nothing."""
     folder = os.path.dirname(os.path.abspath(path))
     while not os.path.lexists(folder):
         folder = os.path.dirname(folder)
@@ -66,9 +66,9 @@ def write_text(path, text):
 
 @contextlib.contextmanager
 def sole_user(folder):
-    """Makes a folder and locks it until the context ends, or the process does, in whatever way.
+    """Makes a folder, and locks it until the context or the process ends.
 
-    On a system without flock (Windows), or a file system without it, nothing is locked.
+    A system or file system without flock, such as Windows, locks nothing.
 
     Raises:
       UserError: the folder cannot be made, or another process has locked it.
@@ -88,7 +88,7 @@ def sole_user(folder):
 
 
 def located(path):
-    """`path`, or where only the project's folder has a file of that name, its path there: scripts can be run anywhere."""
+    """`path`, or if only the project's folder has such a file, the path there: scripts can be run from any folder."""
     in_project = os.path.join(ROOT, path)
     return in_project if not os.path.exists(path) and os.path.exists(in_project) else path
 
@@ -106,9 +106,9 @@ def check_memory(height, width, base, per_pixel, remedy=None):
     """Raises UserError when a picture needs more memory than there is.
 
     Args:
-      height, width: the picture's, in pixels.
+      height, width: of the picture, in pixels.
       base, per_pixel: at its peak the process takes base + height * width * per_pixel bytes.
-      remedy: what the message says to do; by default to use an --image_size that fits.
+      remedy: what to do, for the message; None: use an --image_size that fits.
     """
     total, needed = physical_memory(), base + height * width * per_pixel
     if total is None or needed <= total:
@@ -121,7 +121,7 @@ def check_memory(height, width, base, per_pixel, remedy=None):
 
 
 def physical_memory():
-    """Bytes of memory: the machine's, or a container's share if that is less; None where neither can be read."""
+    """Bytes of memory: of the machine, or of the container if it may use less; None where neither can be read."""
     limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")] if hasattr(os, "sysconf") else []
     for path in CGROUP_LIMITS:
         try:
