@@ -1,6 +1,6 @@
 """The training loop that train.py and distill.py share: Adam, resuming, logs, checkpoints, stopping.
 
-What is trained, the trainee, has `train_step(content, optimizer, variables)`: one step on a batch, which returns
+The trainee, which is trained, has `train_step(content, optimizer, variables)`: it takes one step on a batch and returns
 {tag: scalar loss}, "total_loss" last if there is one. A loss that is not finite stops the run.
 """
 
@@ -20,21 +20,21 @@ from core import checkpoints, config, pictures, system, winograd
 from core.cli import UserError
 from core.optimizer import Adam, Muon
 
-# Keys of a conf that do not change the model that is trained.
+# Keys of a conf that say how long to train and what to show, not what is learned.
 IDLE_KEYS = ("steps", "epoch", "checkpoint_every", "keep_checkpoints", "preview_every", "preview_image")
 LOG_EVERY, SUMMARY_EVERY = 10, 25  # steps, as in the original
 
 
-def run(conf, trainee, variables, paths, read_batches, used_files, look, after_step=lambda step: None, begin=lambda: None):
-    """Trains `variables` as the conf says, or resumes the run in <model_path>/<naming>/; writes its .ckpt-done and recipe.
+def run(conf, trainee, variables, paths, read_batches, used_files, draw, after_step=lambda step: None, begin=lambda: None):
+    """Trains `variables` as the conf says, or resumes the run in <model_path>/<naming>/; writes the model and its recipe.
 
     Args:
-      trainee: what is trained; its `kept` are further variables, which its steps change and which are saved too.
+      trainee: what is trained; `trainee.kept` are further variables that its steps change, which are saved too.
       paths: the photos' files.
       read_batches: such as reader.training_batches; called with the paths, the conf, the first step, the last step + 1, and
-        a set to which paths that cannot be read are added.
+        a set, to which it adds the paths that cannot be read.
       used_files: {conf key: path} of the files whose hashes the recipe holds.
-      look: called with a batch every SUMMARY_EVERY steps; returns {tag: [1,H,W,3] image} for TensorBoard.
+      draw: called with a batch every SUMMARY_EVERY steps; returns {tag: [1,H,W,3] image} for TensorBoard.
       after_step: called after each step with its number.
       begin: called once when there is no run to resume.
 
@@ -58,8 +58,8 @@ def run(conf, trainee, variables, paths, read_batches, used_files, look, after_s
         checkpoints.write_recipe(os.path.join(folder, f"{checkpoints.NAME}-0"), conf, notes)
         batches = read_batches(paths, conf, int(optimizer.iterations), steps, unreadable)
         try:
-            with stop_signals() as received:
-                losses = fit(conf, trainee, optimizer, variables, batches, steps, received, look, after_step)
+            with stop_signals() as signals:
+                losses = fit(conf, trainee, optimizer, variables, batches, steps, signals, draw, after_step)
         except tf.errors.ResourceExhaustedError:
             raise UserError("the memory does not suffice; lower batch_size or image_size") from None
         except tf.errors.OpError:
@@ -70,7 +70,7 @@ def run(conf, trainee, variables, paths, read_batches, used_files, look, after_s
             print(f"Skipped {len(unreadable)} unreadable pictures: {', '.join(sorted(unreadable))}", file=sys.stderr)
         if int(optimizer.iterations) < steps:
             print(f"Saved at step {int(optimizer.iterations)} of {steps}; the same command resumes.")
-            return 128 + received[0]
+            return 128 + signals[0]
         checkpoints.save(done_file, [*saved, optimizer.iterations])
         notes |= trained_section(int(optimizer.iterations), used_files, losses)
         checkpoints.write_recipe(done_file, conf, notes)
@@ -79,9 +79,9 @@ def run(conf, trainee, variables, paths, read_batches, used_files, look, after_s
 
 
 def resume_or_begin(conf, saved, optimizer, images, begin):
-    """Restores the saved variables and the optimizer from the run's folder, or calls begin() where there is nothing.
+    """Restores the variables `saved` and the optimizer from the run's folder, or calls begin() if it has no checkpoint.
 
-    Returns {"images": how many photos, and after changes "changes"}, for the recipe.
+    Returns notes for the recipe: {"images": the number of photos, "changes": as changes_so_far, if there are any}.
     """
     folder, notes = os.path.join(conf.model_path, conf.naming), {"images": images}
     if not checkpoints.restore_training(folder, saved, optimizer):
@@ -93,7 +93,7 @@ def resume_or_begin(conf, saved, optimizer, images, begin):
 
 
 def check_unchanged(conf, done_file):
-    """Raises UserError when a finished run's recipe has other settings than the conf: they would have no effect."""
+    """Raises UserError when the conf is not that of the finished run's recipe, as its changes would have no effect."""
     path = checkpoints.recipe_path(done_file)
     before = config.conf_dict(config.load_conf(path, type(conf))) if os.path.exists(path) else {}
     now = config.conf_dict(conf)
@@ -106,7 +106,7 @@ def check_unchanged(conf, done_file):
 
 
 def step_precision(conf):
-    """The context for steps: mixed_precision where the conf asks for it and the CPU has it, else one without effect."""
+    """What makes the context for a step: mixed_precision, if the conf asks for it and the CPU can, else nullcontext."""
     if not getattr(conf, "mixed_precision", False):  # a DistillConf has none: its normal equations need float32
         return contextlib.nullcontext
     if has_bfloat16():
@@ -132,7 +132,7 @@ def mixed_precision():
 def has_bfloat16():
     """Whether the CPU has instructions for bfloat16, without which a step takes many times as long.
 
-    True where that cannot be read: on other systems than Linux.
+    True where that cannot be read, as on other systems than Linux.
     """
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as file:
@@ -141,8 +141,11 @@ def has_bfloat16():
         return True
 
 
-def fit(conf, trainee, optimizer, variables, batches, steps, received, look, after_step):
-    """Trains until `steps`, or until the list `received` holds a signal; saves and logs. Returns the last mean_losses.
+def fit(conf, trainee, optimizer, variables, batches, steps, signals, draw, after_step):
+    """Trains to step `steps`, or until the list `signals` holds a signal; saves and logs.
+
+    Returns:
+      {tag: mean loss of the last 100 steps}.
 
     Raises:
       UserError: a loss or a variable is NaN or infinite; the last good checkpoint stays.
@@ -151,45 +154,44 @@ def fit(conf, trainee, optimizer, variables, batches, steps, received, look, aft
     folder, recent, latest = os.path.join(conf.model_path, conf.naming), collections.deque(maxlen=100), {}
     writer, precision = tf.summary.create_file_writer(folder), step_precision(conf)
     pace = 1 if sys.stderr.isatty() else 30
-    print("The first step takes longer, half a minute or so: the computation is prepared.")
+    print("The first step takes half a minute or so longer, as TensorFlow prepares the computation.")
     with tqdm(total=steps, initial=int(optimizer.iterations), unit="step", mininterval=pace) as progress:
         for content in batches:
             optimizer.learning_rate.assign(scheduled_rate(conf, int(optimizer.iterations), steps))
             with precision():
                 losses = {tag: float(loss) for tag, loss in trainee.train_step(content, optimizer, variables).items()}
             step = int(optimizer.iterations)
-            if broken := [tag for tag, loss in losses.items() if not math.isfinite(loss)]:
+            if bad_tags := [tag for tag, loss in losses.items() if not math.isfinite(loss)]:
                 raise UserError(
-                    f"step {step}: {broken[-1]} is {losses[broken[-1]]}; the last good checkpoint in {folder} is kept. "
+                    f"step {step}: {bad_tags[-1]} is {losses[bad_tags[-1]]}; the last good checkpoint in {folder} is kept. "
                     "Lower learning_rate, or a weight of the losses, and run the same command"
                 )
             recent.append(losses)
-            latest |= losses  # the steps of a method may differ in what they report
+            latest |= losses  # steps may report different losses, such as those of style or of reconstruction
             progress.update()
             if step % LOG_EVERY == 0:
-                progress.set_postfix(
-                    short_names(mean_losses(recent)), refresh=False
-                )  # means, as losses of single photos vary much
+                # Means, as the losses of single photos vary much.
+                progress.set_postfix(short_names(mean_losses(recent)), refresh=False)
             if step % SUMMARY_EVERY == 0:
-                write_summaries(writer, step, latest, look(content))
-            if step % conf.checkpoint_every == 0 or step == steps or received:
+                write_summaries(writer, step, latest, draw(content))
+            if step % conf.checkpoint_every == 0 or step == steps or signals:
                 saved = [*variables, *trainee.kept]
                 checkpoints.save_training(folder, saved, optimizer, conf.keep_checkpoints)
             after_step(step)
-            if received:
+            if signals:
                 break
     writer.close()
     return mean_losses(recent)
 
 
 def mean_losses(recent):
-    """{tag: mean over those of the steps that reported this loss}; empty for no steps."""
+    """{tag: mean over the steps that reported this loss}; {} for no steps."""
     tags = dict.fromkeys(tag for losses in recent for tag in losses)
     return {tag: float(np.mean([losses[tag] for losses in recent if tag in losses])) for tag in tags}
 
 
 def scheduled_rate(conf, step, steps):
-    """The learning rate of the step that comes after `step` steps."""
+    """The learning rate of the next step when `step` of `steps` are done."""
     factor = {
         "constant": 1.0,
         "cosine": 0.5 * (1 + math.cos(math.pi * step / steps)),
@@ -227,26 +229,26 @@ def write_summaries(writer, step, losses, images):
 
 @contextlib.contextmanager
 def stop_signals():
-    """A context that gives a list: a first Ctrl-C or SIGTERM appends its number to it, a second one ends the process."""
-    received, before = [], {}
+    """A context that gives a list: the first Ctrl-C or SIGTERM appends its number, the second ends the process."""
+    received, handlers_before = [], {}
 
     def note(number, frame):
         received.append(number)
-        signal.signal(number, before[number])
+        signal.signal(number, handlers_before[number])
 
     for number in (signal.SIGINT, signal.SIGTERM):
-        before[number] = signal.signal(number, note)
+        handlers_before[number] = signal.signal(number, note)
     try:
         yield received
     finally:
-        for number, handler in before.items():
+        for number, handler in handlers_before.items():
             signal.signal(number, handler)
 
 
 def changes_so_far(conf, run, run_file, step):
-    """All changes of the conf, or of the number of photos, on resuming: {"changes": ["step 9: style_size 0 -> 512"]}.
+    """All changes, since the run began, of the conf or the number of photos: {"changes": ["step 9: style_size 0 -> 512"]}.
 
-    Prints the new ones. {} when there was never one, or no recipe of the run is there.
+    Prints those that are new. {} when nothing changed, or the run has no recipe.
 
     Args:
       run: {"images": how many photos there are now}.
