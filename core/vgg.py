@@ -17,18 +17,18 @@ CONVS = {"vgg_16": (2, 2, 3, 3, 3), "vgg_19": (2, 2, 4, 4, 4)}  # convolutions i
 
 
 class Vgg(tf.Module):
-    """The network up to the deepest layer asked for.
+    """The network up to the deepest of `layers`.
 
     Args:
-      scope: "vgg_16..." or "vgg_19...": the first part of every layer's name; what follows the number is free.
+      scope: "vgg_16..." or "vgg_19...": the first part of every layer's name; anything may follow the number.
       weights: {"conv1_1/weights": [3,3,I,O], "conv1_1/biases": [O], ...} as read_weights returns them. A 1x1 "conv0" in
         front means a network of Collaborative Distillation (Wang et al. 2020): conv0 normalizes RGB in 0..1, convolutions
         reflect the edges instead of padding zeros, and "conv{k}_1_aux" maps relu{k}_1, 1x1 and linearly, to the features of
         the full-width network.
-      layers: the end points that it gives, such as ("vgg_16/conv1/conv1_2", "vgg_16/conv3/conv3_3").
+      layers: the end points whose features a call gives, such as ("vgg_16/conv1/conv1_2", "vgg_16/conv3/conv3_3").
       pooling: "max", "avg", or "avg_same", which keeps the last row and column of an odd side.
       repeated_edges: whether convolutions repeat the edge's values instead of padding zeros, which act like a gray frame.
-      trainable: whether the weights are; a loss network's are not.
+      trainable: whether the weights are trained; a loss network's are not.
     """
 
     def __init__(self, scope, weights, layers, pooling="max", repeated_edges=False, trainable=False):
@@ -50,7 +50,7 @@ class Vgg(tf.Module):
         }
 
     def __call__(self, images, layers=None):
-        """[N,H,W,3] RGB 0..255 -> {layer: [N,h,w,C] features}, of all of the network's layers or of those in `layers`."""
+        """[N,H,W,3] RGB 0..255 -> {layer: [N,h,w,C] features} of `layers`, by default of all of the network's."""
         layers = self.layers if layers is None else layers
         x = self._conv(images / 255.0, "conv0") if "conv0" in self._convs else images - tf.constant(MEANS, images.dtype)
         features = {}
@@ -66,7 +66,7 @@ class Vgg(tf.Module):
                 x = y = tf.nn.relu(self._conv(x, conv))
             if self._full_name(conv) in layers:
                 features[self._full_name(conv)] = y
-                if len(features) == len(layers):  # what lies deeper is not needed
+                if len(features) == len(layers):  # nobody asked for deeper layers
                     break
         return features
 
@@ -108,13 +108,13 @@ def layer_names(scope, weights):
 
 
 def pooled(side, layer, pooling):
-    """The length of a picture's side at a layer, after the pooling before it."""
+    """The side in pixels that a layer's features have for a picture's `side`: every pooling before the layer halves it."""
     times = int(short_name(layer)[4]) - 1
     return -(-side >> times) if pooling == "avg_same" else side >> times
 
 
 def short_name(layer):
-    """vgg_19/conv4/conv4_1_aux -> conv4_1, which is the same for a student and its teachers."""
+    """vgg_19/conv4/conv4_1_aux -> conv4_1: the same name for a student's layer and its teacher's."""
     return layer.split("/")[-1].removesuffix("_aux")
 
 
@@ -150,7 +150,7 @@ def read_weights(scope, path, exclude_scopes=""):
         weights = reader(path) if reader else _read_ckpt(path, scope, exclude_scopes)
     except UserError:
         raise
-    except Exception as error:  # each of the file libraries has errors of its own
+    except Exception as error:  # each library that reads files has errors of its own
         raise UserError(f"{path}: not a readable {kind or '.ckpt'} weight file ({str(error)[:200]})") from None
     return _check(weights, scope, path)
 
@@ -171,7 +171,7 @@ def _check(weights, scope, path):
         raise UserError(f"{path}: holds no layer of {scope} (conv1_1, conv1_2, ...)")
     surplus = sorted(k for k in weights if re.fullmatch(r"conv\d_\d/weights", k) and k.split("/")[0] not in convs)
     if surplus:
-        raise UserError(f"{path}: holds {surplus[0]}, which {scope[:6]} has not; is loss_model right?")
+        raise UserError(f"{path}: holds {surplus[0]}, which {scope[:6]} has not: is loss_model right?")
     missing = [conv for conv in convs[: convs.index(present[-1])] if conv not in present]
     if missing:
         raise UserError(f"{path}: layer {missing[0]} is missing")
@@ -185,7 +185,7 @@ def _check(weights, scope, path):
 
 
 def _check_conv(checked, weights, conv, size, channels_in, path):
-    """Adds a convolution's float32 weights to `checked`; returns how many channels it gives. Raises UserError as _check."""
+    """Adds a convolution's float32 weights to `checked`. Returns how many channels come out. Raises as _check does."""
     kernel = np.asarray(weights[f"{conv}/weights"], np.float32)
     if kernel.ndim != 4 or kernel.shape[:3] != (size, size, channels_in):
         raise UserError(f"{path}: {conv}/weights is {list(kernel.shape)}, [{size}, {size}, {channels_in}, n] is needed")
@@ -206,7 +206,7 @@ def _read_npz(path):
 
 
 def _read_ckpt(path, scope, exclude_scopes):
-    """TF-Slim's: vgg_16/conv1/conv1_1/weights. The file may have been written under another width's scope name."""
+    """TF-Slim's: vgg_16/conv1/conv1_1/weights. The scope, vgg_16, may have another name in the file."""
     reader = tf.train.load_checkpoint(path)
     excluded = tuple(f"{name.strip()}/" for name in exclude_scopes.split(",") if name.strip())
     weights = {}
