@@ -10,8 +10,8 @@ import tensorflow as tf
 
 MIXED_PRECISION = "auto_mixed_precision_onednn_bfloat16"  # TensorFlow's option; core/training.py sets it
 CHANNELS = 128  # in and out, at least; with fewer the transforms take more time than they save
-PIXELS = 24 * 24  # of one picture, at least; with fewer the transform of the kernel takes more time than is saved
-TILES = 256  # of each picture at a time, as spectra take more than twice the memory of the features
+PIXELS = 24 * 24  # of the features, at least; with fewer the transform of the kernel takes more time than is saved
+TILES = 256  # transformed at a time, for each picture: spectra take more than twice the memory of the features
 
 # The transforms of one axis: input B^T [6,6], kernel G [6,3], output A^T [4,6], for the points 0, 1, -1, 2, -2, infinity.
 B_T = [
@@ -41,7 +41,7 @@ def conv2d(x, kernel, strides, padding):
 def pays(shape, kernel, strides):
     """Whether Winograd is faster for x and a kernel of these shapes, which it is in float32 on a CPU only.
 
-    A size of x that is None, as in a graph that is traced for all sizes, is taken for a large one.
+    A size of x that is None, as in a graph for pictures of any size, counts as large.
     """
     if None in kernel or kernel[0] != 3 or strides != 1 or min(kernel[2:]) < CHANNELS:
         return False
@@ -54,13 +54,13 @@ def pays(shape, kernel, strides):
 
 @tf.custom_gradient
 def convolve(x, kernel):
-    """A VALID 3x3 convolution by Winograd, with gradients of its own: TensorFlow's would pass through every slice."""
+    """A VALID 3x3 convolution by Winograd, with its own gradient, as TensorFlow's would pass through every slice."""
 
     def gradient(upstream):
-        to_kernel = tf.raw_ops.Conv2DBackpropFilter(
+        kernel_gradient = tf.raw_ops.Conv2DBackpropFilter(
             input=x, filter_sizes=tf.shape(kernel), out_backprop=upstream, strides=[1] * 4, padding="VALID"
         )
-        return winograd(tf.pad(upstream, [[0, 0], [2, 2], [2, 2], [0, 0]]), kernel, turned=True), to_kernel
+        return winograd(tf.pad(upstream, [[0, 0], [2, 2], [2, 2], [0, 0]]), kernel, turned=True), kernel_gradient
 
     return winograd(x, kernel), gradient
 
@@ -76,9 +76,9 @@ def winograd(x, kernel, turned=False):
         spectra = tf.matmul(KERNEL[:, ::-1] if turned else KERNEL, tf.reshape(kernel, [9, -1]))
     spectra = tf.reshape(spectra, [36, *kernel.shape[2:]])
     n, height, width, channels = sizes(x)
-    rows, columns = (height + 1) // 4, (width + 1) // 4  # of tiles, the last ones with zeros
+    rows, columns = (height + 1) // 4, (width + 1) // 4  # of tiles; the last are filled up with zeros
     strips = -(-rows * columns // TILES)
-    rows = -(-rows // strips)  # of a strip: as many in each, or nearly
+    rows = -(-rows // strips)  # of tiles in a strip, the same number in all
     x = tf.pad(x, [[0, 0], [0, 4 * rows * strips + 4 - height], [0, 4 * columns + 4 - width], [0, 0]])
 
     def strip(i):
