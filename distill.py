@@ -189,9 +189,9 @@ class Head(tf.Module):
 class Student(vgg.Vgg):
     """A Vgg with batch normalization (Ioffe and Szegedy 2015) between each convolution and its biases.
 
-    Without it two thirds of the channels became 0 everywhere within the first hundred steps: a channel's inputs are all positive,
-    so a small change of all its weights moves it far, and a ReLU that is 0 everywhere gets no gradient. No factor is learned
-    after it, as the next layer's weights have the same effect.
+    Without it two thirds of the channels became 0 everywhere within the first hundred steps: a channel's inputs are all
+    positive, so a small change of all its weights moves it far, and a ReLU that is 0 everywhere gets no gradient. No factor
+    is learned after it, as the next layer's weights have the same effect.
     """
 
     def __init__(self, scope, weights, layers):
@@ -214,7 +214,7 @@ class Student(vgg.Vgg):
         return [variable for pair in self._running.values() for variable in pair]
 
     def plain_weights(self):
-        """{"conv1_1/weights": array, ...}: with these a plain Vgg has the features that this one has by its running moments."""
+        """{"conv1_1/weights": array, ...}: with these a plain Vgg has this one's features by the running moments."""
         plain = {}
         for conv, (mean, variance) in self._running.items():
             factor = 1 / np.sqrt(variance.numpy() + np.float32(VARIANCE_FLOOR))
