@@ -247,7 +247,7 @@ def transfer(asset, part, mirror):
 
 
 def fetch(asset, folder, mirror):
-    """Fetches `asset` into `folder` if it is not there. Returns a line to print; raises UserError, or OSError of the disk."""
+    """Fetches `asset` into `folder` if it is missing. Returns a line to print; raises UserError, or OSError of the disk."""
     final, algorithm = os.path.join(folder, asset.file), asset.digest.split(":")[0]
     if os.path.lexists(final):
         try:
