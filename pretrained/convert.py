@@ -1,13 +1,13 @@
 """Writes a loss network as pretrained/NETWORK.npz, under TF-Slim's names: python -m pretrained.convert NETWORK FILE
 
-FILE may be of any kind that core/vgg.py reads. Confs may name such a file themselves; an .npz needs no PyTorch to be read,
-and is what conf/*_cpu.yml and conf/vgg_16_lite.yml name:
+FILE may be of any kind that core/vgg.py reads. A conf may name FILE itself, too; but an .npz can be read without PyTorch,
+and conf/*_cpu.yml and conf/vgg_16_lite.yml name these two:
 
   python -m pretrained.convert vgg_19 pretrained/vgg_19_notop.h5 --last conv3_4
   python -m pretrained.convert vgg_19_distilled 5SE.pth
 
 5SE.pth, the fifth encoder of Collaborative Distillation, is in trained_models/wct_se_16x_new of
-github.com/MingSun-Tse/Collaborative-Distillation; to read it, PyTorch must be there (requirements-benchmark.txt).
+github.com/MingSun-Tse/Collaborative-Distillation; reading it needs PyTorch (requirements-benchmark.txt).
 """
 
 from core import quiet_tensorflow  # noqa: F401
@@ -18,8 +18,8 @@ from absl import flags
 
 from core import cli, system, vgg
 
-flags.DEFINE_string("last", None, "The deepest convolution that is written, such as conv3_4; by default all are.")
-flags.DEFINE_string("output_file", None, "The file that is written; by default pretrained/NETWORK.npz.")
+flags.DEFINE_string("last", None, "The deepest convolution to write, such as conv3_4; by default all are written.")
+flags.DEFINE_string("output_file", None, "The file to write; by default pretrained/NETWORK.npz.")
 FLAGS = flags.FLAGS
 
 
@@ -30,7 +30,7 @@ def main(argv):
     """
     if len(argv) != 3:
         raise cli.UsageError(
-            f"{' '.join(argv[1:]) or 'nothing'}: NETWORK and FILE are needed, such as vgg_19_distilled 5SE.pth"
+            f"got {' '.join(argv[1:]) or 'nothing'}: NETWORK and FILE are needed, such as vgg_19_distilled 5SE.pth"
         )
     scope, source = argv[1:]
     weights = cut_off(vgg.read_weights(scope, source), scope, FLAGS.last)
@@ -45,7 +45,7 @@ def main(argv):
 
 
 def cut_off(weights, scope, last):
-    """The weights of a network up to the convolution `last`; None: all. Raises UsageError when there is no such one."""
+    """The weights of a network up to the convolution `last`; None: all. Raises UsageError if it has no such layer."""
     convs = [conv for conv in vgg.topology(scope) if f"{conv}/weights" in weights]
     if last is None:
         return weights
