@@ -1,4 +1,4 @@
-"""The flags of a report: each report lists its own, and figures.py defines those of the figure that it is to draw."""
+"""The flags of reports. Each report lists its own; figures.py defines those of the figure that it draws."""
 
 import dataclasses
 from collections.abc import Callable
@@ -19,10 +19,10 @@ class Flag:
       default: what draw() gets where the flag is left out.
       help: what --help says of it, before the default.
       define: absl's function that defines flags of its type.
-      missing: what to do when the flag is left out; "": nothing, as it may be.
+      missing: for a required flag, the message's words on what to do without it; "": the flag may be left out.
       aliases: older names of the flag.
-      convert: makes draw()'s argument of the flag's value.
-      options: what `define` takes further, such as lower_bound.
+      convert: a function from the flag's value to draw()'s argument.
+      options: further arguments of `define`, such as lower_bound.
     """
 
     name: str
@@ -48,7 +48,7 @@ class Flag:
 
 
 def output_dir(default, text=None):
-    """--output_dir with a report's own default; `text` says what the default is where only draw() knows it."""
+    """--output_dir with a report's own default; `text` names the default if draw() has to work it out."""
     text = (
         f"The folder that the files are written to; by default {text}."
         if text
