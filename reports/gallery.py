@@ -9,7 +9,7 @@ from methods import load_model, load_recipe
 from reports import flag
 
 PHOTOS = ("Corgi", "chelsea", "astronaut", "coffee", "rocket")
-LARGE_PHOTO = "Corgi"  # also shown large
+LARGE_PHOTO = "Corgi"  # shown in LARGE_SIZE too
 SIZE, LARGE_SIZE = 512, 1024  # long sides in pixels
 COMMAND = "python figures.py gallery"
 OWN_FLAGS = (
@@ -43,7 +43,7 @@ def draw(output_dir, models=None):
 
 
 def read_resized(path, long_side):
-    """A picture of a file, resized to this long side in pixels: [H,W,3] float32 RGB 0..255."""
+    """Reads a picture and resizes it to a long side in pixels: [H,W,3] float32 RGB 0..255."""
     image = pictures.read_image(path).rgb.astype("float32")
     scale = long_side / max(image.shape[:2])
     return pictures.resize(image, [round(side * scale) for side in image.shape[:2]])
