@@ -13,12 +13,10 @@ from core import checkpoints, cli, config, pictures, system, vgg
 from methods import gatys, load_model
 from reports import flag, plots
 
-SIZE, PAIRED_SIZE, INVERTED_SIZE = (
-    256,
-    128,
-    192,
-)  # sides in pixels of squares: explained shares, distances, recovered photos
-PLAIN = 20  # photos, and as many stylized ones, that are compared beside the paintings
+# Sides in pixels of the squares for explained shares, for distances, and for recovered photos.
+SIZE, PAIRED_SIZE, INVERTED_SIZE = 256, 128, 192
+PLAIN = 20  # how many photos as they are, and how many stylized ones, are compared besides the paintings
+# The explained shares that were aimed at.
 AIMS = {"conv1_2": 0.93, "conv2_2": 0.75, "conv3_3": 0.75, "conv4_1": 0.75, "conv5_1": 0.5}
 SMOOTHNESS = 1e-4  # weight of the total variation of a recovered photo: just enough to remove its noise
 OWN_FLAGS = (
@@ -52,9 +50,9 @@ def draw(conf, output_dir, paintings, image_file, evaluations):
     conf_file, conf = conf, config.load_conf(conf, config.DistillConf)
     folder = output_dir or os.path.join("docs", conf.naming)
     pairs, student, teachers = networks(conf)
-    held = held_out_photos(conf)
-    shares, photos = explained_shares(pairs, student, teachers, held)
-    images = comparison_images(conf, held, paintings)
+    photo_files = held_out_photos(conf)
+    shares, photos = explained_shares(pairs, student, teachers, photo_files)
+    images = comparison_images(conf, photo_files, paintings)
     ranks, distances = rank_correlations(pairs, student, teachers, images)
     plot(os.path.join(folder, "plot.png"), shares, distances)
     sheet = inversion_sheet(pairs, conf, reader.read_square(image_file, INVERTED_SIZE), evaluations)
@@ -67,7 +65,7 @@ def draw(conf, output_dir, paintings, image_file, evaluations):
 
 
 def held_out_photos(conf):
-    """The photos that the student was not trained on. Raises UserError when the folder has changed since its training."""
+    """The files of photos that the student was not trained on. Raises UserError if the folder has changed since then."""
     train, held = reader.hold_out(reader.list_images(conf.train_data), conf.hold_out)
     recipe = checkpoints.recipe_path(conf.output)
     trained = config.read_recipe(recipe).get("images") if os.path.exists(recipe) else None
@@ -112,7 +110,7 @@ def explained_shares(pairs, student, teachers, paths):
 
 
 def explained_share(ss, st, tt):
-    """(explained share, PCA's share) from sums of products of student features, the last is 1, and teacher features."""
+    """(explained share, PCA's share) from X^T X, X^T Y, Y^T Y: X the student's features and a column of 1, Y the teacher's."""
     count = ss[-1, -1]
     variance = tt - np.outer(st[-1], st[-1]) / count
     fitted = st.T @ np.linalg.lstsq(ss, st, rcond=1e-12)[0] - np.outer(st[-1], st[-1]) / count
@@ -120,10 +118,10 @@ def explained_share(ss, st, tt):
     return np.trace(fitted) / np.trace(variance), eigenvalues[: len(ss) - 1].sum() / eigenvalues.sum()
 
 
-def comparison_images(conf, held, painting_dir):
+def comparison_images(conf, photo_files, painting_dir):
     """Paintings, photos, and photos stylized by the conf's style_models: a list of [S,S,3] RGB 0..255."""
     images = [*reader.read_squares(reader.list_images(painting_dir), PAIRED_SIZE)]
-    photos = [*reader.read_squares(held[: 2 * PLAIN], PAIRED_SIZE)]
+    photos = [*reader.read_squares(photo_files[: 2 * PLAIN], PAIRED_SIZE)]
     methods = [load_model(path) for path in conf.style_models]
     for i, photo in enumerate(photos):
         images.append(methods[i % len(methods)].stylize(photo[None])[0] if methods and i >= PLAIN else photo)
@@ -131,7 +129,7 @@ def comparison_images(conf, held, painting_dir):
 
 
 def rank_correlations(pairs, student, teachers, images):
-    """Spearman's correlation of the distances between all pairs of images, as the student and as a teacher sees them.
+    """Spearman's correlations between the student's and the teachers' distances of all pairs of images.
 
     Returns ({student layer: (of Gram matrices, of features)}, {student layer: (student's, teacher's Gram distances)}).
     """
@@ -169,7 +167,7 @@ def inversion_sheet(pairs, conf, photo, evaluations):
 
 
 def recover(network, image, evaluations):
-    """The picture that L-BFGS finds from noise for a network's features of [H,W,3] RGB 0..255; returns the same kind."""
+    """Recovers a picture, [H,W,3] RGB 0..255, from a network's features of it alone, by L-BFGS from noise."""
     conf = gatys.GatysConf(content_layers=network.layers, style_weight=0.0, tv_weight=SMOOTHNESS)
     objective = gatys.Objective(conf, network, image, [])
     noise = np.random.default_rng(0).uniform(100, 155, image.shape)
@@ -177,7 +175,7 @@ def recover(network, image, evaluations):
 
 
 def plot(path, shares, grams):
-    """Bars of the explained shares beside clouds of the Gram distances."""
+    """Writes a plot: bars of the explained shares, and the Gram distances of student and teacher against each other."""
     figure, [axes] = plots.make_axes(4, (15, 3.8), width_ratios=[2, 1, 1, 1])
     names = [vgg.short_name(layer) for layer in shares]
     axes[0].bar(names, [most for _, most in shares.values()], color="lightgray", label="most that so many channels can")
@@ -204,10 +202,11 @@ def page(conf, shares, ranks, photos, count, command, painting_dir, evaluations)
 Made by `{command}`.
 
 Measured on {photos} photos that were kept out of its training. *Explained* is the share of the teacher's variance that the
-best affine map from the student's features explains; *most* is what the teacher's first principal components explain, as
-many as the student has channels. The last two columns are Spearman's rank correlations between the student's and the
-teacher's distances, over all pairs of {count} images, of Gram matrices (style) and of features (content): the pictures of
-{painting_dir}, and {2 * PLAIN} held-out photos, half of them stylized by {", ".join(conf.style_models) or "nothing"}.
+best affine map from the student's features explains. *Most* is the greatest share that so many channels could explain: that
+of the teacher's first principal components. The last two columns say whether student and teacher agree on which images are
+alike in style (distances of Gram matrices) and in content (distances of features): Spearman's rank correlations over all
+pairs of {count} images. These are the pictures in {painting_dir} and {2 * PLAIN} of the held-out photos, half of them
+stylized by {", ".join(conf.style_models) or "nothing"}.
 
 | layer | explained | aim | most | Gram distances | content distances |
 | --- | --- | --- | --- | --- | --- |
@@ -215,8 +214,8 @@ teacher's distances, over all pairs of {count} images, of Gram matrices (style) 
 
 ![Explained shares, and Gram distances of student and teacher](plot.png)
 
-A picture recovered from one layer's features alone ({evaluations} evaluations of L-BFGS from noise; Fig. 3 of Johnson
-et al. 2016), from the teacher above and from the student below:
+A picture recovered from the features of one layer alone ({evaluations} evaluations of L-BFGS from noise; as Fig. 3 of
+Johnson et al. 2016). Above from the teacher's features, below from the student's:
 
 ![Pictures recovered from each layer](inversion.jpg)
 """
