@@ -1,4 +1,4 @@
-"""MSG-Net and StyleBank: a photo in every style, one-style nets beside them, styles fused or divided, brush sizes."""
+"""MSG-Net and StyleBank: a photo in every style, models of one style beside them, styles mixed, brush sizes."""
 
 import os
 
@@ -16,14 +16,16 @@ OWN_FLAGS = (
     ),
     flag.image_file(),
     flag.long_side("The photo's long side in pixels, at most."),
-    flag.Flag("mask", None, "A picture, white where the first of two styles goes; left out: none are divided by a mask."),
+    flag.Flag(
+        "mask", None, "A picture, white where the first of two styles applies; by default no region has a style of its own."
+    ),
 )
 
 
 def draw(output_dir, models, image_file, long_side, mask=None):
     """Writes three sheets of pictures.
 
-    styles.jpg: a photo in every style of every model; mixed.jpg: two styles fused by weights, and divided by a mask;
+    styles.jpg: a photo in every style of every model; mixed.jpg: two styles mixed by weights, and by regions of a mask;
     brushes.jpg: every style in every size of the brush, where a model has several.
 
     Args:
@@ -31,7 +33,7 @@ def draw(output_dir, models, image_file, long_side, mask=None):
       models: the models' files.
       image_file: the photo.
       long_side: the photo's in pixels, at most.
-      mask: a picture's file, white where the first of two styles goes; None: none are divided by a mask.
+      mask: a picture's file, white where the first of two styles applies, black for the second; None: no tile with regions.
 
     Raises:
       UserError: as load_model and read_image do, or a model holds fewer than two styles.
@@ -52,20 +54,20 @@ def draw(output_dir, models, image_file, long_side, mask=None):
     )
     mixed = [mixtures(method, photo, mask) for method in methods]
     brush_rows = [row for method in methods for row in brushes(method, photo)]
-    written = {name: rows for name, rows in (("styles", all_styles), ("mixed", mixed), ("brushes", brush_rows)) if rows}
-    for name, rows in written.items():
+    sheets = {name: rows for name, rows in (("styles", all_styles), ("mixed", mixed), ("brushes", brush_rows)) if rows}
+    for name, rows in sheets.items():
         pictures.write_image(os.path.join(output_dir, f"{name}.jpg"), pictures.contact_sheet(rows))
-    print(f"Wrote {', '.join(f'{output_dir}/{name}.jpg' for name in written)}")
+    print(f"Wrote {', '.join(f'{output_dir}/{name}.jpg' for name in sheets)}")
 
 
 def brushes(method, photo):
-    """Rows of tiles of a photo [H,W,3] in a model's styles, one row for each size of its brush; none without sizes."""
+    """Rows of tiles: a photo [H,W,3] in a model's styles, a row for each size of its brush. [] without sizes."""
     sizes = getattr(method, "sizes", ())
     return [[(stylize(method, photo, name, size=size), f"{name}, {size}") for name in method.style_names] for size in sizes]
 
 
 def one_style_tiles(photo, paths):
-    """Tiles of a photo [H,W,3] in models of one style; a blank where there is no such model."""
+    """Tiles: a photo [H,W,3] in the models of one style that the paths name; white where there is no such file."""
     blank = (np.full_like(photo, 255), "")
     return [
         (load_model(path).stylize(photo[None])[0], "a net of its own") if os.path.exists(path) else blank for path in paths
@@ -73,7 +75,7 @@ def one_style_tiles(photo, paths):
 
 
 def mixtures(method, photo, mask):
-    """Tiles of a photo [H,W,3] between the first two styles of a model, by weight, and by mask where one is given."""
+    """Tiles: a photo [H,W,3] in mixtures of a model's first two styles, by weights, and by a mask unless it is None."""
     first, second = method.style_names[:2]
     tiles = []
     for share in (0, 0.25, 0.5, 0.75, 1):
