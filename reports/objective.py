@@ -1,4 +1,4 @@
-"""Where a model's pictures stand against pictures optimized for what it was trained to minimize."""
+"""Compares a model's pictures with pictures that are optimized for the objective that the model was trained to minimize."""
 
 import csv
 import itertools
@@ -16,7 +16,7 @@ from methods import gatys, johnson, load_model, load_recipe
 from model import instance_norm
 from reports import flag, plots
 
-STARTS = ("noise", "photo")  # where L-BFGS sets out from
+STARTS = ("noise", "photo")  # what L-BFGS starts from
 
 
 def parse_sizes(texts):
@@ -49,7 +49,7 @@ OWN_FLAGS = (
 
 
 def draw(model_file, photos, output_dir, count, sizes, evaluations, last_norm=False):
-    """Draws, and prints, where a model's outputs stand among L-BFGS' iterates (Johnson et al. 2016, Fig. 5).
+    """Plots and prints how many evaluations L-BFGS needs to match a model's pictures (Johnson et al. 2016, Fig. 5).
 
     Args:
       model_file: with its recipe beside it.
@@ -70,7 +70,7 @@ def draw(model_file, photos, output_dir, count, sizes, evaluations, last_norm=Fa
     paths = [paths[i] for i in np.unique(np.linspace(0, len(paths) - 1, count, dtype=int))]
     conf, _ = load_recipe(model_file)
     if not isinstance(conf, config.PerceptualConf):
-        raise UserError(f"{recipe}: method {conf.method} has no objective that pixels could be given")
+        raise UserError(f"{recipe}: method {conf.method} has no objective that pixels can be optimized for")
     if last_norm and not isinstance(conf, johnson.JohnsonConf):
         raise UserError(f"--last_norm: is of nets for one style; {conf.method} does not end in a norm: leave it out")
     name = os.path.basename(model_file).removesuffix(".ckpt-done")
@@ -88,7 +88,7 @@ def draw(model_file, photos, output_dir, count, sizes, evaluations, last_norm=Fa
 class ModelsObjective(gatys.Differentiable):
     """What a model was trained to minimize, for one photo [1,S,S,3] RGB 0..255 and one of its styles.
 
-    With turned_losses it compares pictures as they are, not all eight ways: that would take eight times as long, with the
+    With turned_losses it still compares pictures as they are: all eight ways would take eight times as long and give the
     same result.
     """
 
@@ -105,7 +105,7 @@ class ModelsObjective(gatys.Differentiable):
 
 
 class LastNorm(gatys.Differentiable):
-    """An objective of pictures that end as the original's net does: tanh of a norm without scale and offset."""
+    """An objective for pictures that end as the original's net does: in the tanh of a norm without scale and offset."""
 
     def __init__(self, objective):
         super().__init__()
@@ -120,8 +120,8 @@ def mean_curves(method, photos, evaluations, last_norm):
     """Means over photos, squares [S,S,3], in each of the model's styles.
 
     Returns:
-      {"noise", "photo": [evaluations], the curves from each start; "model", "unchanged" (the photo's own), and with
-      `last_norm` that: scalars}.
+      {"noise": [evaluations], "photo": [evaluations], the least objective so far from these starts; and scalars: "model",
+      the model's objective, "unchanged", the photo's, and with `last_norm` "last_norm", the best without output_affine}.
     """
     rows, size = [], len(photos[0])
     for photo, name in tqdm(list(itertools.product(photos, method.style_targets)), f"{size}x{size}", unit="picture"):
@@ -130,7 +130,7 @@ def mean_curves(method, photos, evaluations, last_norm):
         noise = np.random.default_rng(0).uniform(0, 255, photo.shape[1:])
         row = {"photo": least_so_far(objective, photo[0].numpy(), evaluations)[0]}
         row["noise"], optimized = least_so_far(objective, noise, evaluations)
-        if last_norm:  # begins at the best free picture; times 100, as L-BFGS is tuned for pixels
+        if last_norm:  # starts from the optimized picture; times 100, as L-BFGS is tuned for pixels
             features = 100 * np.arctanh(np.clip(optimized / 127.5 - 1, -0.97, 0.97))
             row["last_norm"] = least_so_far(LastNorm(objective), features, evaluations, bounded=False)[0][-1]
         stylized = method.stylize(photo, styles.parse([name], method.style_names) if name else None)
@@ -142,14 +142,14 @@ def mean_curves(method, photos, evaluations, last_norm):
 def least_so_far(objective, image, evaluations, bounded=True):
     """Optimizes an image [S,S,3] by L-BFGS.
 
-    With `bounded` pixels stay within 0..255, as a model's do; the paper clips them at each iteration for that.
+    With `bounded` pixels stay within 0..255, as a model's do; for that the paper clips them at each iteration.
 
     Returns:
       ([evaluations]: the least objective so far, that of the start first; the last image).
     """
     totals = []
 
-    def record(done, image, parts):
+    def record(iteration, image, parts):
         totals.append(float(parts["total"]))
 
     image = gatys.lbfgs(objective, image, evaluations, record, bounded)
@@ -158,7 +158,7 @@ def least_so_far(objective, image, evaluations, bounded=True):
 
 
 def print_worths(name, curves):
-    """Prints how many evaluations from each start a model is worth."""
+    """Prints how many evaluations L-BFGS needs from each start to match a model."""
     for size, curve in curves.items():
         noise, photo = (worth(curve[start], curve["model"]) for start in STARTS)
         print(f"{size}x{size}: {name} is worth {noise} evaluations from noise, {photo} from the photo")
@@ -168,13 +168,13 @@ def print_worths(name, curves):
 
 
 def worth(curve, value):
-    """The evaluation at which a falling curve first reaches a value; "more than N" when its N do not."""
+    """The first evaluation at which a falling curve reaches a value; "more than N" when none of its N does."""
     reached = np.flatnonzero(curve <= value)
     return int(reached[0]) + 1 if len(reached) else f"more than {len(curve)}"
 
 
 def write_curves(path, curves):
-    """Writes a row for each size and evaluation."""
+    """Writes curves, {size: as mean_curves}, as a CSV: a row for each size and evaluation."""
 
     def write(temporary):
         with open(temporary, "w", encoding="utf-8", newline="") as file:
@@ -188,7 +188,7 @@ def write_curves(path, curves):
 
 
 def plot_curves(path, curves):
-    """The objective against L-BFGS' evaluations, beside the model's and the unchanged photo's; a plot for each size."""
+    """Writes a plot for each size: the objective of L-BFGS at each evaluation, of the model, and of the unchanged photo."""
     figure, axes = plots.make_axes(len(curves), (5 * len(curves), 3.8))
     for axis, (size, curve) in zip(axes[0], curves.items(), strict=True):
         for start in STARTS:
