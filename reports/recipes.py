@@ -1,4 +1,4 @@
-"""The recipes of optimize.py on one pair of pictures."""
+"""The confs of optimize.py, here called recipes, on one pair of pictures."""
 
 import dataclasses
 import os
@@ -13,13 +13,13 @@ from core import cli, config, pictures, styles, system, vgg
 from methods import gatys
 from reports import flag
 
-RECIPES = {  # conf files of optimize.py, and what each is
+RECIPES = {  # {conf of optimize.py: where it comes from}
     "gatys_vgg16_lbfgs": "after Keras' example",
     "gatys_vgg19_adam": "a course's",
     "gatys_basic": "the plainest form",
     "gatys": "the default",
 }
-VGG_SIZE, SIZES = 300.0, {config.EMBEDDED: 1.3}  # root mean squares of features at conv2_2, on photos
+VGG_SIZE, SIZES = 300.0, {config.EMBEDDED: 1.3}  # root mean square of features at conv2_2 on photos: of VGGs, of others
 OWN_FLAGS = (
     flag.output_dir("docs/recipes"),
     flag.image_file(),
@@ -36,9 +36,9 @@ def draw(output_dir, image_file, style_file, long_side, evaluations=None, networ
     Args:
       output_dir: the folder that they are written to.
       image_file, style_file: the pair.
-      long_side: of the results in pixels, whatever the recipes' own.
-      evaluations: at each scale, instead of the recipes' own.
-      network: SCOPE or SCOPE=FILE, a loss network for all instead of the recipes' own.
+      long_side: of the results in pixels, instead of the recipes' own.
+      evaluations: at each scale; None: the recipes' own numbers.
+      network: SCOPE or SCOPE=FILE, one loss network for all; None: the recipes' own.
 
     Raises:
       UserError: as read_image, load_conf, loss_network and check_sizes do.
@@ -66,10 +66,10 @@ def draw(output_dir, image_file, style_file, long_side, evaluations=None, networ
 def read_recipe(name, photo, long_side, evaluations, network):
     """(conf, loss network) of a recipe of conf/, with the changes that draw's arguments ask for."""
     conf = config.load_conf(os.path.join(system.ROOT, "conf", f"{name}.yml"), gatys.GatysConf)
-    # Gram matrices that are not divided grow with the pixels; the conf's weight is chosen for its own size.
-    share = (conf.image_size / long_side) ** 2 if conf.style_form == "half_sum" else 1.0
+    # Gram matrices that are not divided grow with the number of pixels; the conf's weight was chosen for the conf's size.
+    factor = (conf.image_size / long_side) ** 2 if conf.style_form == "half_sum" else 1.0
     conf = dataclasses.replace(conf, image_size=long_side, iterations=evaluations or conf.iterations)
-    conf = dataclasses.replace(conf, style_weight=share * conf.style_weight)
+    conf = dataclasses.replace(conf, style_weight=factor * conf.style_weight)
     own = conf.loss_model
     if network:
         scope, _, path = network.partition("=")
@@ -85,14 +85,14 @@ def read_recipe(name, photo, long_side, evaluations, network):
 
 
 def enlarge(weights, factor):
-    """The weights of a network whose features are `factor`, above 0, times as large: ReLU and pooling keep it."""
+    """Weights with which a network's features are `factor` times as large; ReLU and pooling pass on a factor above 0."""
     first = [key for key in weights if key == "conv1_1/weights"]
     biases = [key for key in weights if key.endswith("/biases") and not key.startswith("conv0/")]
     return weights | {key: weights[key] * np.float32(factor) for key in (*first, *biases)}
 
 
 def with_network(conf, scope, path):
-    """The conf with another loss network; a layer that this one lacks is replaced by its deepest in that block."""
+    """The conf with another loss network. A layer that this network lacks is replaced by the deepest in the same block."""
     names = [name for name in vgg.layer_names(scope, vgg.read_weights(scope, path)) if not name.endswith("_aux")]
 
     def rename(layer):
@@ -114,11 +114,11 @@ def page(confs, seconds, command, network):
         f"| {seconds[name]:.0f} |"
         for name, conf in confs.items()
     ]
-    instead = (
+    network_note = (
         f"""
-All of them with {network} instead of the loss network that each conf names. Its features are scaled so that at conv2_2 they
-are as large as those that the conf's weights were chosen for; in other layers the sizes, and so the balance of content and
-style, differ.
+All of them with {network} instead of the loss network that each conf names. Its features are scaled to be as
+large at conv2_2 as those that the conf's weights were chosen for. In other layers they are larger or smaller, so the
+balance of content and style is not the conf's.
 """
         if network
         else ""
@@ -126,9 +126,9 @@ style, differ.
     return f"""# The recipes of optimize.py side by side
 
 Made by `{command}`.
-All of them at this size, whatever the conf's own. In `gatys_basic` the style's loss grows with the number of pixels; its
-`style_weight` is multiplied by (the conf's size / this size)^2, which keeps the balance.
-{instead}
+All results have this size instead of the conf's own. In `gatys_basic` the style loss grows with the number of pixels; its
+`style_weight` is multiplied by (the conf's size / this size)^2, which keeps the balance of content and style.
+{network_note}
 | conf | from | loss network | optimizer | iterations at each scale | scales | seconds |
 | --- | --- | --- | --- | --- | --- | --- |
 {chr(10).join(rows)}
