@@ -19,21 +19,23 @@ OWN_FLAGS = (
     flag.style_file("A painting, the n-th for the n-th photo; may be given several times.", **SEVERAL),
     flag.long_side("The pictures' long side in pixels, at most."),
     flag.Flag(
-        "teacher_dir", None, "encoder1.npz to decoder5.npz of Collaborative Distillation; left out: no teacher's column."
+        "teacher_dir",
+        None,
+        "The folder of encoder1.npz to decoder5.npz of Collaborative Distillation; by default no teacher's column.",
     ),
-    flag.Flag("show_styles", True, "A column of the paintings.", flags.DEFINE_bool),
+    flag.Flag("show_styles", True, "Show a column of the paintings.", flags.DEFINE_bool),
 )
 
 
 def draw(output_dir, models, image_file, style_file, long_side, teacher_dir=None, show_styles=True):
-    """Writes universal.jpg: each pair of a content and a style, what the models make of it, and the teacher's WCT.
+    """Writes universal.jpg: a row for each pair of photo and painting, a column for each model and the teacher's WCT.
 
     Args:
       output_dir: the folder that it is written to.
       models: files of models of any style.
-      image_file, style_file: lists, the n-th style for the n-th photo; the shorter list begins again where it ends.
+      image_file, style_file: lists, the n-th painting for the n-th photo; the shorter list is repeated.
       long_side: of the pictures, in pixels, at most.
-      teacher_dir: encoder1.npz to decoder5.npz of Collaborative Distillation; None: a sheet without the teacher.
+      teacher_dir: the folder of Collaborative Distillation's encoder1.npz to decoder5.npz; None: no column of the teacher.
       show_styles: whether there is a column of the style pictures.
 
     Raises:
@@ -59,7 +61,7 @@ def draw(output_dir, models, image_file, style_file, long_side, teacher_dir=None
 def teachers_wct(folder):
     """A function of a content [1,H,W,3] RGB 0..255 and a Style that gives [H,W,3]: Li et al. 2017 with five autoencoders.
 
-    They are those of Collaborative Distillation (Wang et al. 2020): decoder{k}.npz inverts relu{k}_1 of encoder{k}.npz and
+    The autoencoders are those of Collaborative Distillation (Wang et al. 2020): decoder{k}.npz inverts relu{k}_1 of encoder{k}.npz and
     gives RGB in 0..1, with a ReLU after its last convolution too.
 
     Raises UserError as vgg.read_weights does, or when a decoder is missing.
