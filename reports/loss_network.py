@@ -110,7 +110,7 @@ def explained_shares(pairs, student, teachers, paths):
 
 
 def explained_share(ss, st, tt):
-    """(explained share, PCA's share) from X^T X, X^T Y, Y^T Y: X the student's features and a column of 1, Y the teacher's."""
+    """(explained share, PCA's share) from X^T X, X^T Y, Y^T Y: X student features and a column of 1, Y the teacher's."""
     count = ss[-1, -1]
     variance = tt - np.outer(st[-1], st[-1]) / count
     fitted = st.T @ np.linalg.lstsq(ss, st, rcond=1e-12)[0] - np.outer(st[-1], st[-1]) / count
