@@ -61,8 +61,8 @@ def draw(output_dir, models, image_file, style_file, long_side, teacher_dir=None
 def teachers_wct(folder):
     """A function of a content [1,H,W,3] RGB 0..255 and a Style that gives [H,W,3]: Li et al. 2017 with five autoencoders.
 
-    The autoencoders are those of Collaborative Distillation (Wang et al. 2020): decoder{k}.npz inverts relu{k}_1 of encoder{k}.npz and
-    gives RGB in 0..1, with a ReLU after its last convolution too.
+    The autoencoders are those of Collaborative Distillation (Wang et al. 2020): decoder{k}.npz inverts relu{k}_1 of
+    encoder{k}.npz and gives RGB in 0..1, with a ReLU after its last convolution too.
 
     Raises UserError as vgg.read_weights does, or when a decoder is missing.
     """
