@@ -12,7 +12,7 @@ def random_crop(image, size, seeds):
 
 
 def relit(images, seed, step, contrast=0.2, brightness=25.0):
-    """Changes the light of [N,H,W,3] at random, for each image by itself.
+    """Changes the light of [N,H,W,3] at random, differently for each image.
 
     The contrast of each channel is multiplied by 1 - contrast to 1 + contrast, which changes the color cast too; then
     -brightness to brightness (of 255) is added to all channels. The random numbers depend on the seed and the step alone.
