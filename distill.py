@@ -44,7 +44,7 @@ def main(argv):
     if conf.batch_size < 3:
         raise cli.UserError(f"batch_size: got {conf.batch_size}, at least 3 is needed to compare distances in a batch")
     if not conf.steps:
-        raise cli.UserError("steps: missing, a number above 0 is needed: the last fifth of them has fixed moments")
+        raise cli.UserError("steps: missing, a number above 0 is needed: the moments are fixed in the last fifth of them")
     if 2 * conf.optimised_images >= conf.batch_size:
         raise cli.UserError(f"optimised_images: got {conf.optimised_images}, less than half of batch_size is needed")
     paths, _ = reader.hold_out(reader.list_images(conf.train_data), conf.hold_out)
