@@ -205,7 +205,7 @@ Measured on {photos} photos that were kept out of its training. *Explained* is t
 best affine map from the student's features explains. *Most* is the greatest share that so many channels could explain: that
 of the teacher's first principal components. The last two columns say whether student and teacher agree on which images are
 alike in style (distances of Gram matrices) and in content (distances of features): Spearman's rank correlations over all
-pairs of {count} images. These are the pictures in {painting_dir} and {2 * PLAIN} of the held-out photos, half of them
+pairs of {count} images. These are the pictures in `{painting_dir}` and {2 * PLAIN} of the held-out photos, half of them
 stylized by {", ".join(conf.style_models) or "nothing"}.
 
 | layer | explained | aim | most | Gram distances | content distances |
