@@ -16,9 +16,7 @@ OWN_FLAGS = (
     ),
     flag.image_file(),
     flag.long_side("The photo's long side in pixels, at most."),
-    flag.Flag(
-        "mask", None, "A picture, white where the first of two styles applies; by default no region has a style of its own."
-    ),
+    flag.Flag("mask", None, "A picture, white where the first of two styles applies; by default no tile has regions."),
 )
 
 
