@@ -13,9 +13,9 @@ from core import cli, config, pictures, styles, system, vgg
 from methods import gatys
 from reports import flag
 
-RECIPES = {  # {conf of optimize.py: where it comes from}
+RECIPES = {  # {conf of optimize.py: what it is}
     "gatys_vgg16_lbfgs": "after Keras' example",
-    "gatys_vgg19_adam": "a course's",
+    "gatys_vgg19_adam": "as a well-known course teaches it",
     "gatys_basic": "the plainest form",
     "gatys": "the default",
 }
@@ -129,7 +129,7 @@ Made by `{command}`.
 All results have this size instead of the conf's own. In `gatys_basic` the style loss grows with the number of pixels; its
 `style_weight` is multiplied by (the conf's size / this size)^2, which keeps the balance of content and style.
 {network_note}
-| conf | from | loss network | optimizer | iterations at each scale | scales | seconds |
+| conf | what it is | loss network | optimizer | iterations at each scale | scales | seconds |
 | --- | --- | --- | --- | --- | --- | --- |
 {chr(10).join(rows)}
 
