@@ -74,7 +74,7 @@ FORMS = {  # {form: {(module, function): what replaces it}}
 HALF = "half width"  # ours, in a net of half the channels
 MIXED = "bfloat16"  # ours with mixed_precision
 
-NETWORKS = {f"optimize, {scope}": scope for scope in ("vgg_19", config.EMBEDDED)}
+NETWORKS = {f"optimize, {scope}": scope for scope in ("vgg_19", config.EMBEDDED_NETWORK)}
 
 flags.DEFINE_enum(
     "method", "johnson", list(METHODS), "The method that stylizes; adain, wct and johnson with random weights."
@@ -196,7 +196,7 @@ def evaluations(conf, weights, size, reference_class):
     reference = reference_class(conf, weights, content, [style])
 
     def ours():
-        _, parts, gradient = gatys.evaluated(objective, flat, picture.shape)
+        _, parts, gradient = gatys.evaluate_at(objective, flat, picture.shape)
         return float(parts["total"]), gradient
 
     def theirs():
@@ -229,15 +229,15 @@ def memory_of_optimization(form, size):
     conf, weights = loss_network(NETWORKS[form])
     network = vgg.Vgg(conf.loss_model, weights, {*conf.content_layers, *conf.style_layers})
     content, style, picture = random_pictures(3, size)
-    gatys.lbfgs(gatys.Objective(conf, network, content, [styles.Style(style)]), picture, 2)
-    base, per_pixel = gatys.memory_needed(conf, network)
+    gatys.run_lbfgs(gatys.Objective(conf, network, content, [styles.Style(style)]), picture, 2)
+    base, per_pixel = gatys.estimate_memory(conf, network)
     print(f"{form:14s} {peak_memory():.2f} GB at {size}x{size}, {(base + size * size * per_pixel) / 1e9:.2f} expected")
 
 
 def loss_network(scope):
     """(conf, weights): the embedded loss network, or a full one of random weights up to conv4_3."""
     conf = gatys.GatysConf(loss_model=scope)
-    if scope == config.EMBEDDED:
+    if scope == config.EMBEDDED_NETWORK:
         return conf, vgg.read_weights(scope, os.path.join(ROOT, conf.loss_model_file))
     return conf, random_vgg(scope, "conv4_3")
 

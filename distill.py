@@ -45,8 +45,8 @@ def main(argv):
         raise cli.UserError(f"batch_size: got {conf.batch_size}, at least 3 is needed to compare distances in a batch")
     if not conf.steps:
         raise cli.UserError("steps: missing, a number above 0 is needed: the moments are fixed in the last fifth of them")
-    if 2 * conf.optimised_images >= conf.batch_size:
-        raise cli.UserError(f"optimised_images: got {conf.optimised_images}, less than half of batch_size is needed")
+    if 2 * conf.optimized_images >= conf.batch_size:
+        raise cli.UserError(f"optimized_images: got {conf.optimized_images}, less than half of batch_size is needed")
     paths, _ = reader.hold_out(reader.list_images(conf.train_data), conf.hold_out)
     lesson = Lesson(conf, paths)
     used_files = {"teacher_file": conf.teacher_file, "deep_teacher_file": conf.deep_teacher_file}
@@ -72,7 +72,7 @@ class Lesson(tf.Module):
     def __init__(self, conf, paths):
         super().__init__()
         self.conf = conf
-        self._teachers = losses.teachers(conf)
+        self._teachers = losses.read_teachers(conf)
         self._style_nets = [load_model(path) for path in conf.style_models]
         for path, net in zip(conf.style_models, self._style_nets, strict=True):
             if net.style_kinds:
@@ -87,8 +87,8 @@ class Lesson(tf.Module):
         deepest = max(i for i, name in enumerate(by_name) if name in channels)
         self.student = Student(conf.loss_model, weights, list(by_name.values())[: deepest + 1])
         self.heads = {layer: Head(layer, weights, channels[name]) for name, layer in by_name.items() if name in channels}
-        self.kept = [*self.student.moments(), *(variable for head in self.heads.values() for variable in head.variables)]
-        self.easel = Easel(self.student, conf) if conf.optimised_images else None
+        self.extra_variables = [*self.student.moments(), *(variable for head in self.heads.values() for variable in head.variables)]
+        self.easel = Easel(self.student, conf) if conf.optimized_images else None
 
     def train_step(self, content, optimizer, variables):
         """One step on [N,S,S,3] photos, RGB 0..255.
@@ -115,7 +115,7 @@ class Lesson(tf.Module):
                 matrix = head.update(features[layer], target)
                 shares[layer] = unexplained_share(tf.tensordot(features[layer], matrix, 1), target)
                 scaled = features[layer] * tf.norm(matrix, axis=1)  # as weights() scales the channels
-                disorder[layer] = gram_disorder(scaled, target, self.conf.optimised_images)
+                disorder[layer] = gram_disorder(scaled, target, self.conf.optimized_images)
             # With logarithms a layer that explains nearly all, as the first ones soon do, still counts as much as others.
             total = tf.add_n([tf.math.log(share) for share in shares.values()])
             total += tf.add_n(list(disorder.values()))
@@ -245,7 +245,7 @@ class Easel(tf.Module):
 
     def __init__(self, student, conf):
         super().__init__()
-        self.student, self.count, self.conf = student, conf.optimised_images, conf
+        self.student, self.count, self.conf = student, conf.optimized_images, conf
         paths = [path for folder in conf.style_data for path in reader.list_images(folder)]
         self.paintings = tf.stack([*reader.read_squares(paths, 2 * conf.image_size)]) if paths else None
         shape = [self.SLOTS * self.count, conf.image_size, conf.image_size, 3]
@@ -389,7 +389,7 @@ def vary(images, style_nets, seed, step):
     if count > 4:  # gratings along the axes: optimized pictures have grids, which no photo would teach the student
         waves = [draw(10 + axis, [1, 1, 3], 0.0, 80.0) * tf.sin(phases(images.shape[1], axis, draw)) for axis in (0, 1)]
         parts[4] += waves[0] + waves[1]
-    return augment.relit(tf.stack(parts), seed, step)
+    return augment.relight(tf.stack(parts), seed, step)
 
 
 def phases(side, axis, draw):

@@ -54,7 +54,7 @@ flags.DEFINE_integer(
 flags.DEFINE_string("animation", None, "A .gif or .mp4 file of the pictures that --show_every writes. Default: none.")
 SWEPT_FLAGS = ("preserve_colors", "style_file", "style_weights", "mask")  # what --sweep takes besides the keys of the conf
 OVERRIDES = {  # flags that replace the conf's keys of the same names
-    "image_size": f"The result's long side in pixels, at least {config.SMALLEST}.",
+    "image_size": f"The result's long side in pixels, at least {config.SMALLEST_SIDE}.",
     "iterations": "Steps of Adam, or evaluations of the loss by L-BFGS, at each scale: above 0.",
     "seed": "The seed of the random numbers: 0 or more.",
     "content_weight": "The weight of the photo's content: 0 or more.",
@@ -114,8 +114,8 @@ def main(argv):
     pictures.check_writable_format(job.output_file)
     for path in written_files(job):
         system.check_writable(path)
-    conf = config.load_conf(system.located(cli.require_conf(FLAGS.conf)), gatys.GatysConf)
-    conf = config.changed(conf, changes, "the command line")
+    conf = config.load_conf(system.find_file(cli.require_conf(FLAGS.conf)), gatys.GatysConf)
+    conf = config.replace_values(conf, changes, "the command line")
     if conf.style_stretched and "style_scale" in changes:
         raise cli.UsageError("--style_scale: without effect, as the conf says style_stretched")
     check_inputs_stay(job, (job.image_file, *job.style_file, *job.mask, conf.init))
@@ -194,13 +194,13 @@ def run(job, conf, progress_file=None):
     """
     network, photo, style, start = prepare(job, conf)
     content = pictures.gray(photo) if job.preserve_colors == "luminance" else photo
-    with tqdm(total=gatys.iterations(conf) * len(gatys.scales(conf)), unit="it") as progress:
+    with tqdm(total=gatys.iterations_per_scale(conf) * len(gatys.scales(conf)), unit="it") as progress:
         log = Log(job, conf, photo, progress, progress_file)
         try:
             image = gatys.stylize(conf, network, content, style, start, log)
         except tf.errors.ResourceExhaustedError:
-            base, per_pixel = gatys.memory_needed(conf, network)
-            needed = (base + per_pixel * np.prod(gatys.fitted_size(content, conf.image_size))) / 1e9
+            base, per_pixel = gatys.estimate_memory(conf, network)
+            needed = (base + per_pixel * np.prod(gatys.fit_size(content, conf.image_size))) / 1e9
             raise cli.UserError(f"about {needed:.1f} GB do not fit into the memory; lower --image_size") from None
         except KeyboardInterrupt:
             if log.image is None:
@@ -268,7 +268,7 @@ def prepare(job, conf):
     """
     content, style = read_inputs(job, conf)
     start = None if conf.init in gatys.STARTS else read_start(conf.init)
-    network = losses.loss_network(conf, {*conf.content_layers, *conf.style_layers})
+    network = losses.read_loss_network(conf, {*conf.content_layers, *conf.style_layers})
     style_pictures = zip(job.style_file, (part.image for part in style), strict=True)
     gatys.check_sizes(conf, (job.image_file or job.style_file[0], content), style_pictures)
     check_memory(job, conf, network, content, style)
@@ -291,7 +291,7 @@ def restore_colors(job, image, content):
     """A result [H,W,3]; with --preserve_colors luminance, it gets the colors of the photo `content`."""
     if job.preserve_colors != "luminance":
         return image
-    return pictures.replace_chroma(image, gatys.fitted(content, max(image.shape[:2])))
+    return pictures.replace_chroma(image, gatys.fit_image(content, max(image.shape[:2])))
 
 
 def read_inputs(job, conf):
@@ -322,15 +322,15 @@ def read_inputs(job, conf):
 
 def check_memory(job, conf, network, content, style):
     """Raises UserError when the result, or a style picture at its scale, does not fit into the memory."""
-    base, per_pixel = gatys.memory_needed(conf, network)
-    result = gatys.fitted_size(content, conf.image_size)
+    base, per_pixel = gatys.estimate_memory(conf, network)
+    result = gatys.fit_size(content, conf.image_size)
     system.check_memory(*result, base, per_pixel)
     if job.animation:
         # Its frames stay in memory, 3 bytes a pixel; those of all smaller scales take no more than those of the last scale.
-        frames = 2 * gatys.iterations(conf) / job.show_every
+        frames = 2 * gatys.iterations_per_scale(conf) / job.show_every
         system.check_memory(*result, base, per_pixel + 3 * frames, "raise --show_every or leave --animation out")
     for part in () if conf.style_stretched else style:
-        size = gatys.fitted_size(part.image, round(conf.style_scale * conf.image_size))
+        size = gatys.fit_size(part.image, round(conf.style_scale * conf.image_size))
         system.check_memory(*size, base, per_pixel / 2, "lower --style_scale")  # half: no gradient, so no features are kept
 
 
@@ -386,7 +386,7 @@ def parse_sweep(job, conf):
         ) from None
     if key == "init":
         check_inputs_stay(job, values)
-    return {text: (job, config.changed(conf, {key: setting}, "--sweep")) for text, setting in settings.items()}
+    return {text: (job, config.replace_values(conf, {key: setting}, "--sweep")) for text, setting in settings.items()}
 
 
 def write_log(base, log, conf):

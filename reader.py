@@ -117,6 +117,6 @@ def training_batches(paths, conf, first_step, end_step, unreadable):
     batches = numbers.map(prepare, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     batches = batches.batch(conf.batch_size, drop_remainder=True)
     if conf.random_light:  # stronger than relit's defaults, so that large areas of pure black or white occur
-        relit = functools.partial(augment.relit, seed=conf.seed, contrast=0.4, brightness=100.0)
+        relit = functools.partial(augment.relight, seed=conf.seed, contrast=0.4, brightness=100.0)
         batches = batches.enumerate(first_step).map(lambda step, images: relit(images, step=step))
     return batches.prefetch(4)

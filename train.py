@@ -89,7 +89,7 @@ def train(conf, method, paths):
     def begin():
         if conf.initial_model:
             checkpoints.restore(
-                conf.initial_model, [*trainable_variables(method), *method.kept], method.of_style, method.added_later
+                conf.initial_model, [*trainable_variables(method), *method.extra_variables], method.style_variable_names, method.newer_variable_names
             )
 
     code = training.run(
@@ -167,7 +167,7 @@ def grid_conf(conf, folder, weight, size, steps):
         "style_warmup_steps": min(conf.style_warmup_steps, quarter),
         "preview_every": 0,
     }
-    run_conf = config.changed(conf, changes, "--preview_grid")
+    run_conf = config.replace_values(conf, changes, "--preview_grid")
     # The run's name holds a hash of its whole conf: a training that finished before the conf was changed is not this one.
     digest = hashlib.sha256(yaml.safe_dump(config.conf_dict(run_conf)).encode()).hexdigest()[:8]
     return dataclasses.replace(run_conf, naming=f"{folder}/style_weight={weight:g},style_size={size:.0f},{digest}")
@@ -206,7 +206,7 @@ def trainable_variables(method):
 
 def used_files(conf):
     """{conf key: path} of the files, other than the photos, that decide what a run learns."""
-    loss_model_file = system.located(conf.loss_model_file)
+    loss_model_file = system.find_file(conf.loss_model_file)
     if not os.path.isfile(loss_model_file):  # the prefix of a V2 checkpoint, or the word "imagenet"
         loss_model_file += ".data-00000-of-00001"
     files = {"style_image": getattr(conf, "style_image", ""), "loss_model_file": loss_model_file}

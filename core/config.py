@@ -185,7 +185,7 @@ class DistillConf(RunConf):
     deep_teacher_file: str
     deep_teacher_layers: tuple[str, ...]
     style_models: tuple[str, ...] = ()  # nets whose outputs are among the images
-    optimised_images: int = 0  # so many of each batch are pictures that the student's own style losses lead to,
+    optimized_images: int = 0  # so many of each batch are pictures that the student's own style losses lead to,
     # and as many the styles that they are led to
     style_data: tuple[str, ...] = ()  # folders of paintings for those styles; (): other photos
 

@@ -107,7 +107,7 @@ def layer_names(scope, weights):
     return names
 
 
-def pooled(side, layer, pooling):
+def pool_side(side, layer, pooling):
     """The side in pixels that a layer's features have for a picture's `side`: every pooling before the layer halves it."""
     times = int(short_name(layer)[4]) - 1
     return -(-side >> times) if pooling == "avg_same" else side >> times
@@ -137,7 +137,7 @@ def read_weights(scope, path, exclude_scopes=""):
     topology(scope)
     if path == "imagenet":
         return _check(_read_imagenet(scope), scope, path)
-    path, kind = system.located(path), os.path.splitext(path)[1]
+    path, kind = system.find_file(path), os.path.splitext(path)[1]
     reader = {".h5": _read_h5, ".mat": _read_mat, ".npz": _read_npz, ".pth": _read_pth}.get(kind)
     if not os.path.exists(path) and (reader or not os.path.exists(path + ".index")):
         remedy = (

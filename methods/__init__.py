@@ -56,14 +56,14 @@ def load_model(path, training=False):
     if isinstance(conf, EncoderConf):
         check_encoder(path, conf, trained)
     method = METHODS[conf.method](conf, training)
-    checkpoints.restore(path, [*method.trainable_variables, *method.kept], optional=method.added_later)
+    checkpoints.restore(path, [*method.trainable_variables, *method.extra_variables], optional=method.newer_variable_names)
     return method
 
 
 def check_encoder(path, conf, trained):
     """Raises UserError when the loss network that a model's decoders invert is not, by its hash, its recipe's."""
     recorded = trained.get("sha256", {}).get("loss_model_file")
-    encoder = system.located(conf.loss_model_file)
+    encoder = system.find_file(conf.loss_model_file)
     if recorded and os.path.isfile(encoder) and system.hex_digest(encoder) != recorded:
         raise UserError(
             f"{encoder}: not the file that {path} was trained with, whose SHA-256 is {recorded} "

@@ -48,7 +48,7 @@ class AdaIn(base.Method):
     def __init__(self, conf, training=False):
         super().__init__(conf)
         self.layers = decoders.end_layers(conf.loss_model, range(1, DEPTH + 1))
-        self.encoder = losses.loss_network(conf, self.layers)
+        self.encoder = losses.read_loss_network(conf, self.layers)
         self.decoder = decoders.decoder_variables("adain", self.encoder, DEPTH, conf.seed)
         self._statistics = functools.lru_cache(maxsize=16)(self._measured)  # once for many pictures
         if training:
@@ -188,5 +188,5 @@ def training_batches(paths, conf, first_step):
 
 def recast(images, conf, step):
     """Style images [N,S,S,3], RGB 0..255, in other colours and light: a few paintings stand for many."""
-    turned = augment.hue_turned(images, HUE, conf.seed, step)
-    return augment.relit(turned, conf.seed, step)
+    turned = augment.turn_hue(images, HUE, conf.seed, step)
+    return augment.relight(turned, conf.seed, step)

@@ -37,9 +37,9 @@ class GatysConf(config.LossNetworkConf):
     # The style image's long side in units of the result's: larger gives larger strokes
     style_scale: float = config.option(1.0, above=0)
     style_stretched: bool = False  # resize the style image to exactly the content's size instead
-    image_size: int = config.option(512, **config.SIDE)  # the result's long side
+    image_size: int = config.option(512, **config.SIDE_LIMITS)  # the result's long side
     # Of about the first of several scales, each sqrt(2) larger than the one before; 0: one scale
-    start_size: int = config.option(128, zero=True, **config.SIDE)
+    start_size: int = config.option(128, zero=True, **config.SIDE_LIMITS)
     init: str = "auto"  # content, noise, style, mix (0.6 noise + 0.4 content), or a picture's path;
     # auto: content, but noise where the content or the style has no weight
     noise: float = 127.5  # amplitude of the noise of `noise` and `mix`, around the mean colour
@@ -133,7 +133,7 @@ def check_sizes(conf, content, named_styles):
     own = [] if conf.style_stretched else [(*style, conf.style_scale) for style in named_styles]
     for name, image, scale in [(*content, 1), *own]:
         short_side = min(fitted_size(image, round(scales(conf)[0] * scale)))
-        if not vgg.pooled(short_side, deepest, conf.pooling):
+        if not vgg.pool_side(short_side, deepest, conf.pooling):
             needed = 2 ** (int(vgg.short_name(deepest)[4]) - 1)
             raise UserError(
                 f"{name}: its short side is {short_side} pixels at the smallest scale, {needed} are needed; "
@@ -222,7 +222,7 @@ class Objective(Differentiable):
         if mask is None:
             return None
         layers, pooling = self.conf.style_layers, self.conf.pooling
-        sizes = {layer: [vgg.pooled(side, layer, pooling) for side in mask.shape] for layer in layers}
+        sizes = {layer: [vgg.pool_side(side, layer, pooling) for side in mask.shape] for layer in layers}
         return {layer: guide(mask, *size) for layer, size in sizes.items()}
 
     def losses(self, image, view=0):

@@ -82,7 +82,7 @@ def networks(conf):
     layers = (*conf.teacher_layers, *conf.deep_teacher_layers)
     pairs = {f"{conf.loss_model}/{(name := vgg.short_name(layer))[:5]}/{name}": layer for layer in layers}
     student = vgg.Vgg(conf.loss_model, vgg.read_weights(conf.loss_model, conf.output), pairs)
-    return pairs, student, losses.teachers(conf)
+    return pairs, student, losses.read_teachers(conf)
 
 
 def features_of(networks, image):
@@ -171,7 +171,7 @@ def recover(network, image, evaluations):
     conf = gatys.GatysConf(content_layers=network.layers, style_weight=0.0, tv_weight=SMOOTHNESS)
     objective = gatys.Objective(conf, network, image, [])
     noise = np.random.default_rng(0).uniform(100, 155, image.shape)
-    return gatys.lbfgs(objective, noise, evaluations)
+    return gatys.run_lbfgs(objective, noise, evaluations)
 
 
 def plot(path, shares, grams):

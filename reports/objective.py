@@ -22,8 +22,8 @@ STARTS = ("noise", "photo")  # what L-BFGS starts from
 def parse_sizes(texts):
     """Whole numbers of pixels from texts. Raises UsageError when there is none, or one is too small."""
     sizes = [round(size) for size in parse_numbers("sizes", texts)]
-    if min(sizes, default=0) < config.SMALLEST:
-        raise UsageError(f"--sizes: got {min(sizes, default='none')}, at least {config.SMALLEST} is needed")
+    if min(sizes, default=0) < config.SMALLEST_SIDE:
+        raise UsageError(f"--sizes: got {min(sizes, default='none')}, at least {config.SMALLEST_SIDE} is needed")
     return sizes
 
 
@@ -85,7 +85,7 @@ def draw(model_file, photos, output_dir, count, sizes, evaluations, last_norm=Fa
     print_worths(name, curves)
 
 
-class ModelsObjective(gatys.Differentiable):
+class ModelsObjective(gatys.PixelLoss):
     """What a model was trained to minimize, for one photo [1,S,S,3] RGB 0..255 and one of its styles.
 
     With turned_losses it still compares pictures as they are: all eight ways would take eight times as long and give the
@@ -104,7 +104,7 @@ class ModelsObjective(gatys.Differentiable):
         return {"total": parts["total_loss"]}
 
 
-class LastNorm(gatys.Differentiable):
+class LastNorm(gatys.PixelLoss):
     """An objective for pictures that end as the original's net does: in the tanh of a norm without scale and offset."""
 
     def __init__(self, objective):
@@ -152,7 +152,7 @@ def least_so_far(objective, image, evaluations, bounded=True):
     def record(iteration, image, parts):
         totals.append(float(parts["total"]))
 
-    image = gatys.lbfgs(objective, image, evaluations, record, bounded)
+    image = gatys.run_lbfgs(objective, image, evaluations, record, bounded)
     totals += totals[-1:] * (evaluations - len(totals))  # L-BFGS ends early when the loss falls no more
     return np.minimum.accumulate(totals[:evaluations]), image
 

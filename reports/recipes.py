@@ -19,7 +19,7 @@ RECIPES = {  # {conf of optimize.py: what it is}
     "gatys_basic": "the plainest form",
     "gatys": "the default",
 }
-VGG_SIZE, SIZES = 300.0, {config.EMBEDDED: 1.3}  # root mean square of features at conv2_2 on photos: of VGGs, of others
+VGG_SIZE, SIZES = 300.0, {config.EMBEDDED_NETWORK: 1.3}  # root mean square of features at conv2_2 on photos: of VGGs, of others
 OWN_FLAGS = (
     flag.output_dir("docs/recipes"),
     flag.image_file(),
@@ -44,7 +44,7 @@ def draw(output_dir, image_file, style_file, long_side, evaluations=None, networ
       UserError: as read_image, load_conf, loss_network and check_sizes do.
     """
     photo, painting = (pictures.read_image(path).rgb for path in (image_file, style_file))
-    shown = [(gatys.fitted(image, long_side), name) for image, name in ((photo, "photo"), (painting, "style"))]
+    shown = [(gatys.fit_image(image, long_side), name) for image, name in ((photo, "photo"), (painting, "style"))]
     confs, networks = {}, {}
     for name in RECIPES:  # all of them first, so that a mistake does not cost minutes
         confs[name], networks[name] = read_recipe(name, photo, long_side, evaluations, network)
@@ -76,7 +76,7 @@ def read_recipe(name, photo, long_side, evaluations, network):
         conf = with_network(conf, scope, path or gatys.GatysConf(loss_model=scope).loss_model_file)
     layers = {*conf.content_layers, *conf.style_layers}
     if conf.loss_model == own:
-        return conf, losses.loss_network(conf, layers)
+        return conf, losses.read_loss_network(conf, layers)
     weights = vgg.read_weights(conf.loss_model, conf.loss_model_file)
     [features] = vgg.Vgg(conf.loss_model, weights, [f"{conf.loss_model}/conv2/conv2_2"])(np.float32(photo[None])).values()
     size = float(tf.sqrt(tf.reduce_mean(tf.square(features))))
@@ -110,7 +110,7 @@ def page(confs, seconds, command, network):
     """The recipes' sheet as Markdown."""
     rows = [
         f"| `conf/{name}.yml` | {RECIPES[name]} | {conf.loss_model} | {conf.optimizer} "
-        f"| {gatys.iterations(conf)} | {len(gatys.scales(conf))} "
+        f"| {gatys.iterations_per_scale(conf)} | {len(gatys.scales(conf))} "
         f"| {seconds[name]:.0f} |"
         for name, conf in confs.items()
     ]

@@ -71,7 +71,7 @@ def test_the_contract_of_a_method(name, house):
     conf = methods.load_conf(str(path))
     method = METHODS[name](conf, training=True)
     variables = train.trainable_variables(method)
-    changing = {v.ref() for v in method.kept}
+    changing = {v.ref() for v in method.extra_variables}
     frozen = [(v, v.numpy()) for v in method.variables if not v.trainable and v.ref() not in changing]
     assert variables
     assert frozen
