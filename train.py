@@ -78,7 +78,9 @@ def train(conf, method, paths):
 
     def begin():
         if conf.initial_model:
-            checkpoints.restore(conf.initial_model, [*trainable(method), *method.kept], method.of_style, method.added_later)
+            checkpoints.restore(
+                conf.initial_model, [*trainable(method), *method.extra_variables], method.of_style, method.added_later
+            )
 
     code = training.run(
         conf, method, trainable(method), paths, reader.training_batches, used_files(conf), look, preview, begin

@@ -29,7 +29,7 @@ def run(conf, trainee, variables, paths, read_batches, used_files, look, after_s
     """Trains `variables` as the conf says, or resumes the run in <model_path>/<naming>/; writes its .ckpt-done and recipe.
 
     Args:
-      trainee: what is trained; its `kept` are further variables, which its steps change and which are saved too.
+      trainee: what is trained; its `extra_variables` are further variables, which its steps change and which are saved too.
       paths: the photos' files.
       read_batches: such as reader.training_batches; called with the paths, the conf, the first step, the last step + 1, and
         a set to which paths that cannot be read are added.
@@ -47,7 +47,7 @@ def run(conf, trainee, variables, paths, read_batches, used_files, look, after_s
     steps = conf.steps or max(1, conf.epoch * len(paths) // conf.batch_size)
     folder = os.path.join(conf.model_path, conf.naming)
     optimizer = (Muon if conf.muon else Adam)(variables, conf.learning_rate, conf.clip_norm)
-    saved, unreadable = [*variables, *trainee.kept], set()
+    saved, unreadable = [*variables, *trainee.extra_variables], set()
     with system.sole_user(folder):
         notes = resume_or_begin(conf, saved, optimizer, len(paths), begin)
         done_file = os.path.join(folder, f"{checkpoints.NAME}-done")
@@ -173,7 +173,7 @@ def fit(conf, trainee, optimizer, variables, batches, steps, received, look, aft
             if step % SUMMARY_EVERY == 0:
                 write_summaries(writer, step, latest, look(content))
             if step % conf.checkpoint_every == 0 or step == steps or received:
-                saved = [*variables, *trainee.kept]
+                saved = [*variables, *trainee.extra_variables]
                 checkpoints.save_training(folder, saved, optimizer, conf.keep_checkpoints)
             after_step(step)
             if received:

@@ -25,7 +25,7 @@ class Method(tf.Module):
       style_kinds: what stylize() takes as styles: "name" for styles that the model holds, "image" for any picture; () for
         a model whose one style is in its weights.
       style_names: the names of the styles that the model holds.
-      kept: variables that a model file holds beside those that are trained.
+      extra_variables: variables that a model file holds beside those that are trained.
       of_style: names of variables that an initial_model, often of another style, does not give.
       added_later: names of variables that model files of earlier versions lack: they then begin where they change nothing.
     """
@@ -34,7 +34,7 @@ class Method(tf.Module):
     memory: tuple[float, float]  # bytes at the peak of stylize(), and more for each pixel: python benchmark.py memory
     style_kinds: tuple[str, ...] = ()
     style_names: typing.Sequence[str] = ()
-    kept: typing.Sequence[tf.Variable] = ()
+    extra_variables: typing.Sequence[tf.Variable] = ()
     of_style: typing.Sequence[str] = ()
     added_later: typing.Sequence[str] = ()
 

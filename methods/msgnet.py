@@ -86,7 +86,7 @@ class MsgNet(base.Method):
             self.style_targets = dict(zip(self.style_names, of_the_largest, strict=True))
 
     @property
-    def kept(self):
+    def extra_variables(self):
         """What a model file holds beside the trainable variables."""
         return [self.grams]
 

@@ -86,7 +86,7 @@ class StyleBank(base.Method):
         self.norms = {name: initial_norms(conf, name, name not in frozen) for name in self.style_names}
         self._stylizing_norm = tf.Variable(0.0, trainable=False, name="stylebank/stylizing_norm")
         if frozen:
-            checkpoints.restore(conf.frozen_model, self.kept, optional=self.added_later)
+            checkpoints.restore(conf.frozen_model, self.extra_variables, optional=self.added_later)
         if training:
             layers.check_size(conf, DEPTH)
             self.perceptual_loss = losses.PerceptualLoss(conf)
@@ -101,7 +101,7 @@ class StyleBank(base.Method):
         return [f"stylebank/banks/{name}/norms" for name in self.style_names]
 
     @property
-    def kept(self):
+    def extra_variables(self):
         """What a model file holds beside the trainable variables."""
         weights = [*self.kernels.values(), *(kernel for bank in self.banks.values() for kernel in bank)]
         weights += self.norms.values()

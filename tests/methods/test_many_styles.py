@@ -397,7 +397,7 @@ def test_norms_and_blocks_mix_and_divide_a_picture_as_banks_do(house):
 def test_a_model_of_an_earlier_version_opens(name, house):
     """Its file lacks what was added later, its recipe has keys that are gone; the pictures are those of then."""
     method, path = make(name, house), str(house / "old.ckpt-done")
-    variables = [*method.trainable_variables, *method.kept]
+    variables = [*method.trainable_variables, *method.extra_variables]
     checkpoints.save(path, [v for v in variables if checkpoints.scope(v) not in method.added_later])
     gone = {"content_path": False, "bank_norms": False, "relative_losses": True, "style_normaliser": "channels"}
     recipe = {key: value for key, value in config.conf_dict(method.conf).items() if not key.endswith("_form")} | gone
@@ -505,7 +505,7 @@ def test_the_flags_of_eval(desk):
 )
 def test_a_mistake_is_one_line(name, arguments, words, house):
     method = make(name, house)
-    checkpoints.save(str(house / f"{name}.ckpt-done"), [*method.trainable_variables, *method.kept])
+    checkpoints.save(str(house / f"{name}.ckpt-done"), [*method.trainable_variables, *method.extra_variables])
     checkpoints.write_recipe(str(house / f"{name}.ckpt-done"), method.conf)
     pictures = () if "--texture" in arguments else ("photos/0.jpg",)
     result = evaluate(house, name, *pictures, *arguments)
@@ -567,7 +567,7 @@ def test_a_style_is_added_to_a_trained_bank(deep, desk):
 def test_a_model_that_cannot_be_added_to(changes, words, house):
     for name in MANY_STYLES:
         method = make(name, house)
-        checkpoints.save(str(house / f"{name}.ckpt-done"), [*method.trainable_variables, *method.kept])
+        checkpoints.save(str(house / f"{name}.ckpt-done"), [*method.trainable_variables, *method.extra_variables])
         checkpoints.write_recipe(str(house / f"{name}.ckpt-done"), method.conf)
     conf = many_styles_conf(house, "stylebank", naming="more", **{"frozen_model": "stylebank.ckpt-done"} | changes)
     result = inside(train, "-c", conf, cwd=house)
