@@ -79,7 +79,10 @@ def train(conf, method, paths):
     def begin():
         if conf.initial_model:
             checkpoints.restore(
-                conf.initial_model, [*trainable(method), *method.extra_variables], method.of_style, method.added_later
+                conf.initial_model,
+                [*trainable(method), *method.extra_variables],
+                method.style_variable_names,
+                method.added_later,
             )
 
     code = training.run(

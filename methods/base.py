@@ -26,7 +26,7 @@ class Method(tf.Module):
         a model whose one style is in its weights.
       style_names: the names of the styles that the model holds.
       extra_variables: variables that a model file holds beside those that are trained.
-      of_style: names of variables that an initial_model, often of another style, does not give.
+      style_variable_names: names of variables that an initial_model, often of another style, does not give.
       added_later: names of variables that model files of earlier versions lack: they then begin where they change nothing.
     """
 
@@ -35,7 +35,7 @@ class Method(tf.Module):
     style_kinds: tuple[str, ...] = ()
     style_names: typing.Sequence[str] = ()
     extra_variables: typing.Sequence[tf.Variable] = ()
-    of_style: typing.Sequence[str] = ()
+    style_variable_names: typing.Sequence[str] = ()
     added_later: typing.Sequence[str] = ()
 
     def __init__(self, conf):

@@ -41,7 +41,7 @@ class Johnson(base.Method):
     """
 
     conf_class = JohnsonConf
-    of_style = model.AFFINE
+    style_variable_names = model.AFFINE
 
     def __init__(self, conf, training=False):
         super().__init__(conf)
