@@ -82,7 +82,7 @@ def train(conf, method, paths):
                 conf.initial_model,
                 [*trainable(method), *method.extra_variables],
                 method.style_variable_names,
-                method.added_later,
+                method.newer_variable_names,
             )
 
     code = training.run(

@@ -52,7 +52,7 @@ def load_model(path, training=False):
     if isinstance(conf, EncoderConf):
         check_encoder(path, conf, trained)
     method = METHODS[conf.method](conf, training)
-    checkpoints.restore(path, [*method.trainable_variables, *method.extra_variables], optional=method.added_later)
+    checkpoints.restore(path, [*method.trainable_variables, *method.extra_variables], optional=method.newer_variable_names)
     return method
 
 

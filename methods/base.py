@@ -27,7 +27,7 @@ class Method(tf.Module):
       style_names: the names of the styles that the model holds.
       extra_variables: variables that a model file holds beside those that are trained.
       style_variable_names: names of variables that an initial_model, often of another style, does not give.
-      added_later: names of variables that model files of earlier versions lack: they then begin where they change nothing.
+      newer_variable_names: names of variables that model files of earlier versions lack: they then begin where they change nothing.
     """
 
     conf_class: type[config.MethodConf]
@@ -36,7 +36,7 @@ class Method(tf.Module):
     style_names: typing.Sequence[str] = ()
     extra_variables: typing.Sequence[tf.Variable] = ()
     style_variable_names: typing.Sequence[str] = ()
-    added_later: typing.Sequence[str] = ()
+    newer_variable_names: typing.Sequence[str] = ()
 
     def __init__(self, conf):
         super().__init__()

@@ -55,7 +55,7 @@ class MsgNet(base.Method):
     """
 
     conf_class = MsgNetConf
-    added_later = ("msgnet/comatch/path", "msgnet/norms")
+    newer_variable_names = ("msgnet/comatch/path", "msgnet/norms")
     style_kinds = ("name", "image")
     memory = (700e6, 1470)
 

@@ -86,7 +86,7 @@ class StyleBank(base.Method):
         self.norms = {name: initial_norms(conf, name, name not in frozen) for name in self.style_names}
         self._stylizing_norm = tf.Variable(0.0, trainable=False, name="stylebank/stylizing_norm")
         if frozen:
-            checkpoints.restore(conf.frozen_model, self.extra_variables, optional=self.added_later)
+            checkpoints.restore(conf.frozen_model, self.extra_variables, optional=self.newer_variable_names)
         if training:
             layers.check_size(conf, DEPTH)
             self.perceptual_loss = losses.PerceptualLoss(conf)
@@ -96,7 +96,7 @@ class StyleBank(base.Method):
             self.style_targets = {name: self.perceptual_loss.style_targets(image) for name, image in images.items()}
 
     @property
-    def added_later(self):
+    def newer_variable_names(self):
         """The banks' norms, which model files of earlier versions may lack."""
         return [f"stylebank/banks/{name}/norms" for name in self.style_names]
 

@@ -398,7 +398,7 @@ def test_a_model_of_an_earlier_version_opens(name, house):
     """Its file lacks what was added later, its recipe has keys that are gone; the pictures are those of then."""
     method, path = make(name, house), str(house / "old.ckpt-done")
     variables = [*method.trainable_variables, *method.extra_variables]
-    checkpoints.save(path, [v for v in variables if checkpoints.scope(v) not in method.added_later])
+    checkpoints.save(path, [v for v in variables if checkpoints.scope(v) not in method.newer_variable_names])
     gone = {"content_path": False, "bank_norms": False, "relative_losses": True, "style_normaliser": "channels"}
     recipe = {key: value for key, value in config.conf_dict(method.conf).items() if not key.endswith("_form")} | gone
     (house / "old.yml").write_text(yaml.safe_dump(recipe | {"trained": {"steps": 4}}))
