@@ -162,7 +162,7 @@ def views(conf):
     return range(VIEWS if conf.turned_losses else 1)
 
 
-def drawn_view(conf, step):
+def draw_view(conf, step):
     """The view of a step: 0 without conf.turned_losses, or drawn from the conf's seed and the step alone."""
     if not conf.turned_losses:
         return 0

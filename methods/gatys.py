@@ -289,7 +289,7 @@ def adam(objective, image, conf, before=None, callback=lambda *_: None):
 
     @tf.function(autograph=False)
     def step():
-        view = losses.drawn_view(conf, optimizer.iterations)
+        view = losses.draw_view(conf, optimizer.iterations)
         parts = base.minimize(lambda: objective.losses(variable, view), [variable], optimizer)
         if conf.clip:
             variable.assign(tf.clip_by_value(variable, 0.0, 255.0))

@@ -74,7 +74,7 @@ class Johnson(base.Method):
                 norm = model.instance_norm(photos, *map(self.kernels.get, model.AFFINE))
                 target = tf.stop_gradient(tf.tanh(norm) + 1) * 127.5
                 return {"total_loss": tf.reduce_mean(tf.square(generated - target)) / 255}
-            view = losses.drawn_view(self.conf, optimizer.iterations)
+            view = losses.draw_view(self.conf, optimizer.iterations)
             targets = self.perceptual_loss.content_targets(photos, view)
             weight = losses.style_weight(self.conf, optimizer.iterations)
             return self.perceptual_loss(generated, targets, self.style_targets[""], weight, view)

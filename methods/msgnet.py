@@ -108,7 +108,7 @@ class MsgNet(base.Method):
     @tf.function(autograph=False, reduce_retracing=True)
     def _train_step(self, content, optimizer, variables, index, style=None, gram=None):
         """A step towards the index-th style, of which CoMatch gets the Gram matrix of an image [1,h,w,3], or gram [C,C]."""
-        view = losses.drawn_view(self.conf, optimizer.iterations)
+        view = losses.draw_view(self.conf, optimizer.iterations)
         content_targets = self.perceptual_loss.content_targets(content, view)
         style_targets = {layer: targets[index] for layer, targets in self._targets.items()}
 

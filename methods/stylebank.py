@@ -124,7 +124,7 @@ class StyleBank(base.Method):
 
     @tf.function(autograph=False)
     def _stylizing_step(self, content, optimizer, variables, name):
-        view = losses.drawn_view(self.conf, optimizer.iterations)
+        view = losses.draw_view(self.conf, optimizer.iterations)
         content_targets = self.perceptual_loss.content_targets(content, view)
 
         def compute_losses():

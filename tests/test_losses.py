@@ -82,9 +82,9 @@ def test_turned_losses_compare_with_targets_of_the_same_view(house):
         assert float(parts["losses/style_loss"]) < 1e-6
     shifted = {layer: tf.roll(views, 1, 0) for layer, views in targets.items()}
     assert float(loss(image, loss.content_targets(image), shifted, 10.0)["losses/style_loss"]) > 1e-4
-    drawn = [int(losses.drawn_view(loss.conf, step)) for step in range(40)]
+    drawn = [int(losses.draw_view(loss.conf, step)) for step in range(40)]
     assert set(drawn) == set(range(losses.VIEWS))
-    assert drawn == [int(losses.drawn_view(loss.conf, step)) for step in range(40)]
+    assert drawn == [int(losses.draw_view(loss.conf, step)) for step in range(40)]
 
 
 def test_the_pixels_colours_are_a_style_layer_of_their_own_weight(house):
