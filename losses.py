@@ -13,7 +13,7 @@ from core.cli import UserError
 COLORS, LUMINANCE = "colors", "luminance"  # of the pixels themselves: one more style layer, one more content layer
 SQUARE = 8  # pixels on a side, over which LUMINANCE is averaged
 VIEWS = 8  # ways to mirror and turn a picture by quarters
-BACK = (0, 1, 2, 3, 4, 6, 5, 7)  # for each view the one that undoes it
+INVERSE_VIEWS = (0, 1, 2, 3, 4, 6, 5, 7)  # for each view the one that undoes it
 
 
 def loss_network(conf, layers):
@@ -120,7 +120,7 @@ class PerceptualLoss(tf.Module):
             parts["content"] = tf.add_n(errors)
         for weight, guides, targets in styles:
             for layer, matrices in targets.items():
-                guided = features[layer] * turned(guides[layer], view) if guides else features[layer]
+                guided = features[layer] * turn(guides[layer], view) if guides else features[layer]
                 pixels = tf.reduce_prod(tf.shape(images)[1:3])
                 error = style_error(guided, matrices[view], conf.style_form, pixels)
                 of_style[layer] = of_style.get(layer, 0.0) + weight * self._factors.get(layer, 1.0) * error
@@ -136,7 +136,7 @@ class PerceptualLoss(tf.Module):
         return weighted_sum({names[part]: (parts[part], weights[part]) for part in names}, of_style)
 
     def _features(self, images, view, layers):
-        images = turned(images, view)
+        images = turn(images, view)
         of_pixels = {COLORS: colors, LUMINANCE: luminance}
         features = {layer: of_pixels[layer](images) for layer in layers if layer in of_pixels}
         for network in self._networks:
@@ -170,7 +170,7 @@ def draw_view(conf, step):
     return tf.random.stateless_uniform([], seed, 0, VIEWS, tf.int32)
 
 
-def turned(images, view):
+def turn(images, view):
     """Images [N,H,W,C] in one of VIEWS views: mirrored up-down (1), left-right (2), and with their axes swapped (4)."""
     if isinstance(view, int) and view == 0:  # all that there is without turned_losses
         return images

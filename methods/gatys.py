@@ -214,7 +214,7 @@ class Objective(Differentiable):
         targets = {layer: [] for layer in self.conf.content_layers}
         for view in views(self.conf):
             for layer, features in self._loss.content_targets(to_batch(image), view).items():
-                targets[layer].append(losses.turned(features, losses.BACK[view]))
+                targets[layer].append(losses.turn(features, losses.INVERSE_VIEWS[view]))
         return {layer: tf.concat(features, 0) for layer, features in targets.items()}
 
     def _guides(self, mask):
@@ -228,7 +228,7 @@ class Objective(Differentiable):
     def losses(self, image, view=0):
         """{"content": ..., "style": ..., "tv": ..., "total": weighted} of [1,H,W,3] RGB; the first three are unweighted."""
         conf = self.conf
-        content = {layer: losses.turned(features[view][None], view) for layer, features in self.content.items()}
+        content = {layer: losses.turn(features[view][None], view) for layer, features in self.content.items()}
         parts, _ = self._loss.errors(image, content, self.styles, view)
         weights = {"content": conf.content_weight, "style": conf.style_weight, "tv": conf.tv_weight}
         return parts | {"total": tf.add_n([weights[name] * loss for name, loss in parts.items()])}

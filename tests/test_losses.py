@@ -64,7 +64,7 @@ def test_total_variation():
 
 
 def test_the_views_are_all_ways_to_mirror_and_turn_a_picture():
-    views = [losses.turned(tf.constant(F), tf.constant(k)).numpy() for k in range(losses.VIEWS)]
+    views = [losses.turn(tf.constant(F), tf.constant(k)).numpy() for k in range(losses.VIEWS)]
     turned = [np.rot90(image, k, (1, 2)) for image in (F, F[:, ::-1]) for k in range(4)]
     assert {v.tobytes() for v in views} == {np.ascontiguousarray(t).tobytes() for t in turned}
     assert len({v.tobytes() for v in views}) == 8
