@@ -72,7 +72,7 @@ class Lesson(tf.Module):
     def __init__(self, conf, paths):
         super().__init__()
         self.conf = conf
-        self._teachers = losses.teachers(conf)
+        self._teachers = losses.read_teachers(conf)
         self._style_nets = [load_model(path) for path in conf.style_models]
         for path, net in zip(conf.style_models, self._style_nets, strict=True):
             if net.style_kinds:

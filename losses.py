@@ -16,7 +16,7 @@ VIEWS = 8  # ways to mirror and turn a picture by quarters
 INVERSE_VIEWS = (0, 1, 2, 3, 4, 6, 5, 7)  # for each view the one that undoes it
 
 
-def loss_network(conf, layers):
+def read_loss_network(conf, layers):
     """The conf's loss network up to the deepest of `layers`, on the GPU where there is one.
 
     Raises UserError as vgg.read_weights and vgg.Vgg do.
@@ -26,23 +26,23 @@ def loss_network(conf, layers):
         return vgg.Vgg(conf.loss_model, weights, layers, conf.pooling, conf.repeated_edges)
 
 
-def loss_networks(conf):
+def read_loss_networks(conf):
     """[the conf's loss network, and its second one where it names any], each with those of the conf's layers that are its.
 
-    Raises UserError as loss_network does, or when no layer is the second network's.
+    Raises UserError as read_loss_network does, or when no layer is the second network's.
     """
     layers = {*conf.content_layers, *conf.style_layers}
     second = {layer for layer in layers if conf.second_loss_model and layer.startswith(f"{conf.second_loss_model}/")}
     if conf.second_loss_model and not second:
         raise UserError(f"second_loss_model: no layer begins with {conf.second_loss_model}/; name one in style_layers")
-    networks = [loss_network(conf, layers - second)] if layers - second else []
+    networks = [read_loss_network(conf, layers - second)] if layers - second else []
     if second:
         keys = {"loss_model": conf.second_loss_model, "loss_model_file": conf.second_loss_model_file}
-        networks.append(loss_network(dataclasses.replace(conf, **keys), second))
+        networks.append(read_loss_network(dataclasses.replace(conf, **keys), second))
     return networks
 
 
-def teachers(conf):
+def read_teachers(conf):
     """The two networks that a DistillConf's student learns from, up to the layers they teach.
 
     Raises UserError as vgg.read_weights and vgg.Vgg do.
@@ -70,12 +70,12 @@ class PerceptualLoss(tf.Module):
       conf: a PerceptualConf, or a GatysConf.
       network: the conf's loss network with all layers of the conf; None: it is read.
 
-    Raises UserError as loss_network does, or when no layer is the second network's.
+    Raises UserError as read_loss_network does, or when no layer is the second network's.
     """
 
     def __init__(self, conf, network=None):
         super().__init__()
-        self.conf, self._networks = conf, [network] if network else loss_networks(conf)
+        self.conf, self._networks = conf, [network] if network else read_loss_networks(conf)
         self._content_layers = (*conf.content_layers, *([LUMINANCE] if conf.luminance_weight else []))
         self._style_layers = (*conf.style_layers, *([COLORS] if conf.color_weight else []))
         self._factors = {LUMINANCE: conf.luminance_weight, COLORS: conf.color_weight}

@@ -217,11 +217,11 @@ def prepare(job, conf):
     """(loss network, content [H,W,3], [styles.Style], the picture that init names): what can be refused is refused here.
 
     Raises:
-      UserError: as read_inputs, read_start and losses.loss_network do; the pictures are too small, or too large for memory.
+      UserError: as read_inputs, read_start and losses.read_loss_network do; the pictures are too small, or too large for memory.
     """
     content, given = read_inputs(job, conf)
     start = None if conf.init in gatys.STARTS else read_start(conf.init)
-    network = losses.loss_network(conf, {*conf.content_layers, *conf.style_layers})
+    network = losses.read_loss_network(conf, {*conf.content_layers, *conf.style_layers})
     named = zip(job.style_image, (style.image for style in given), strict=True)
     gatys.check_sizes(conf, (job.content_image or job.style_image[0], content), named)
     check_memory(job, conf, network, content, given)

@@ -38,7 +38,7 @@ class AdaIn(base.Method):
 
     Departures from the paper: the encoder is the conf's, by default the project's own small network, and pads zeros.
 
-    Raises UserError as losses.loss_network and, when training, training_paths do.
+    Raises UserError as losses.read_loss_network and, when training, training_paths do.
     """
 
     conf_class = AdaInConf
@@ -48,7 +48,7 @@ class AdaIn(base.Method):
     def __init__(self, conf, training=False):
         super().__init__(conf)
         self.layers = decoders.end_layers(conf.loss_model, range(1, DEPTH + 1))
-        self.encoder = losses.loss_network(conf, self.layers)
+        self.encoder = losses.read_loss_network(conf, self.layers)
         self.decoder = decoders.decoder_variables("adain", self.encoder, DEPTH, conf.seed)
         self._statistics = functools.lru_cache(maxsize=16)(self._measured)  # once for many pictures
         if training:

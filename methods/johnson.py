@@ -37,7 +37,7 @@ class JohnsonConf(config.MethodConf, config.PerceptualConf):
 class Johnson(base.Method):
     """The image transform net and, for training, its loss network and the style's Gram matrices.
 
-    Raises UserError, when training, as reader.read_style and losses.loss_network do.
+    Raises UserError, when training, as reader.read_style and losses.read_loss_network do.
     """
 
     conf_class = JohnsonConf

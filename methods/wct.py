@@ -29,7 +29,7 @@ class Wct(base.Method):
     result at the next. Departures from the paper: the encoder is the conf's, by default the project's own small network;
     it pads zeros.
 
-    Raises UserError as losses.loss_network and, when training, layers.check_size do.
+    Raises UserError as losses.read_loss_network and, when training, layers.check_size do.
     """
 
     conf_class = WctConf
@@ -41,7 +41,7 @@ class Wct(base.Method):
         if training:
             layers.check_size(conf, max(conf.levels))
         self.layers = dict(zip(conf.levels, decoders.end_layers(conf.loss_model, conf.levels), strict=True))
-        self.encoder = losses.loss_network(conf, self.layers.values())
+        self.encoder = losses.read_loss_network(conf, self.layers.values())
         self.decoders = {
             depth: decoders.decoder_variables(f"wct/decoder{depth}", self.encoder, depth, conf.seed)
             for depth in conf.levels

@@ -84,7 +84,7 @@ def networks(conf):
     layers = (*conf.teacher_layers, *conf.deep_teacher_layers)
     pairs = {f"{conf.loss_model}/{(name := vgg.short_name(layer))[:5]}/{name}": layer for layer in layers}
     student = vgg.Vgg(conf.loss_model, vgg.read_weights(conf.loss_model, conf.output), pairs)
-    return pairs, student, losses.teachers(conf)
+    return pairs, student, losses.read_teachers(conf)
 
 
 def features_of(networks, image):

@@ -76,7 +76,7 @@ def read_recipe(name, photo, long_side, evaluations, network):
         conf = with_network(conf, scope, path or gatys.GatysConf(loss_model=scope).loss_model_file)
     layers = {*conf.content_layers, *conf.style_layers}
     if conf.loss_model == own:
-        return conf, losses.loss_network(conf, layers)
+        return conf, losses.read_loss_network(conf, layers)
     weights = vgg.read_weights(conf.loss_model, conf.loss_model_file)
     [features] = vgg.Vgg(conf.loss_model, weights, [f"{conf.loss_model}/conv2/conv2_2"])(np.float32(photo[None])).values()
     size = float(tf.sqrt(tf.reduce_mean(tf.square(features))))
