@@ -133,7 +133,7 @@ class PerceptualLoss(tf.Module):
         parts, of_style = self.errors(generated, content_targets, [(1.0, None, style_targets)], view)
         weights = {"content": self.conf.content_weight, "style": style_weight, "tv": self.conf.tv_weight}
         names = {"content": "content_loss", "style": "style_loss", "tv": "regularizer_loss"}
-        return weighted_sum({names[part]: (parts[part], weights[part]) for part in names}, of_style)
+        return tag_losses({names[part]: (parts[part], weights[part]) for part in names}, of_style)
 
     def _features(self, images, view, layers):
         images = turn(images, view)
@@ -202,7 +202,7 @@ def gram(features):
     return tf.matmul(rows, rows, transpose_a=True) / size, gradient
 
 
-def style_weight(conf, step):
+def schedule_style_weight(conf, step):
     """conf.style_weight at a step; raised from 0 after the steps of reconstruction when the conf says so."""
     if not conf.style_warmup_steps:
         return conf.style_weight
@@ -210,7 +210,7 @@ def style_weight(conf, step):
     return conf.style_weight * tf.minimum(done, 1.0)
 
 
-def weighted_sum(parts, of_style):
+def tag_losses(parts, of_style):
     """What a training step reports, by TensorBoard tag: each loss, each times its weight, the style's by layer, the total.
 
     `parts` is {"content_loss": (scalar, weight), ...}, `of_style` {layer: scalar}.
@@ -243,13 +243,13 @@ def content_error(features, target, form):
     return tf.reduce_mean(squares) * (0.25 if form == "quarter_mean" else 1.0)
 
 
-UNDIVIDED = ("half_sum", "quarter_mean", "image")  # forms of F F^T: there the size of the style image counts
+UNDIVIDED_FORMS = ("half_sum", "quarter_mean", "image")  # forms of F F^T: there the size of the style image counts
 
 
 def style_matrix(features, form):
     """The matrices [N,C,C] that one of style_error's forms compares: gram()'s, or F F^T undivided."""
     size = tf.cast(tf.size(features[0]), features.dtype)
-    return gram(features) * (size if form in UNDIVIDED else 1.0)
+    return gram(features) * (size if form in UNDIVIDED_FORMS else 1.0)
 
 
 def style_error(features, target, form, pixels=None):
@@ -285,15 +285,15 @@ def total_variation_loss(images, form="mean"):
     down, across = differences(images, 1), differences(images, 2)
     if form == "power":
         # The power's gradient at 0 is 0, but TensorFlow computes it as 0 * infinity only below 1: 1.25 is safe.
-        return tf.reduce_sum(tf.pow(tf.square(all_but_last(down, 2)) + tf.square(all_but_last(across, 1)), 1.25))
+        return tf.reduce_sum(tf.pow(tf.square(drop_last(down, 2)) + tf.square(drop_last(across, 1)), 1.25))
     return 0.5 * (tf.reduce_mean(tf.square(down)) + tf.reduce_mean(tf.square(across)))
 
 
 def differences(images, axis):
     """Each pixel less the one before it along an axis: one fewer than there are pixels."""
-    return tf.split(images, [1, -1], axis)[1] - all_but_last(images, axis)
+    return tf.split(images, [1, -1], axis)[1] - drop_last(images, axis)
 
 
-def all_but_last(x, axis):
+def drop_last(x, axis):
     """x[..., :-1] along an axis. A split's gradient is one copy; that of x[:, :-1] goes through it element by element."""
     return tf.split(x, [-1, 1], axis)[0]

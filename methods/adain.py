@@ -116,7 +116,7 @@ class AdaIn(base.Method):
         of_content = self.encoder(content, self.layers[-1:])[self.layers[-1]]
         of_style = {layer: moments(features) for layer, features in self.encoder(style).items()}
         target = adain(of_content, moments(of_content), of_style[self.layers[-1]])
-        weight = losses.style_weight(self.conf, optimizer.iterations)
+        weight = losses.schedule_style_weight(self.conf, optimizer.iterations)
 
         def compute_losses():
             return self._losses(self.encoder(decoders.decode(target, self.decoder)), target, of_style, weight)
@@ -131,7 +131,7 @@ class AdaIn(base.Method):
             "content_loss": (content_loss, self.conf.content_weight),
             "style_loss": (tf.add_n(list(style_losses.values())), style_weight),
         }
-        return losses.weighted_sum(parts, style_losses)
+        return losses.tag_losses(parts, style_losses)
 
 
 def adain(features, own, wanted):

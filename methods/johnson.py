@@ -76,7 +76,7 @@ class Johnson(base.Method):
                 return {"total_loss": tf.reduce_mean(tf.square(generated - target)) / 255}
             view = losses.draw_view(self.conf, optimizer.iterations)
             targets = self.perceptual_loss.content_targets(photos, view)
-            weight = losses.style_weight(self.conf, optimizer.iterations)
+            weight = losses.schedule_style_weight(self.conf, optimizer.iterations)
             return self.perceptual_loss(generated, targets, self.style_targets[""], weight, view)
 
         return base.minimize(compute_losses, variables, optimizer)
