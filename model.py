@@ -13,7 +13,7 @@ import tensorflow as tf
 from core import winograd
 from vgg_preprocessing import mean_image_subtraction
 
-AFFINE = ("deconv3/scale", "deconv3/offset")  # output_affine's variables
+AFFINE = ("deconv3/scale", "deconv3/offset")  # create_affine()'s variables
 BORDER = 10  # pixels of reflection around the input: they take the blame for what happens at the edge and are cut off
 
 WIDTH = 32  # channels of conv1 in the paper
@@ -112,11 +112,11 @@ def upsample_conv2d(x, kernel):
 def reflect_border(x, width):
     """Reflects `width` pixels around images of any size, also smaller than the border. [N,H,W,C] -> [N,H+2w,W+2w,C]."""
     for axis in (1, 2):
-        x = reflected(x, axis, -width, tf.shape(x)[axis] + width)
+        x = reflect(x, axis, -width, tf.shape(x)[axis] + width)
     return x
 
 
-def reflected(x, axis, first, last):
+def reflect(x, axis, first, last):
     """x at the positions first..last-1 along an axis; those outside are reflected into it, however far they lie."""
     size = tf.shape(x)[axis]
     period = tf.maximum(2 * (size - 1), 1)
@@ -145,7 +145,7 @@ def tanh(x, least_slope):
 
 
 def image_transform_net(images, w, least_slope=0.0, border=0):
-    """The net itself. [N,H,W,3] RGB 0..255, and kernels by scope (and output_affine(), if any) -> [N,H,W,3] RGB 0..255.
+    """The net itself. [N,H,W,3] RGB 0..255, and kernels by scope (and create_affine(), if any) -> [N,H,W,3] RGB 0..255.
 
     The original's output is H and W rounded up to a multiple of 4; here the surplus is cut at the bottom and the right.
     For training: `least_slope` is tanh()'s, and `border` pixels of the reflected border, at most BORDER, stay on each side.
@@ -164,7 +164,7 @@ def image_transform_net(images, w, least_slope=0.0, border=0):
     return (x[:, first : BORDER + height + border, first : BORDER + width + border] + 1) * 127.5
 
 
-def initial_kernels(initializer, seed, width=WIDTH):
+def create_kernels(initializer, seed, width=WIDTH):
     """New variables by scope, named as in a TF1 checkpoint.
 
     "normal" is the original's truncated normal of stddev 0.1 everywhere, with which a residual block multiplies its input
@@ -181,7 +181,7 @@ def initial_kernels(initializer, seed, width=WIDTH):
     return kernels
 
 
-def output_affine(style):
+def create_affine(style):
     """New variables by scope: [3] scale and offset after the last norm, with which the net's colours begin as a painting's.
 
     A departure from the original; the paper's output layer has no norm at all. The last norm alone gives every picture the

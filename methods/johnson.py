@@ -47,8 +47,8 @@ class Johnson(base.Method):
         super().__init__(conf)
         self.memory = (850e6, 14 * conf.width)  # 2.57 GB at 2048x2048, 1.66 GB at half width
         style = reader.read_style(conf.style_image, conf) if training else tf.zeros([1, 1, 1, 3])
-        affine = model.output_affine(style) if conf.output_affine else {}
-        self.kernels = model.initial_kernels(conf.initializer, conf.seed, conf.width) | affine
+        affine = model.create_affine(style) if conf.output_affine else {}
+        self.kernels = model.create_kernels(conf.initializer, conf.seed, conf.width) | affine
         if training:
             self.perceptual_loss = losses.PerceptualLoss(conf)
             self.style_targets = {"": self.perceptual_loss.style_targets(style)}

@@ -72,7 +72,7 @@ def padded(images, depth):
     step = multiple(depth)
     for axis in (1, 2):
         size = tf.shape(images)[axis]
-        images = model.reflected(images, axis, 0, step * tf.maximum((size + step - 1) // step, 2))
+        images = model.reflect(images, axis, 0, step * tf.maximum((size + step - 1) // step, 2))
     return images
 
 
