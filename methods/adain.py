@@ -81,7 +81,7 @@ class AdaIn(base.Method):
 
     @tf.function(autograph=False, input_signature=[tf.TensorSpec([1, None, None, 3])])
     def _encoded_moments(self, image):
-        return moments(self.encoder(layers.padded(image, DEPTH), self.layers[-1:])[self.layers[-1]])
+        return moments(self.encoder(layers.pad_to_multiple(image, DEPTH), self.layers[-1:])[self.layers[-1]])
 
     @tf.function(
         autograph=False, input_signature=[IMAGES, MOMENTS, MOMENTS, tf.TensorSpec([None, None, None]), tf.TensorSpec([])]
@@ -90,7 +90,7 @@ class AdaIn(base.Method):
         size = tf.shape(content)[1:3]
 
         def stylized(image):
-            features = self.encoder(layers.padded(image[None], DEPTH), self.layers[-1:])[self.layers[-1]]
+            features = self.encoder(layers.pad_to_multiple(image[None], DEPTH), self.layers[-1:])[self.layers[-1]]
             regions = decoders.regions(shares, image[None], DEPTH, features)
             # Each style takes the place of what the content is in its region: the content's moments are the region's too.
             moved = adain(features, moments(features, regions), (means, deviations))

@@ -33,7 +33,7 @@ def regions(shares, images, depth, features):
 
     Shares without size, [S,1,1], stand for the whole picture.
     """
-    masks = layers.padded(tf.image.resize(shares[..., None], tf.shape(images)[1:3], "area"), depth)
+    masks = layers.pad_to_multiple(tf.image.resize(shares[..., None], tf.shape(images)[1:3], "area"), depth)
     return tf.image.resize(masks, tf.shape(features)[1:3], "area")
 
 
@@ -52,7 +52,7 @@ def decoder_variables(name, encoder, depth, seed):
 
 def decode(features, decoder):
     """Features [N,h,w,C] -> images [N,H,W,3], RGB in about 0..255, not clipped; H and W are as layers.multiple() says."""
-    return layers.in_pixels(decoded_maps(features, decoder))
+    return layers.to_pixels(decoded_maps(features, decoder))
 
 
 def inversion_losses(encoder, layer, decoder, features, images):
@@ -73,7 +73,7 @@ def decoded_maps(x, decoder):
     above = None
     for name, layer in decoder.items():
         if name == "conv1_1":
-            return layers.image_conv(x, layer)
+            return layers.conv_to_image(x, layer)
         upsamples = above is not None and re.fullmatch(r"conv\d_1", above)
         x = tf.nn.relu(layers.upsample_conv(x, layer) if upsamples else layers.conv(x, layer))
         above = name

@@ -52,22 +52,22 @@ def upsample_conv(x, layer):
     return model.upsample_conv2d(x, layer[0]) + layer[1]
 
 
-def image_conv(x, layer):
+def conv_to_image(x, layer):
     """model.conv2d_to_image with biases; H and W even."""
     return model.conv2d_to_image(x, layer[0]) + layer[1]
 
 
-def in_units(images):
+def to_units(images):
     """RGB 0..255 less the means, in UNIT: [N,H,W,3] of about deviation 1."""
     return vgg_preprocessing.mean_image_subtraction(images) / UNIT
 
 
-def in_pixels(maps):
-    """in_units undone: RGB in about 0..255, not clipped."""
+def to_pixels(maps):
+    """to_units undone: RGB in about 0..255, not clipped."""
     return vgg_preprocessing.mean_image_addition(UNIT * maps)
 
 
-def padded(images, depth):
+def pad_to_multiple(images, depth):
     """[N,H,W,C] of any size reflected at the bottom and the right to the next size that a decoder inverts."""
     step = multiple(depth)
     for axis in (1, 2):

@@ -13,7 +13,7 @@ from core import config, styles
 from core.cli import UserError
 from methods import base, layers
 
-DEPTH = 3  # of the encoder as layers.padded counts: both sides are halved twice
+DEPTH = 3  # of the encoder as layers.pad_to_multiple counts: both sides are halved twice
 LIMIT = 3.0  # of a place's length in the features, in root mean squares
 REFRESHING = 8  # rounds of all styles and sizes of which one computes the kept Gram matrices anew, of whole images
 NO_NORMS = types.MappingProxyType({})
@@ -159,7 +159,7 @@ class MsgNet(base.Method):
 
     def _gram_of(self, image):
         """The Gram matrix [1,C,C], of norm 1, of an image [1,h,w,3] of any size."""
-        gram = losses.gram(self._encoded(layers.padded(image, DEPTH)))
+        gram = losses.gram(self._encoded(layers.pad_to_multiple(image, DEPTH)))
         return gram / (tf.norm(gram) + 1e-12)
 
     @tf.function(
@@ -176,7 +176,7 @@ class MsgNet(base.Method):
         size = tf.shape(content)[1:3]
 
         def stylized(image):
-            features = self._encoded(layers.padded(image[None], DEPTH))
+            features = self._encoded(layers.pad_to_multiple(image[None], DEPTH))
 
             def added(sum_, each):  # decoded one by one: norms over all would mix the styles' colours
                 share, gram, norms = each
@@ -191,7 +191,7 @@ class MsgNet(base.Method):
 
     def _encoded(self, images):
         """[N,H,W,3] RGB 0..255 -> [N,H/4,W/4,4*width]."""
-        x = layers.in_units(images)
+        x = layers.to_units(images)
         x = tf.nn.relu(layers.conv(x, self.layers["conv1"]))
         x = bottleneck(x, self.layers, "down1", 2)
         return bottleneck(x, self.layers, "down2", 2)
@@ -205,7 +205,7 @@ class MsgNet(base.Method):
         x = up_bottleneck(x, self.layers, "up2", norms)
         scale, offset = norms["conv2"]
         x = tf.nn.relu6(joint_norm(x) * scale + offset)
-        return layers.in_pixels(layers.image_conv(x, self.layers["conv2"]))
+        return layers.to_pixels(layers.conv_to_image(x, self.layers["conv2"]))
 
 
 def comatch(x, match, gram, path):

@@ -13,7 +13,7 @@ from core import checkpoints, config, styles
 from core.cli import UserError
 from methods import base, layers
 
-DEPTH = 3  # of the encoder as layers.padded counts: both sides are halved twice
+DEPTH = 3  # of the encoder as layers.pad_to_multiple counts: both sides are halved twice
 NOTHING = 1e-3  # of a pixel, which the styles' masks may leave to nobody without the photo being recovered for it
 NORM_MEMORY = 0.9  # share of the stylising steps' mean gradient norm that each of them keeps
 
@@ -199,7 +199,7 @@ class StyleBank(base.Method):
         size, first = tf.shape(content)[1:3], self.banks[self.style_names[0]]
 
         def stylized(photo):
-            padded = layers.padded(photo[None], DEPTH)
+            padded = layers.pad_to_multiple(photo[None], DEPTH)
             features = self._encoded(padded)
 
             def added(sum_, each):
@@ -217,7 +217,7 @@ class StyleBank(base.Method):
 
     def _encoded(self, images):
         """[N,H,W,3] RGB 0..255 -> [N,H/4,W/4,width]."""
-        x = layers.in_units(images)
+        x = layers.to_units(images)
         x = layers.normalize(model.conv2d(x, self.kernels["conv1"], 1))
         x = layers.normalize(model.conv2d(x, self.kernels["conv2"], 2))
         x = layers.normalize(model.conv2d(x, self.kernels["conv3"], 2))
@@ -238,7 +238,7 @@ class StyleBank(base.Method):
             x = model.residual(x, self.kernels[f"res{i}/a"], self.kernels[f"res{i}/b"])
         x = layers.normalize(model.upsample_conv2d(x, self.kernels["deconv3"]), norms["deconv3"])
         x = layers.normalize(model.upsample_conv2d(x, self.kernels["deconv2"]), norms["deconv2"])
-        return layers.in_pixels(model.conv2d_to_image(x, self.kernels["deconv1"]))
+        return layers.to_pixels(model.conv2d_to_image(x, self.kernels["deconv1"]))
 
 
 def recolored(images, photos):

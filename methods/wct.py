@@ -79,14 +79,14 @@ class Wct(base.Method):
 
     @tf.function(autograph=False, input_signature=[tf.TensorSpec([1, None, None, 3])])
     def _encoded(self, image):
-        features = self.encoder(layers.padded(image, max(self.layers)))
+        features = self.encoder(layers.pad_to_multiple(image, max(self.layers)))
         return {depth: statistics(features[layer][0]) for depth, layer in self.layers.items()}
 
     def _level(self, depth, content, means, roots, shares, strength):
         size, layer = tf.shape(content)[1:3], self.layers[depth]
 
         def stylized(image):
-            features = self.encoder(layers.padded(image[None], depth), [layer])[layer][0]
+            features = self.encoder(layers.pad_to_multiple(image[None], depth), [layer])[layer][0]
             regions = decoders.regions(shares, image[None], depth, features[None])
             changes = tf.map_fn(
                 lambda each: each[0] * (whitened_and_coloured(features, each[0], *each[1:]) - features),

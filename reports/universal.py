@@ -74,7 +74,7 @@ def teachers_wct(folder):
         height, width = content.shape[1:3]
         for depth, (layer, encoder, decoder) in levels.items():
             images = (content, tf.cast(style.image, tf.float32)[None])
-            own, target = (encoder(layers.padded(image, depth))[layer][0] for image in images)
+            own, target = (encoder(layers.pad_to_multiple(image, depth))[layer][0] for image in images)
             mean, covariance = wct.statistics(target)
             features = wct.whitened_and_coloured(own, 1.0, mean, wct.power(covariance, 0.5))
             content = 255 * tf.nn.relu(decoders.decoded_maps(features[None], decoder))[:, :height, :width]

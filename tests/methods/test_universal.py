@@ -48,7 +48,7 @@ def reconstruction(method, image):
     else:
         steps = [(depth, layer, method.decoders[depth]) for depth, layer in method.layers.items()]
     for depth, layer, decoder in steps:
-        found = method.encoder(layers.padded(image, depth))[layer]
+        found = method.encoder(layers.pad_to_multiple(image, depth))[layer]
         image = decoders.decode(found, decoder)[:, : image.shape[1], : image.shape[2]]
     return np.clip(image, 0, 255)
 
