@@ -47,11 +47,11 @@ def decoder_variables(name, encoder, depth, seed):
     for found in reversed(convs):
         size, _, channels_out, channels_in = encoder.kernel_shapes()[found]
         shapes[found] = (size, channels_in, channels_out)
-    return layers.layer_variables(name, shapes, seed)
+    return layers.create_layers(name, shapes, seed)
 
 
 def decode(features, decoder):
-    """Features [N,h,w,C] -> images [N,H,W,3], RGB in about 0..255, not clipped; H and W are as layers.multiple() says."""
+    """Features [N,h,w,C] -> images [N,H,W,3], RGB in about 0..255, not clipped; H and W are as layers.side_multiple() says."""
     return layers.to_pixels(decoded_maps(features, decoder))
 
 

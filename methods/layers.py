@@ -9,35 +9,37 @@ from core.cli import UserError
 UNIT = 64.0  # a decoder's output is in it: about the standard deviation of a photo's pixels
 
 
-def multiple(depth):
+def side_multiple(depth):
     """What both sides of a picture must be multiples of, so that a decoder gives its size back."""
     return max(2, 2 ** (depth - 1))  # 2: see model.conv2d_to_image
 
 
 def check_size(conf, depth):
     """Raises UserError when training images of the conf's size would not come back in that size."""
-    if conf.image_size % multiple(depth):
-        raise UserError(f"image_size: got {conf.image_size}, a multiple of {multiple(depth)} is needed for {conf.method}")
+    if conf.image_size % side_multiple(depth):
+        raise UserError(
+            f"image_size: got {conf.image_size}, a multiple of {side_multiple(depth)} is needed for {conf.method}"
+        )
 
 
-def layer_variables(name, shapes, seed, at_zero=()):
-    """New {scope: (kernel, biases)}, kernels as from kernel_variables, named <name>/<scope>/..., biases 0."""
-    kernels = kernel_variables(name, shapes, seed, at_zero=at_zero)
+def create_layers(name, shapes, seed, zero_scopes=()):
+    """New {scope: (kernel, biases)}, kernels as from create_kernels, named <name>/<scope>/..., biases 0."""
+    kernels = create_kernels(name, shapes, seed, zero_scopes=zero_scopes)
     biases = {scope: tf.Variable(tf.zeros(shape[2]), name=f"{name}/{scope}/biases") for scope, shape in shapes.items()}
     return {scope: (kernels[scope], biases[scope]) for scope in shapes}
 
 
-def kernel_variables(name, shapes, seed, trainable=True, at_zero=()):
+def create_kernels(name, shapes, seed, trainable=True, zero_scopes=()):
     """New {scope: kernel} at the scale of He et al. 2015 (arXiv 1502.01852), named <name>/<scope>/weights.
 
     Args:
       shapes: {scope: (size, channels in, channels out)}.
-      at_zero: scopes whose kernels begin at 0. A residual block whose last kernel does begins as the identity.
+      zero_scopes: scopes whose kernels begin at 0. A residual block whose last kernel does begins as the identity.
     """
     kernels = {}
     for i, (scope, (size, channels_in, channels_out)) in enumerate(shapes.items()):
         shape, stddev = [size, size, channels_in, channels_out], (2 / (size * size * channels_in)) ** 0.5
-        kernel = tf.random.stateless_truncated_normal(shape, [seed, i], stddev=0.0 if scope in at_zero else stddev)
+        kernel = tf.random.stateless_truncated_normal(shape, [seed, i], stddev=0.0 if scope in zero_scopes else stddev)
         kernels[scope] = tf.Variable(kernel, trainable=trainable, name=f"{name}/{scope}/weights")
     return kernels
 
@@ -69,7 +71,7 @@ def to_pixels(maps):
 
 def pad_to_multiple(images, depth):
     """[N,H,W,C] of any size reflected at the bottom and the right to the next size that a decoder inverts."""
-    step = multiple(depth)
+    step = side_multiple(depth)
     for axis in (1, 2):
         size = tf.shape(images)[axis]
         images = model.reflect(images, axis, 0, step * tf.maximum((size + step - 1) // step, 2))

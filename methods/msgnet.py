@@ -291,4 +291,4 @@ def initial_layers(conf):
     shapes = {"conv1": (7, 3, 64)} | block_shapes("down1", 64, 32, 128)
     shapes |= block_shapes("down2", 128, conf.width, 4 * conf.width) | decoder_shapes(conf)
     blocks = [f"res{i + 1}/3" for i in range(conf.blocks)]
-    return layers.layer_variables("msgnet", shapes, conf.seed, at_zero=blocks)
+    return layers.create_layers("msgnet", shapes, conf.seed, zero_scopes=blocks)

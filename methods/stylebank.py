@@ -269,14 +269,14 @@ def initial_kernels(conf, trainable):
     """New {scope: kernel} of encoder and decoder."""
     shapes = {"conv1": (9, 3, 32), "conv2": (3, 32, 64), "conv3": (3, 64, 128), "conv4": (3, 128, conf.width)}
     shapes |= {"deconv4": (3, conf.width, 128), "deconv3": (3, 128, 64), "deconv2": (3, 64, 32), "deconv1": (9, 32, 3)}
-    kernels = layers.kernel_variables("stylebank", shapes, conf.seed, trainable)
+    kernels = layers.create_kernels("stylebank", shapes, conf.seed, trainable)
     return kernels | initial_blocks("stylebank", conf.blocks, 128, conf.seed + 1, trainable)
 
 
 def initial_blocks(name, count, channels, seed, trainable):
     """{scope: kernel [3,3,channels,channels]} of new residual blocks, which change nothing as each's second kernel is 0."""
     shapes = dict.fromkeys(block_scopes(count), (3, channels, channels))
-    return layers.kernel_variables(name, shapes, seed, trainable, at_zero=block_scopes(count)[1::2])
+    return layers.create_kernels(name, shapes, seed, trainable, zero_scopes=block_scopes(count)[1::2])
 
 
 def block_scopes(count):
