@@ -47,9 +47,9 @@ class AdaIn(base.Method):
 
     def __init__(self, conf, training=False):
         super().__init__(conf)
-        self.layers = decoders.end_layers(conf.loss_model, range(1, DEPTH + 1))
+        self.layers = decoders.last_layers(conf.loss_model, range(1, DEPTH + 1))
         self.encoder = losses.read_loss_network(conf, self.layers)
-        self.decoder = decoders.decoder_variables("adain", self.encoder, DEPTH, conf.seed)
+        self.decoder = decoders.create_decoder("adain", self.encoder, DEPTH, conf.seed)
         self._statistics = functools.lru_cache(maxsize=16)(self._measured)  # once for many pictures
         if training:
             self._style_paths = training_paths(conf.style_data)
@@ -91,7 +91,7 @@ class AdaIn(base.Method):
 
         def stylized(image):
             features = self.encoder(layers.pad_to_multiple(image[None], DEPTH), self.layers[-1:])[self.layers[-1]]
-            regions = decoders.regions(shares, image[None], DEPTH, features)
+            regions = decoders.resize_shares(shares, image[None], DEPTH, features)
             # Each style takes the place of what the content is in its region: the content's moments are the region's too.
             moved = adain(features, moments(features, regions), (means, deviations))
             features += strength * tf.reduce_sum(regions * (moved - features), 0, keepdims=True)

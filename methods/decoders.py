@@ -23,12 +23,12 @@ class EncoderConf(config.MethodConf, config.NetworkConf):
     random_crops: bool = True
 
 
-def end_layers(scope, depths):
+def last_layers(scope, depths):
     """The encoder's last layer for each depth: ["vgg_16/conv4/conv4_1", ...]."""
     return [f"{scope}/conv{depth}/conv{depth}_1" for depth in depths]
 
 
-def regions(shares, images, depth, features):
+def resize_shares(shares, images, depth, features):
     """Shares of the styles [S,H,W] for images [N,H,W,3], padded and scaled as their features [N,h,w,C] are: [S,h,w,1].
 
     Shares without size, [S,1,1], stand for the whole picture.
@@ -37,7 +37,7 @@ def regions(shares, images, depth, features):
     return tf.image.resize(masks, tf.shape(features)[1:3], "area")
 
 
-def decoder_variables(name, encoder, depth, seed):
+def create_decoder(name, encoder, depth, seed):
     """New {conv: (kernel, biases)} of a decoder from relu{depth}_1, in order, at He's scale.
 
     For VGG-16 and depth 4 the published one: 512-256, up, 256-256, 256-256, 256-128, up, 128-128, 128-64, up, 64-64, 64-3.
@@ -52,7 +52,7 @@ def decoder_variables(name, encoder, depth, seed):
 
 def decode(features, decoder):
     """Features [N,h,w,C] -> images [N,H,W,3], RGB in about 0..255, not clipped; H and W are as layers.side_multiple() says."""
-    return layers.to_pixels(decoded_maps(features, decoder))
+    return layers.to_pixels(apply_decoder(features, decoder))
 
 
 def inversion_losses(encoder, layer, decoder, features, images):
@@ -65,7 +65,7 @@ def inversion_losses(encoder, layer, decoder, features, images):
     return tf.reduce_mean(tf.square((found - images) / layers.UNIT)), of_features
 
 
-def decoded_maps(x, decoder):
+def apply_decoder(x, decoder):
     """What the last convolution of a decoder {conv: (kernel, biases)} gives: [N,h,w,C] -> [N,H,W,3].
 
     Each convolution of the encoder, backwards, with reflected edges; where the encoder pools, nearest upsampling.

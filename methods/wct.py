@@ -40,11 +40,10 @@ class Wct(base.Method):
         super().__init__(conf)
         if training:
             layers.check_size(conf, max(conf.levels))
-        self.layers = dict(zip(conf.levels, decoders.end_layers(conf.loss_model, conf.levels), strict=True))
+        self.layers = dict(zip(conf.levels, decoders.last_layers(conf.loss_model, conf.levels), strict=True))
         self.encoder = losses.read_loss_network(conf, self.layers.values())
         self.decoders = {
-            depth: decoders.decoder_variables(f"wct/decoder{depth}", self.encoder, depth, conf.seed)
-            for depth in conf.levels
+            depth: decoders.create_decoder(f"wct/decoder{depth}", self.encoder, depth, conf.seed) for depth in conf.levels
         }
         self._statistics = functools.lru_cache(maxsize=16)(self._measured)  # once for many pictures
         images, shares = tf.TensorSpec([None, None, None, 3]), tf.TensorSpec([None, None, None])
@@ -87,7 +86,7 @@ class Wct(base.Method):
 
         def stylized(image):
             features = self.encoder(layers.pad_to_multiple(image[None], depth), [layer])[layer][0]
-            regions = decoders.regions(shares, image[None], depth, features[None])
+            regions = decoders.resize_shares(shares, image[None], depth, features[None])
             changes = tf.map_fn(
                 lambda each: each[0] * (whitened_and_coloured(features, each[0], *each[1:]) - features),
                 (regions, means, roots),
