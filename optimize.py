@@ -163,7 +163,7 @@ def run(job, conf, progress_file=None):
             image = gatys.stylize(conf, network, content, given, start, log)
         except tf.errors.ResourceExhaustedError:
             base, per_pixel = gatys.memory_needed(conf, network)
-            needed = (base + per_pixel * np.prod(gatys.fitted_size(content, conf.image_size))) / 1e9
+            needed = (base + per_pixel * np.prod(gatys.fit_size(content, conf.image_size))) / 1e9
             raise cli.UserError(f"about {needed:.1f} GB do not fit into the memory; lower --image_size") from None
         except KeyboardInterrupt:
             if log.image is None:
@@ -244,7 +244,7 @@ def restore_colors(job, image, content):
     """The picture, its colours the content's where --preserve_colors transfers luminance alone."""
     if job.preserve_colors != "luminance":
         return image
-    return pictures.luminance_of(image, gatys.fitted(content, max(image.shape[:2])))
+    return pictures.luminance_of(image, gatys.fit_image(content, max(image.shape[:2])))
 
 
 def read_inputs(job, conf):
@@ -272,14 +272,14 @@ def read_inputs(job, conf):
 def check_memory(job, conf, network, content, styles):
     """Raises UserError when the picture, or a style image at its scale, does not fit into the memory."""
     base, per_pixel = gatys.memory_needed(conf, network)
-    result = gatys.fitted_size(content, conf.image_size)
+    result = gatys.fit_size(content, conf.image_size)
     system.check_memory(*result, base, per_pixel)
     if job.animation:
         # Its pictures are kept, three bytes a pixel; those of all smaller scales together are not above the last's.
         shown = 2 * gatys.iterations(conf) / job.show_every
         system.check_memory(*result, base, per_pixel + 3 * shown, "raise --show_every or leave --animation out")
     for style in () if conf.style_stretched else styles:
-        size = gatys.fitted_size(style.image, round(conf.style_scale * conf.image_size))
+        size = gatys.fit_size(style.image, round(conf.style_scale * conf.image_size))
         system.check_memory(*size, base, per_pixel / 2, "lower --style_scale")  # nothing is kept for a gradient
 
 

@@ -86,10 +86,10 @@ def stylize(conf, network, content, styles, start=None, callback=lambda *_: None
     """
     image, optimizer = None, None
     for long_side in scales(conf):
-        small = fitted(content, long_side)
-        objective = Objective(conf, network, small, [resized_style(conf, style, small) for style in styles])
+        small = fit_image(content, long_side)
+        objective = Objective(conf, network, small, [resize_style(conf, style, small) for style in styles])
         if image is None:
-            image = first_image(conf, small, styles, start)
+            image = create_first_image(conf, small, styles, start)
         image = pictures.resized(image, small.shape[:2])
         if conf.optimizer == "lbfgs":
             for _ in range(conf.rounds):
@@ -112,12 +112,12 @@ def iterations(conf):
     return conf.iterations * (conf.rounds if conf.optimizer == "lbfgs" else 1)
 
 
-def fitted(image, long_side):
+def fit_image(image, long_side):
     """[H,W,3] -> [h,w,3] float32 with max(h, w) == long_side."""
-    return pictures.resized(image, fitted_size(image, long_side))
+    return pictures.resized(image, fit_size(image, long_side))
 
 
-def fitted_size(image, long_side):
+def fit_size(image, long_side):
     """(h, w) of an image [H,W,3] when its longer side is so long."""
     scale = long_side / max(image.shape[:2])
     return tuple(max(1, round(side * scale)) for side in image.shape[:2])
@@ -132,7 +132,7 @@ def check_sizes(conf, content, named_styles):
     deepest = max((*conf.content_layers, *conf.style_layers), key=lambda layer: vgg.short_name(layer)[4])
     own = [] if conf.style_stretched else [(*style, conf.style_scale) for style in named_styles]
     for name, image, scale in [(*content, 1), *own]:
-        short_side = min(fitted_size(image, round(scales(conf)[0] * scale)))
+        short_side = min(fit_size(image, round(scales(conf)[0] * scale)))
         if not vgg.pooled(short_side, deepest, conf.pooling):
             needed = 2 ** (int(vgg.short_name(deepest)[4]) - 1)
             raise UserError(
@@ -141,17 +141,17 @@ def check_sizes(conf, content, named_styles):
             )
 
 
-def resized_style(conf, style, content):
+def resize_style(conf, style, content):
     """A Style at the scale of the content, [h,w,3]; its mask is stretched to it."""
     if conf.style_stretched:
         image = pictures.resized(style.image, content.shape[:2])
     else:
-        image = fitted(style.image, round(conf.style_scale * max(content.shape[:2])))
+        image = fit_image(style.image, round(conf.style_scale * max(content.shape[:2])))
     mask = None if style.mask is None else styles.resized_mask(style.mask, *content.shape[:2])
     return dataclasses.replace(style, image=image, mask=mask)
 
 
-def first_image(conf, content, styles, start):
+def create_first_image(conf, content, styles, start):
     """Where the optimisation begins: [h,w,3] RGB."""
     uniform = np.random.default_rng(conf.seed).uniform(-1, 1, content.shape).astype(np.float32)
     noise = np.float32(vgg_preprocessing.MEANS) + conf.noise * uniform

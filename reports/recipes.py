@@ -44,7 +44,7 @@ def draw(output_dir, image_file, style_file, long_side, evaluations=None, networ
       UserError: as read_image, load_conf, loss_network and check_sizes do.
     """
     photo, painting = (pictures.read_image(path).rgb for path in (image_file, style_file))
-    shown = [(gatys.fitted(image, long_side), name) for image, name in ((photo, "photo"), (painting, "style"))]
+    shown = [(gatys.fit_image(image, long_side), name) for image, name in ((photo, "photo"), (painting, "style"))]
     confs, networks = {}, {}
     for name in RECIPES:  # all of them first, so that a mistake does not cost minutes
         confs[name], networks[name] = read_recipe(name, photo, long_side, evaluations, network)

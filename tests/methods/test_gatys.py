@@ -192,18 +192,18 @@ def test_several_scales_end_at_the_last(network):
 
 
 def test_starts():
-    noise = gatys.first_image(conf(init="noise", noise=20.0), CONTENT, [], None)
+    noise = gatys.create_first_image(conf(init="noise", noise=20.0), CONTENT, [], None)
     assert np.abs(noise - [123.68, 116.78, 103.94]).max() <= 20
-    mix = gatys.first_image(conf(init="mix", noise=20.0), CONTENT, [], None)
+    mix = gatys.create_first_image(conf(init="mix", noise=20.0), CONTENT, [], None)
     np.testing.assert_allclose(mix, 0.6 * noise + 0.4 * CONTENT, rtol=1e-5)
-    assert gatys.first_image(conf(), CONTENT, [], None) is CONTENT
+    assert gatys.create_first_image(conf(), CONTENT, [], None) is CONTENT
     for missing in ({"content_weight": 0.0}, {"style_weight": 0.0}):
         np.testing.assert_array_equal(
-            gatys.first_image(conf(**missing), CONTENT, [], None),
-            gatys.first_image(conf(init="noise"), CONTENT, [], None),
+            gatys.create_first_image(conf(**missing), CONTENT, [], None),
+            gatys.create_first_image(conf(init="noise"), CONTENT, [], None),
         )
-        assert gatys.first_image(conf(init="content", **missing), CONTENT, [], None) is CONTENT
-    assert gatys.first_image(conf(init="x.jpg"), CONTENT, [], STYLE) is STYLE
+        assert gatys.create_first_image(conf(init="content", **missing), CONTENT, [], None) is CONTENT
+    assert gatys.create_first_image(conf(init="x.jpg"), CONTENT, [], STYLE) is STYLE
 
 
 def test_no_content_is_texture_synthesis_and_no_style_is_inversion(network):
@@ -255,7 +255,7 @@ def test_a_mask_is_resized_once_however_large_it_is(network):
     """To the scale when that begins, to the layers when the targets are made: no evaluation carries or resizes it."""
     half = np.zeros((320, 400), np.float32)
     half[:, :200] = 1
-    style = gatys.resized_style(conf(), styles.Style(STYLE, mask=half), CONTENT)
+    style = gatys.resize_style(conf(), styles.Style(STYLE, mask=half), CONTENT)
     np.testing.assert_allclose(style.mask[:, [0, 12, 28, 39]], np.repeat([[1, 1, 0, 0]], 32, 0), atol=1e-5)
     objective = gatys.Objective(conf(), network, CONTENT, [style])
     graph = objective.losses_and_gradient.get_concrete_function(tf.constant(CONTENT[None])).graph
@@ -282,7 +282,7 @@ CONTENT_64, STYLE_64 = photo(48, 64, 1).astype(np.float32), photo(48, 64, 2).ast
 
 
 def total(made, network, style=STYLE_64):
-    objective = gatys.Objective(made, network, CONTENT_64, [gatys.resized_style(made, styles.Style(style), CONTENT_64)])
+    objective = gatys.Objective(made, network, CONTENT_64, [gatys.resize_style(made, styles.Style(style), CONTENT_64)])
     return float(objective.losses(tf.constant(IMAGE[None]))["total"])
 
 
@@ -341,7 +341,7 @@ def test_the_basic_recipe():
 
 def test_adam_carries_its_moments_to_the_next_scale(network):
     made = conf(iterations=3)
-    small, large = (gatys.fitted(CONTENT, side) for side in (32, 40))
+    small, large = (gatys.fit_image(CONTENT, side) for side in (32, 40))
     objectives = [gatys.Objective(made, network, image, [styles.Style(STYLE)]) for image in (small, large)]
     _, before = gatys.adam(objectives[0], small, made)
     _, after = gatys.adam(objectives[1], large, dataclasses.replace(made, iterations=1), before)
