@@ -226,7 +226,7 @@ def memory_of_optimization(form, size):
     network = vgg.Vgg(conf.loss_model, weights, {*conf.content_layers, *conf.style_layers})
     content, style, picture = random_pictures(3, size)
     gatys.lbfgs(gatys.Objective(conf, network, content, [styles.Style(style)]), picture, 2)
-    base, per_pixel = gatys.memory_needed(conf, network)
+    base, per_pixel = gatys.estimate_memory(conf, network)
     print(f"{form:14s} {peak():.2f} GB at {size}x{size}, {(base + size * size * per_pixel) / 1e9:.2f} expected")
 
 

@@ -157,12 +157,12 @@ def run(job, conf, progress_file=None):
     """
     network, photo, given, start = prepare(job, conf)
     content = pictures.gray(photo) if job.preserve_colors == "luminance" else photo
-    with tqdm(total=gatys.iterations(conf) * len(gatys.scales(conf)), unit="it") as progress:
+    with tqdm(total=gatys.iterations_per_scale(conf) * len(gatys.scales(conf)), unit="it") as progress:
         log = Log(job, conf, photo, progress, progress_file)
         try:
             image = gatys.stylize(conf, network, content, given, start, log)
         except tf.errors.ResourceExhaustedError:
-            base, per_pixel = gatys.memory_needed(conf, network)
+            base, per_pixel = gatys.estimate_memory(conf, network)
             needed = (base + per_pixel * np.prod(gatys.fit_size(content, conf.image_size))) / 1e9
             raise cli.UserError(f"about {needed:.1f} GB do not fit into the memory; lower --image_size") from None
         except KeyboardInterrupt:
@@ -271,12 +271,12 @@ def read_inputs(job, conf):
 
 def check_memory(job, conf, network, content, styles):
     """Raises UserError when the picture, or a style image at its scale, does not fit into the memory."""
-    base, per_pixel = gatys.memory_needed(conf, network)
+    base, per_pixel = gatys.estimate_memory(conf, network)
     result = gatys.fit_size(content, conf.image_size)
     system.check_memory(*result, base, per_pixel)
     if job.animation:
         # Its pictures are kept, three bytes a pixel; those of all smaller scales together are not above the last's.
-        shown = 2 * gatys.iterations(conf) / job.show_every
+        shown = 2 * gatys.iterations_per_scale(conf) / job.show_every
         system.check_memory(*result, base, per_pixel + 3 * shown, "raise --show_every or leave --animation out")
     for style in () if conf.style_stretched else styles:
         size = gatys.fit_size(style.image, round(conf.style_scale * conf.image_size))

@@ -107,7 +107,7 @@ def scales(conf):
     return [round(conf.image_size / STEP**k) for k in range(count, -1, -1)]
 
 
-def iterations(conf):
+def iterations_per_scale(conf):
     """How many there are at each scale."""
     return conf.iterations * (conf.rounds if conf.optimizer == "lbfgs" else 1)
 
@@ -163,7 +163,7 @@ def create_first_image(conf, content, styles, start):
     return {"content": content, "noise": noise, "auto": noise if alone else content}.get(conf.init, start)
 
 
-def memory_needed(conf, network):
+def estimate_memory(conf, network):
     """(bytes of the process, bytes for each pixel of the picture) at the peak of an optimisation with the conf's network.
 
     Features are kept for the gradient, so it goes with the network's widths; the rest is L-BFGS' memory, Adam's is less.
@@ -172,11 +172,11 @@ def memory_needed(conf, network):
     largest = max(map(math.prod, network.kernel_shapes().values()))
     per_pixel = BYTES_PER_PIXEL + BYTES_PER_FLOAT * network.floats_per_pixel()
     if conf.content_weight:
-        per_pixel += BYTES_PER_TARGET * len(views(conf)) * network.floats_per_pixel(conf.content_layers)
+        per_pixel += BYTES_PER_TARGET * len(target_views(conf)) * network.floats_per_pixel(conf.content_layers)
     return BYTES + BYTES_PER_WEIGHT * largest, per_pixel
 
 
-def views(conf):
+def target_views(conf):
     """The views that have targets: L-BFGS, which needs a loss that stays the same, sees the first alone."""
     return losses.views(conf) if conf.optimizer == "adam" else range(1)
 
@@ -204,7 +204,7 @@ class Objective(Differentiable):
         self.conf, self._loss = conf, losses.PerceptualLoss(conf, network)
         self.content = self._content_targets(content) if conf.content_weight else {}
         self.styles = [
-            (style.weight, self._guides(style.mask), self._loss.style_targets(to_batch(style.image), views(conf)))
+            (style.weight, self._guides(style.mask), self._loss.style_targets(to_batch(style.image), target_views(conf)))
             for style in styles
             if conf.style_weight and style.weight
         ]
@@ -212,7 +212,7 @@ class Objective(Differentiable):
     def _content_targets(self, image):
         """{layer: [views,h,w,C]}: each view's features turned back, so that all have one shape."""
         targets = {layer: [] for layer in self.conf.content_layers}
-        for view in views(self.conf):
+        for view in target_views(self.conf):
             for layer, features in self._loss.content_targets(to_batch(image), view).items():
                 targets[layer].append(losses.turn(features, losses.INVERSE_VIEWS[view]))
         return {layer: tf.concat(features, 0) for layer, features in targets.items()}
@@ -223,7 +223,7 @@ class Objective(Differentiable):
             return None
         layers, pooling = self.conf.style_layers, self.conf.pooling
         sizes = {layer: [vgg.pooled(side, layer, pooling) for side in mask.shape] for layer in layers}
-        return {layer: guide(mask, *size) for layer, size in sizes.items()}
+        return {layer: create_guide(mask, *size) for layer, size in sizes.items()}
 
     def losses(self, image, view=0):
         """{"content": ..., "style": ..., "tv": ..., "total": weighted} of [1,H,W,3] RGB; the first three are unweighted."""
@@ -239,7 +239,7 @@ def to_batch(image):
     return tf.constant(image[None], tf.float32)
 
 
-def guide(mask, height, width):
+def create_guide(mask, height, width):
     """What features [1,h,w,C] are times for their Gram matrix to be the region's of a mask [H,W] 0..1: [1,h,w,1]."""
     mask = tf.image.resize(tf.constant(mask[None, :, :, None], tf.float32), (height, width), "area")
     # gram() divides by the whole picture's pixels; this makes it the region's, softly counted. (F F^T is that of a region
