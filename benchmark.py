@@ -192,7 +192,7 @@ def evaluations(conf, weights, size, reference_class):
     reference = reference_class(conf, weights, content, [style])
 
     def ours():
-        _, parts, gradient = gatys.evaluated(objective, flat, picture.shape)
+        _, parts, gradient = gatys.evaluate_at(objective, flat, picture.shape)
         return float(parts["total"]), gradient
 
     def theirs():
@@ -225,7 +225,7 @@ def memory_of_optimization(form, size):
     conf, weights = loss_network(NETWORKS[form])
     network = vgg.Vgg(conf.loss_model, weights, {*conf.content_layers, *conf.style_layers})
     content, style, picture = random_pictures(3, size)
-    gatys.lbfgs(gatys.Objective(conf, network, content, [styles.Style(style)]), picture, 2)
+    gatys.run_lbfgs(gatys.Objective(conf, network, content, [styles.Style(style)]), picture, 2)
     base, per_pixel = gatys.estimate_memory(conf, network)
     print(f"{form:14s} {peak():.2f} GB at {size}x{size}, {(base + size * size * per_pixel) / 1e9:.2f} expected")
 

@@ -93,9 +93,9 @@ def stylize(conf, network, content, styles, start=None, callback=lambda *_: None
         image = pictures.resized(image, small.shape[:2])
         if conf.optimizer == "lbfgs":
             for _ in range(conf.rounds):
-                image = lbfgs(objective, image, conf.iterations, callback)
+                image = run_lbfgs(objective, image, conf.iterations, callback)
         else:
-            image, optimizer = adam(objective, image, conf, optimizer, callback)
+            image, optimizer = run_adam(objective, image, conf, optimizer, callback)
     return np.clip(image, 0, 255)
 
 
@@ -181,7 +181,7 @@ def target_views(conf):
     return losses.views(conf) if conf.optimizer == "adam" else range(1)
 
 
-class Differentiable(tf.Module):
+class PixelLoss(tf.Module):
     """A loss of pixels with its gradient. `losses` of [1,H,W,3] RGB gives scalars by name, what is minimised as "total"."""
 
     @tf.function(autograph=False)
@@ -193,7 +193,7 @@ class Differentiable(tf.Module):
         return parts, tape.gradient(parts["total"], image)
 
 
-class Objective(Differentiable):
+class Objective(PixelLoss):
     """The weighted sum of the content, style and total-variation losses of one picture, [H,W,3] RGB 0..255.
 
     The targets are computed once: with conf.turned_losses for each view.
@@ -247,7 +247,7 @@ def create_guide(mask, height, width):
     return mask / tf.sqrt(tf.reduce_mean(tf.square(mask)) + 1e-6)
 
 
-def lbfgs(objective, image, evaluations, callback=lambda *_: None, bounded=False):
+def run_lbfgs(objective, image, evaluations, callback=lambda *_: None, bounded=False):
     """SciPy's L-BFGS on the pixels of [h,w,3], if asked within 0..255; returns [h,w,3] float32. It sees view 0 alone.
 
     It ends after the line search that passes so many evaluations, or where the loss falls no more.
@@ -259,7 +259,7 @@ def lbfgs(objective, image, evaluations, callback=lambda *_: None, bounded=False
 
     def evaluate(flat):
         nonlocal done
-        current, parts, gradient = evaluated(objective, flat, image.shape)
+        current, parts, gradient = evaluate_at(objective, flat, image.shape)
         done += 1
         callback(done, current, parts)
         gradient *= scale  # in place
@@ -270,14 +270,14 @@ def lbfgs(objective, image, evaluations, callback=lambda *_: None, bounded=False
     return flat.reshape(image.shape).astype(np.float32)
 
 
-def evaluated(objective, flat, shape):
+def evaluate_at(objective, flat, shape):
     """(image [h,w,3] float32, losses by name, gradient) at SciPy's flat float64 pixels; the gradient is like them."""
     image = flat.reshape(shape).astype(np.float32)
     parts, gradient = objective.losses_and_gradient(tf.constant(image[None]))
     return image, parts, gradient.numpy().ravel().astype(np.float64)
 
 
-def adam(objective, image, conf, before=None, callback=lambda *_: None):
+def run_adam(objective, image, conf, before=None, callback=lambda *_: None):
     """Adam on the pixels of [h,w,3]; returns (the mean of the iterates, [h,w,3] float32, and the optimiser).
 
     `before` is the optimiser of a smaller scale: its moments, resized, let this scale go on where that one was.

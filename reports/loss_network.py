@@ -173,7 +173,7 @@ def recover(network, image, evaluations):
     conf = gatys.GatysConf(content_layers=network.layers, style_weight=0.0, tv_weight=SMOOTHNESS)
     objective = gatys.Objective(conf, network, image, [])
     noise = np.random.default_rng(0).uniform(100, 155, image.shape)
-    return gatys.lbfgs(objective, noise, evaluations)
+    return gatys.run_lbfgs(objective, noise, evaluations)
 
 
 def plot(path, shares, grams):

@@ -85,7 +85,7 @@ def draw(model_file, photos, output_dir, count, sizes, evaluations, last_norm=Fa
     print_worths(name, curves)
 
 
-class ModelsObjective(gatys.Differentiable):
+class ModelsObjective(gatys.PixelLoss):
     """What a model was trained to minimize, for one photo [1,S,S,3] RGB 0..255 and one of its styles.
 
     With turned_losses it compares pictures as they are, not all eight ways: that would take eight times as long, with the
@@ -104,7 +104,7 @@ class ModelsObjective(gatys.Differentiable):
         return {"total": parts["total_loss"]}
 
 
-class LastNorm(gatys.Differentiable):
+class LastNorm(gatys.PixelLoss):
     """An objective of pictures that end as the original's net does: tanh of a norm without scale and offset."""
 
     def __init__(self, objective):
@@ -152,7 +152,7 @@ def least_so_far(objective, image, evaluations, bounded=True):
     def record(done, image, parts):
         totals.append(float(parts["total"]))
 
-    image = gatys.lbfgs(objective, image, evaluations, record, bounded)
+    image = gatys.run_lbfgs(objective, image, evaluations, record, bounded)
     totals += totals[-1:] * (evaluations - len(totals))  # L-BFGS ends early when the loss falls no more
     return np.minimum.accumulate(totals[:evaluations]), image
 

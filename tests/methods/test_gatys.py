@@ -145,7 +145,7 @@ def test_a_view_of_turned_losses_is_the_plain_loss_of_everything_turned(view, ne
     np.testing.assert_allclose(turned(back), gradient, rtol=1e-3, atol=1e-4 * np.abs(gradient).max())
 
 
-class Seen(gatys.Differentiable):
+class Seen(gatys.PixelLoss):
     """Any loss that remembers its views."""
 
     def __init__(self):
@@ -160,11 +160,11 @@ class Seen(gatys.Differentiable):
 @pytest.mark.parametrize("turned", [True, False])
 def test_adam_draws_another_view_for_each_step(turned):
     objective = Seen()
-    gatys.adam(objective, CONTENT, conf(turned_losses=turned, iterations=40))
+    gatys.run_adam(objective, CONTENT, conf(turned_losses=turned, iterations=40))
     assert list(objective.views.numpy()) == [view == 0 or turned for view in range(losses.VIEWS)]
 
 
-class Distance(gatys.Differentiable):
+class Distance(gatys.PixelLoss):
     """From a picture of -100 and 300, in a unit in which a pixel counts as little as in a relative loss."""
 
     def losses(self, image):
@@ -173,7 +173,7 @@ class Distance(gatys.Differentiable):
 
 def test_bounds_keep_lbfgs_within_what_a_picture_can_hold():
     for bounded, expected in ((False, [-100, 300]), (True, [0, 255])):
-        found = gatys.lbfgs(Distance(), np.full([4, 2, 3], 128.0), 20, bounded=bounded)
+        found = gatys.run_lbfgs(Distance(), np.full([4, 2, 3], 128.0), 20, bounded=bounded)
         np.testing.assert_allclose(found, np.broadcast_to(np.float32(expected)[:, None], found.shape), atol=1e-3)
 
 
@@ -343,8 +343,8 @@ def test_adam_carries_its_moments_to_the_next_scale(network):
     made = conf(iterations=3)
     small, large = (gatys.fit_image(CONTENT, side) for side in (32, 40))
     objectives = [gatys.Objective(made, network, image, [styles.Style(STYLE)]) for image in (small, large)]
-    _, before = gatys.adam(objectives[0], small, made)
-    _, after = gatys.adam(objectives[1], large, dataclasses.replace(made, iterations=1), before)
+    _, before = gatys.run_adam(objectives[0], small, made)
+    _, after = gatys.run_adam(objectives[1], large, dataclasses.replace(made, iterations=1), before)
     assert int(after.iterations) == 4
     moment = tf.image.resize(before.state()[1], large.shape[:2]).numpy()
     # One step moves a first moment by a tenth of the way to the new gradient.
@@ -357,6 +357,6 @@ def test_averaging_is_the_weighted_mean_of_the_iterates(network):
     seen = []
     objective = gatys.Objective(made, network, CONTENT, [styles.Style(STYLE)])
     plain = dataclasses.replace(made, averaging=0.0)
-    gatys.adam(objective, CONTENT, plain, callback=lambda n, image, parts: seen.append(image))
-    mean, _ = gatys.adam(objective, CONTENT, made)
+    gatys.run_adam(objective, CONTENT, plain, callback=lambda n, image, parts: seen.append(image))
+    mean, _ = gatys.run_adam(objective, CONTENT, made)
     np.testing.assert_allclose(mean, (0.25 * seen[0] + 0.5 * seen[1] + seen[2]) / 1.75, rtol=1e-3, atol=0.05)
