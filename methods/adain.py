@@ -38,7 +38,7 @@ class AdaIn(base.Method):
 
     Departures from the paper: the encoder is the conf's, by default the project's own small network, and pads zeros.
 
-    Raises UserError as losses.read_loss_network and, when training, training_paths do.
+    Raises UserError as losses.read_loss_network and, when training, list_style_paths do.
     """
 
     conf_class = AdaInConf
@@ -50,9 +50,9 @@ class AdaIn(base.Method):
         self.layers = decoders.last_layers(conf.loss_model, range(1, DEPTH + 1))
         self.encoder = losses.read_loss_network(conf, self.layers)
         self.decoder = decoders.create_decoder("adain", self.encoder, DEPTH, conf.seed)
-        self._statistics = functools.lru_cache(maxsize=16)(self._measured)  # once for many pictures
+        self._statistics = functools.lru_cache(maxsize=16)(self._measure)  # once for many pictures
         if training:
-            self._style_paths = training_paths(conf.style_data)
+            self._style_paths = list_style_paths(conf.style_data)
             self._style_batches = None
 
     def train_step(self, content, optimizer, variables):
@@ -63,7 +63,7 @@ class AdaIn(base.Method):
         if int(optimizer.iterations) < self.conf.reconstruction_steps:
             return self._reconstruction_step(content, optimizer, variables)
         if self._style_batches is None:
-            self._style_batches = training_batches(self._style_paths, self.conf, int(optimizer.iterations))
+            self._style_batches = read_style_batches(self._style_paths, self.conf, int(optimizer.iterations))
         return self._train_step(content, next(self._style_batches), optimizer, variables)
 
     def stylize(self, content, style, strength=1.0):
@@ -75,12 +75,12 @@ class AdaIn(base.Method):
         means, deviations = (tf.concat(each, 0) for each in zip(*map(self._statistics, style), strict=True))
         return self._stylize(content, means, deviations, shares, strength)
 
-    def _measured(self, style):
+    def _measure(self, style):
         """(mean, deviation), [1,1,1,C] each, of a Style's features."""
-        return self._encoded_moments(tf.cast(style.image, tf.float32)[None])
+        return self._encode_moments(tf.cast(style.image, tf.float32)[None])
 
     @tf.function(autograph=False, input_signature=[tf.TensorSpec([1, None, None, 3])])
-    def _encoded_moments(self, image):
+    def _encode_moments(self, image):
         return moments(self.encoder(layers.pad_to_multiple(image, DEPTH), self.layers[-1:])[self.layers[-1]])
 
     @tf.function(
@@ -112,7 +112,7 @@ class AdaIn(base.Method):
 
     @tf.function(autograph=False)
     def _train_step(self, content, style, optimizer, variables):
-        style = recast(style, self.conf, optimizer.iterations)
+        style = vary_colors(style, self.conf, optimizer.iterations)
         of_content = self.encoder(content, self.layers[-1:])[self.layers[-1]]
         of_style = {layer: moments(features) for layer, features in self.encoder(style).items()}
         target = adain(of_content, moments(of_content), of_style[self.layers[-1]])
@@ -153,7 +153,7 @@ def moments(features, weights=1.0):
     return mean, tf.sqrt(variance + EPSILON)
 
 
-def training_paths(folders):
+def list_style_paths(folders):
     """The pictures of all folders, those of small folders repeated, so that each gives the same share of the draws.
 
     Raises UserError as reader.list_images does.
@@ -163,7 +163,7 @@ def training_paths(folders):
     return [paths[i % len(paths)] for paths in found for i in range(most)]
 
 
-def training_batches(paths, conf, first_step):
+def read_style_batches(paths, conf, first_step):
     """Endless batches [N,S,S,3] of style images, RGB 0..255, as conf.style_crop_scale and seed say, from a step on.
 
     Scaled, cropped, mirrored, and in other light and colours; what a step gets depends on the seed and the step alone.
@@ -186,7 +186,7 @@ def training_batches(paths, conf, first_step):
         raise UserError(f"style_data: none of the {len(unreadable)} pictures can be read") from None
 
 
-def recast(images, conf, step):
+def vary_colors(images, conf, step):
     """Style images [N,S,S,3], RGB 0..255, in other colours and light: a few paintings stand for many."""
     turned = augment.hue_turned(images, HUE, conf.seed, step)
     return augment.relit(turned, conf.seed, step)

@@ -171,18 +171,18 @@ def test_small_folders_are_drawn_as_often_as_large_ones(house):
     (house / "paintings").mkdir()
     for i in range(2):
         Image.fromarray(photo(40, 50, i)).save(house / "paintings" / f"{i}.png")
-    paths = adain.training_paths([str(house / "paintings"), str(house / "photos")])
+    paths = adain.list_style_paths([str(house / "paintings"), str(house / "photos")])
     assert len(paths) == 12
     assert sum("paintings" in path for path in paths) == 6
 
 
 def test_style_batches_depend_on_the_step_alone(house):
     conf = methods.load_conf(str(universal_conf(house, "adain")))
-    paths = adain.training_paths(conf.style_data)
-    first = adain.training_batches(paths, conf, 0)
+    paths = adain.list_style_paths(conf.style_data)
+    first = adain.read_style_batches(paths, conf, 0)
     batches = [next(first) for _ in range(4)]
-    np.testing.assert_array_equal(next(adain.training_batches(paths, conf, 3)), batches[3])
-    recast = [adain.recast(batches[0], conf, tf.constant(step, tf.int64)) for step in (1, 1, 2)]
+    np.testing.assert_array_equal(next(adain.read_style_batches(paths, conf, 3)), batches[3])
+    recast = [adain.vary_colors(batches[0], conf, tf.constant(step, tf.int64)) for step in (1, 1, 2)]
     np.testing.assert_array_equal(recast[0], recast[1])
     assert np.abs(recast[0] - recast[2]).max() > 10
 
