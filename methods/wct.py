@@ -45,11 +45,13 @@ class Wct(base.Method):
         self.decoders = {
             depth: decoders.create_decoder(f"wct/decoder{depth}", self.encoder, depth, conf.seed) for depth in conf.levels
         }
-        self._statistics = functools.lru_cache(maxsize=16)(self._measured)  # once for many pictures
+        self._statistics = functools.lru_cache(maxsize=16)(self._measure)  # once for many pictures
         images, shares = tf.TensorSpec([None, None, None, 3]), tf.TensorSpec([None, None, None])
         self._levels = {
             depth: tf.function(
-                functools.partial(self._level, depth), [images, *ONE_STYLE, shares, tf.TensorSpec([])], autograph=False
+                functools.partial(self._apply_level, depth),
+                [images, *ONE_STYLE, shares, tf.TensorSpec([])],
+                autograph=False,
             )
             for depth in conf.levels
         }
@@ -71,24 +73,24 @@ class Wct(base.Method):
             content = self._levels[depth](content, means, roots, shares, alpha)
         return tf.clip_by_value(content, 0.0, 255.0)
 
-    def _measured(self, style):
+    def _measure(self, style):
         """{depth: (mean [C], square root of the covariance [C,C])} of a Style's features, float64."""
-        found = self._encoded(tf.cast(style.image, tf.float32)[None])
-        return {depth: (mean, power(covariance, 0.5)) for depth, (mean, covariance) in found.items()}
+        found = self._encode(tf.cast(style.image, tf.float32)[None])
+        return {depth: (mean, matrix_power(covariance, 0.5)) for depth, (mean, covariance) in found.items()}
 
     @tf.function(autograph=False, input_signature=[tf.TensorSpec([1, None, None, 3])])
-    def _encoded(self, image):
+    def _encode(self, image):
         features = self.encoder(layers.pad_to_multiple(image, max(self.layers)))
-        return {depth: statistics(features[layer][0]) for depth, layer in self.layers.items()}
+        return {depth: mean_and_covariance(features[layer][0]) for depth, layer in self.layers.items()}
 
-    def _level(self, depth, content, means, roots, shares, strength):
+    def _apply_level(self, depth, content, means, roots, shares, strength):
         size, layer = tf.shape(content)[1:3], self.layers[depth]
 
         def stylized(image):
             features = self.encoder(layers.pad_to_multiple(image[None], depth), [layer])[layer][0]
             regions = decoders.resize_shares(shares, image[None], depth, features[None])
             changes = tf.map_fn(
-                lambda each: each[0] * (whitened_and_coloured(features, each[0], *each[1:]) - features),
+                lambda each: each[0] * (whiten_and_color(features, each[0], *each[1:]) - features),
                 (regions, means, roots),
                 fn_output_signature=tf.float32,
             )
@@ -114,18 +116,18 @@ class Wct(base.Method):
         return base.minimize(compute_losses, variables, optimizer)
 
 
-def whitened_and_coloured(features, weights, mean, root):
+def whiten_and_color(features, weights, mean, root):
     """Features [h,w,C] given a mean [C] and the square root [C,C] of a covariance, from what they have where weights say.
 
     Weights are [h,w,1]; equations 1 and 2. In directions in which the features do not vary, neither does the result.
     """
-    own_mean, own_covariance = statistics(features, weights)
-    map_ = tf.matmul(power(own_covariance, -0.5), root)
+    own_mean, own_covariance = mean_and_covariance(features, weights)
+    map_ = tf.matmul(matrix_power(own_covariance, -0.5), root)
     offset = mean - tf.linalg.matvec(map_, own_mean, transpose_a=True)
     return tf.tensordot(features, tf.cast(map_, tf.float32), 1) + tf.cast(offset, tf.float32)
 
 
-def statistics(features, weights=1.0):
+def mean_and_covariance(features, weights=1.0):
     """(mean [C], covariance [C,C]) in float64 of features [h,w,C] with weights [h,w,1], of which the largest counts as 1.
 
     The covariance's divisor is the sum of the weights less 1.
@@ -139,7 +141,7 @@ def statistics(features, weights=1.0):
     return mean, tf.matmul(weights * rows, rows, transpose_a=True) / tf.maximum(total - 1, 1.0)
 
 
-def power(covariance, exponent):
+def matrix_power(covariance, exponent):
     """A power of a symmetric matrix [C,C] without its small eigenvalues: dead and constant channels stay so."""
     values, vectors = tf.linalg.eigh(covariance)
     kept = values > SMALL * tf.maximum(tf.reduce_mean(values), 1e-12)

@@ -62,9 +62,9 @@ def test_adain_gives_the_styles_mean_and_deviation():
 
 def test_wct_gives_the_styles_mean_and_covariance():
     content, style = features(40, 30, 1), features(20, 50, 2, RNG.standard_normal((6, 6)))
-    mean, covariance = wct.statistics(tf.constant(style))
+    mean, covariance = wct.mean_and_covariance(tf.constant(style))
     np.testing.assert_allclose(covariance, np.cov(style.reshape(-1, 6).T), rtol=1e-6)
-    moved = wct.whitened_and_coloured(tf.constant(content), 1.0, mean, wct.power(covariance, 0.5)).numpy().reshape(-1, 6)
+    moved = wct.whiten_and_color(tf.constant(content), 1.0, mean, wct.matrix_power(covariance, 0.5)).numpy().reshape(-1, 6)
     np.testing.assert_allclose(moved.mean(0), style.reshape(-1, 6).mean(0), atol=1e-4)
     np.testing.assert_allclose(np.cov(moved.T), covariance, atol=1e-3 * np.abs(covariance).max())
 
@@ -72,8 +72,8 @@ def test_wct_gives_the_styles_mean_and_covariance():
 def test_dead_and_constant_channels_survive():
     content, style = features(12, 10, 1), features(9, 9, 2)
     content[..., 0], content[..., 1], style[..., 2], style[..., 3] = 0, 5, 0, -4
-    mean, covariance = wct.statistics(tf.constant(style))
-    by_wct = wct.whitened_and_coloured(tf.constant(content), 1.0, mean, wct.power(covariance, 0.5)).numpy()
+    mean, covariance = wct.mean_and_covariance(tf.constant(style))
+    by_wct = wct.whiten_and_color(tf.constant(content), 1.0, mean, wct.matrix_power(covariance, 0.5)).numpy()
     by_adain = adain.adain(content[None], adain.moments(content[None]), adain.moments(style[None]))[0].numpy()
     for moved in (by_wct, by_adain):
         assert np.isfinite(moved).all()
@@ -89,7 +89,7 @@ def test_moments_within_a_region_are_those_of_its_pixels():
     mean, deviation = adain.moments(x[None], mask[None])
     np.testing.assert_allclose(mean[0, 0, 0], inside_.mean(0), rtol=1e-5)
     np.testing.assert_allclose(deviation[0, 0, 0], inside_.std(0), rtol=1e-4)
-    np.testing.assert_allclose(wct.statistics(tf.constant(x), mask)[1], np.cov(inside_.T), rtol=1e-5)
+    np.testing.assert_allclose(wct.mean_and_covariance(tf.constant(x), mask)[1], np.cov(inside_.T), rtol=1e-5)
 
 
 def test_strength_0_is_the_reconstruction_and_strengths_lie_between(method):
