@@ -118,7 +118,7 @@ class MsgNet(base.Method):
             else:  # by a product, since the gradient of an indexed row has another form than the optimizer's
                 one_hot = tf.one_hot(index // len(self.sizes), len(self.style_names))
                 matched, norms = gram, self._no_norms() + tf.tensordot(one_hot, self.norm_changes, 1)
-            generated = self._decoded(comatch(self._encoded(content), self.match, matched, self.path), norms)
+            generated = self._decode(comatch(self._encode(content), self.match, matched, self.path), norms)
             return self.perceptual_loss(generated, content_targets, style_targets, self.conf.style_weight, view)
 
         return base.minimize(compute_losses, variables, optimizer)
@@ -159,7 +159,7 @@ class MsgNet(base.Method):
 
     def _gram_of(self, image):
         """The Gram matrix [1,C,C], of norm 1, of an image [1,h,w,3] of any size."""
-        gram = losses.gram(self._encoded(layers.pad_to_multiple(image, DEPTH)))
+        gram = losses.gram(self._encode(layers.pad_to_multiple(image, DEPTH)))
         return gram / (tf.norm(gram) + 1e-12)
 
     @tf.function(
@@ -176,11 +176,11 @@ class MsgNet(base.Method):
         size = tf.shape(content)[1:3]
 
         def stylized(image):
-            features = self._encoded(layers.pad_to_multiple(image[None], DEPTH))
+            features = self._encode(layers.pad_to_multiple(image[None], DEPTH))
 
             def added(sum_, each):  # decoded one by one: norms over all would mix the styles' colours
                 share, gram, norms = each
-                decoded = self._decoded(comatch(features, self.match, gram, self.path), norms)[0, : size[0], : size[1]]
+                decoded = self._decode(comatch(features, self.match, gram, self.path), norms)[0, : size[0], : size[1]]
                 return sum_ + share[..., None] * tf.clip_by_value(decoded, 0.0, 255.0)
 
             parts = (shares, grams, norms)
@@ -189,14 +189,14 @@ class MsgNet(base.Method):
         rest = 1 - strength * tf.reduce_sum(shares, 0)[..., None]
         return rest * content + strength * tf.map_fn(stylized, content)
 
-    def _encoded(self, images):
+    def _encode(self, images):
         """[N,H,W,3] RGB 0..255 -> [N,H/4,W/4,4*width]."""
         x = layers.to_units(images)
         x = tf.nn.relu(layers.conv(x, self.layers["conv1"]))
         x = bottleneck(x, self.layers, "down1", 2)
         return bottleneck(x, self.layers, "down2", 2)
 
-    def _decoded(self, x, norms):
+    def _decode(self, x, norms):
         """[N,h,w,4*width], and a style's scales and offsets [2,C] -> [N,4*h,4*w,3] RGB in about 0..255."""
         norms = layers.split_norms(norms, norm_channels(self.conf))
         for i in range(self.conf.blocks):

@@ -129,7 +129,7 @@ class StyleBank(base.Method):
 
         def compute_losses():
             norms = self.norms[name]
-            generated = self._decoded(self._banked(self._encoded(content), self.banks[name], norms), norms)
+            generated = self._decode(self._banked(self._encode(content), self.banks[name], norms), norms)
             targets = self.style_targets[name]
             return self.perceptual_loss(generated, content_targets, targets, self.conf.style_weight, view)
 
@@ -147,7 +147,7 @@ class StyleBank(base.Method):
         """Its gradient gets lambda times the norm that those of the stylising steps have. Equation 6."""
 
         def compute_losses():
-            recovered = recolored(self._decoded(self._encoded(content), no_norms(self.conf)), content)
+            recovered = recolored(self._decode(self._encode(content), no_norms(self.conf)), content)
             loss = losses.content_error(recovered, content, "mean") / layers.UNIT**2
             return {"losses/reconstruction_loss": loss}  # no total: it would stand beside those of the stylizing steps
 
@@ -200,13 +200,13 @@ class StyleBank(base.Method):
 
         def stylized(photo):
             padded = layers.pad_to_multiple(photo[None], DEPTH)
-            features = self._encoded(padded)
+            features = self._encode(padded)
 
             def added(sum_, each):
                 share, bank, norms, strength = each
                 bank = tf.unstack(tf.ensure_shape(bank, [len(first), *first[0].shape]))
                 x = (1 - strength) * features + strength * self._banked(features, bank, norms)
-                image = self._decoded(x, (1 - strength) * no_norms(self.conf) + strength * norms)
+                image = self._decode(x, (1 - strength) * no_norms(self.conf) + strength * norms)
                 image += (1 - strength) * (recolored(image, padded) - image)
                 return sum_ + share[..., None] * tf.clip_by_value(image[0, : size[0], : size[1]], 0.0, 255.0)
 
@@ -215,7 +215,7 @@ class StyleBank(base.Method):
 
         return tf.map_fn(stylized, content)
 
-    def _encoded(self, images):
+    def _encode(self, images):
         """[N,H,W,3] RGB 0..255 -> [N,H/4,W/4,width]."""
         x = layers.to_units(images)
         x = layers.normalize(model.conv2d(x, self.kernels["conv1"], 1))
@@ -230,7 +230,7 @@ class StyleBank(base.Method):
             x = model.residual(x, kernel, kernel_1)
         return x
 
-    def _decoded(self, x, norms):
+    def _decode(self, x, norms):
         """[N,h,w,width], and a bank's norms -> [N,4*h,4*w,3] RGB in about 0..255."""
         norms = norms_by_scope(norms, self.conf)
         x = layers.normalize(model.conv2d(x, self.kernels["deconv4"], 1), norms["deconv4"])

@@ -318,7 +318,7 @@ def test_without_a_style_the_bank_gives_the_photo_back(house):
     method = make("stylebank", house)
     method.norms["0"].assign(2 + method.norms["0"])
     image = IMAGE[:, :36, :48] / 2 + 60
-    decoded = np.asarray(method._decoded(method._encoded(image), stylebank.no_norms(method.conf)))
+    decoded = np.asarray(method._decode(method._encode(image), stylebank.no_norms(method.conf)))
     decoded = (decoded - decoded.mean((1, 2))) / decoded.std((1, 2))
     recovered = np.clip(decoded * image.std((1, 2)) + image.mean((1, 2)), 0, 255)  # in the photo's light and colours
     np.testing.assert_allclose(method.stylize(image, []), recovered, atol=1e-2)
