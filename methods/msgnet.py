@@ -43,7 +43,7 @@ class MsgNet(base.Method):
       the decoder's norms, as in Dumoulin et al. 2017 (arXiv 1610.07629); a style image has none.
     - The first convolution has no norm: it would hide from the Gram matrix which colors a style has.
     - The norm before the last convolution is a joint_norm.
-    - ReLUs behind norms end at 6 and blocks with limited(): places of high contrast, up to 14 deviations from the mean,
+    - ReLUs behind norms end at 6 and blocks with limit_length(): places of high contrast, up to 14 deviations from the mean,
       were made larger by every block and looked alike in all styles.
     - Gram matrices have the norm 1. CoMatch's matrix begins at the identity plus the published noise, so that its result is
       not the same map in every channel, and CoMatch adds a second matrix, which all styles share (comatch).
@@ -62,7 +62,7 @@ class MsgNet(base.Method):
     def __init__(self, conf, training=False):
         super().__init__(conf)
         self.style_names = styles.names(conf.style_images)
-        self.layers = initial_layers(conf)
+        self.layers = create_layers(conf)
         self.sizes = sorted(set(conf.style_sizes))
         channels = 4 * conf.width
         noise = tf.random.stateless_uniform([channels, channels], [conf.seed, -1], 0, 0.02)
@@ -231,12 +231,12 @@ def joint_norm(x):
 
 
 def bottleneck(x, weights, scope, strides=1, norms=NO_NORMS):
-    """limited() x + 1x1, 3x3 and 1x1 convolutions, each after norm and ReLU (to 6); x through a 1x1 where sizes change."""
+    """limit_length() x + 1x1, 3x3 and 1x1 convolutions, each after norm and ReLU (to 6); x through a 1x1 where sizes change."""
     y = layers.conv(normalize(x, norms, f"{scope}/1"), weights[f"{scope}/1"])
     y = layers.conv(normalize(y, norms, f"{scope}/2"), weights[f"{scope}/2"], strides)
     y = layers.conv(normalize(y, norms, f"{scope}/3"), weights[f"{scope}/3"])
     shortcut = weights.get(f"{scope}/shortcut")
-    return limited(y + (layers.conv(x, shortcut, strides) if shortcut else x))
+    return limit_length(y + (layers.conv(x, shortcut, strides) if shortcut else x))
 
 
 def up_bottleneck(x, weights, scope, norms=NO_NORMS):
@@ -245,7 +245,7 @@ def up_bottleneck(x, weights, scope, norms=NO_NORMS):
     y = layers.upsample_conv(normalize(y, norms, f"{scope}/2"), weights[f"{scope}/2"])
     y = layers.conv(normalize(y, norms, f"{scope}/3"), weights[f"{scope}/3"])
     shortcut = layers.conv(x, weights[f"{scope}/shortcut"])
-    return limited(y + tf.repeat(tf.repeat(shortcut, 2, 1), 2, 2))
+    return limit_length(y + tf.repeat(tf.repeat(shortcut, 2, 1), 2, 2))
 
 
 def normalize(x, norms, scope):
@@ -253,7 +253,7 @@ def normalize(x, norms, scope):
     return layers.normalize(x, norms.get(scope, ()), tf.nn.relu6)
 
 
-def limited(x):
+def limit_length(x):
     """x [N,H,W,C], each place's length over the channels held, softly, below LIMIT times the root mean square of them all.
 
     Not in the paper. Norms hide the scale of what a net makes, but a few huge values in a map set its deviation: without a
@@ -286,7 +286,7 @@ def decoder_shapes(conf):
     return shapes | block_shapes("up1", 4 * width, 32, 128) | block_shapes("up2", 128, 16, 64) | {"conv2": (7, 64, 3)}
 
 
-def initial_layers(conf):
+def create_layers(conf):
     """New {scope: (kernel, biases)} at He's scale; residual blocks begin as the identity."""
     shapes = {"conv1": (7, 3, 64)} | block_shapes("down1", 64, 32, 128)
     shapes |= block_shapes("down2", 128, conf.width, 4 * conf.width) | decoder_shapes(conf)

@@ -59,19 +59,19 @@ def test_colours_and_luminance_count_too(name, house):
 
 
 def test_a_bottleneck_halves_and_doubles():
-    weights = msgnet.initial_layers(msgnet.MsgNetConf(naming="x", style_images=("a",), width=4, blocks=1))
+    weights = msgnet.create_layers(msgnet.MsgNetConf(naming="x", style_images=("a",), width=4, blocks=1))
     x = tf.random.stateless_normal([1, 8, 6, 64], [0, 1])
     half = msgnet.bottleneck(x, weights, "down1", 2)
     assert half.shape == (1, 4, 3, 128)
     flat = tf.ones([1, 4, 4, 16])
-    np.testing.assert_allclose(msgnet.bottleneck(flat, weights, "res1"), msgnet.limited(flat))
+    np.testing.assert_allclose(msgnet.bottleneck(flat, weights, "res1"), msgnet.limit_length(flat))
     double = msgnet.up_bottleneck(half, weights, "up2")
     assert double.shape == (1, 8, 6, 64)
 
 
 def test_what_norms_make_large_ends_at_six():
     """At a spot in an even picture, 11 deviations from the mean: the blocks against their plain form."""
-    weights = msgnet.initial_layers(msgnet.MsgNetConf(naming="x", style_images=("a",), width=4, blocks=1))
+    weights = msgnet.create_layers(msgnet.MsgNetConf(naming="x", style_images=("a",), width=4, blocks=1))
     x = RNG.standard_normal((1, 12, 10, 128)).astype(np.float32)
     x[:, 5, 5] = 1000
     assert np.max(model.instance_norm(tf.constant(x))) > 10
@@ -81,12 +81,14 @@ def test_what_norms_make_large_ends_at_six():
 
     y = layers.conv(rectified(x), weights["down2/1"])
     y = layers.conv(rectified(layers.conv(rectified(y), weights["down2/2"], 2)), weights["down2/3"])
-    expected = msgnet.limited(y + layers.conv(x, weights["down2/shortcut"], 2))
+    expected = msgnet.limit_length(y + layers.conv(x, weights["down2/shortcut"], 2))
     np.testing.assert_allclose(msgnet.bottleneck(x, weights, "down2", 2), expected, rtol=1e-3, atol=1e-3)
     y = tf.repeat(tf.repeat(rectified(layers.conv(rectified(x), weights["up2/1"])), 2, 1), 2, 2)
     y = layers.conv(rectified(layers.conv(y, weights["up2/2"])), weights["up2/3"])
     shortcut = layers.conv(tf.repeat(tf.repeat(x, 2, 1), 2, 2), weights["up2/shortcut"])
-    np.testing.assert_allclose(msgnet.up_bottleneck(x, weights, "up2"), msgnet.limited(y + shortcut), rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(
+        msgnet.up_bottleneck(x, weights, "up2"), msgnet.limit_length(y + shortcut), rtol=1e-3, atol=1e-3
+    )
 
 
 def test_no_place_is_far_longer_than_the_others():
@@ -94,7 +96,7 @@ def test_no_place_is_far_longer_than_the_others():
     x = RNG.standard_normal((2, 9, 8, 5))
     x[1] *= 1000
     x[:, 4, 4] *= [[30], [60]]
-    found = np.float64(msgnet.limited(np.float32(x)))
+    found = np.float64(msgnet.limit_length(np.float32(x)))
     lengths, before = (np.linalg.norm(each, axis=3) for each in (found, x))
     np.testing.assert_allclose(found / lengths[..., None], x / before[..., None], atol=1e-5)
     mean = np.sqrt(np.square(before).mean((1, 2), keepdims=True))
