@@ -15,10 +15,10 @@ from methods import base, layers
 
 DEPTH = 3  # of the encoder as layers.pad_to_multiple counts: both sides are halved twice
 LIMIT = 3.0  # of a place's length in the features, in root mean squares
-REFRESHING = 8  # rounds of all styles and sizes of which one computes the kept Gram matrices anew, of whole images
+REFRESH_EVERY = 8  # rounds of all styles and sizes of which one computes the kept Gram matrices anew, of whole images
 NO_NORMS = types.MappingProxyType({})
-SETTLED = 4000  # steps after which an encoder changes slowly enough for Gram matrices kept since some rounds ago
-CROPPING = 4  # rounds, after SETTLED steps, of which one still takes the Gram matrices of crops
+SETTLING_STEPS = 4000  # steps after which an encoder changes slowly enough for Gram matrices kept since some rounds ago
+CROP_EVERY = 4  # rounds, after SETTLING_STEPS steps, of which one still takes the Gram matrices of crops
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -48,7 +48,7 @@ class MsgNet(base.Method):
     - Gram matrices have the norm 1. CoMatch's matrix begins at the identity plus the published noise, so that its result is
       not the same map in every channel, and CoMatch adds a second matrix, which all styles share (comatch).
     - Training takes the Gram matrix of a crop of the style image: its gradient teaches the encoder to read styles. After
-      SETTLED steps three rounds of four take that of the whole image, which is kept in the model for each named style and
+      SETTLING_STEPS steps three rounds of four take that of the whole image, which is kept in the model for each named style and
       each of conf.style_sizes, and learn the style's scales and offsets. So the model needs no picture of a named style.
 
     Raises UserError as losses.PerceptualLoss and, when training, layers.check_size and reader.read_painting do.
@@ -72,7 +72,7 @@ class MsgNet(base.Method):
         self.norm_changes = tf.Variable(none, name="msgnet/norms")  # from identity_norms
         kept = tf.zeros([len(self.style_names), len(self.sizes), channels, channels])
         self.grams = tf.Variable(kept, trainable=False, name="msgnet/grams")
-        self._of_image = functools.lru_cache(maxsize=16)(lambda style: self._gram(np.float32(style.image)[None]))
+        self._image_gram = functools.lru_cache(maxsize=16)(lambda style: self._traced_gram(np.float32(style.image)[None]))
         if training:
             layers.check_size(conf, DEPTH)
             if 0 < conf.steps < len(conf.style_images) * len(conf.style_sizes):
@@ -97,9 +97,9 @@ class MsgNet(base.Method):
         place = which, self.sizes.index(self.conf.style_sizes[turn])
         index = which * len(self.sizes) + place[1]
         image = self._images[index]
-        if visit % REFRESHING == 0:
-            self.grams.scatter_nd_update([place], self._gram(tf.cast(image, tf.float32)[None]))
-        if int(optimizer.iterations) >= SETTLED and visit % CROPPING:
+        if visit % REFRESH_EVERY == 0:
+            self.grams.scatter_nd_update([place], self._traced_gram(tf.cast(image, tf.float32)[None]))
+        if int(optimizer.iterations) >= SETTLING_STEPS and visit % CROP_EVERY:
             return self._train_step(content, optimizer, variables, tf.constant(index), gram=self.grams[place])
         size = [min(self.conf.image_size, side) for side in image.shape[:2]]
         crop = tf.image.stateless_random_crop(image, [*size, 3], [self.conf.seed, int(optimizer.iterations)])
@@ -114,10 +114,10 @@ class MsgNet(base.Method):
 
         def compute_losses():
             if gram is None:
-                matched, norms = self._gram_of(style)[0], self._no_norms()
+                matched, norms = self._compute_gram(style)[0], self._identity_norms()
             else:  # by a product, since the gradient of an indexed row has another form than the optimizer's
                 one_hot = tf.one_hot(index // len(self.sizes), len(self.style_names))
-                matched, norms = gram, self._no_norms() + tf.tensordot(one_hot, self.norm_changes, 1)
+                matched, norms = gram, self._identity_norms() + tf.tensordot(one_hot, self.norm_changes, 1)
             generated = self._decode(comatch(self._encode(content), self.match, matched, self.path), norms)
             return self.perceptual_loss(generated, content_targets, style_targets, self.conf.style_weight, view)
 
@@ -130,23 +130,25 @@ class MsgNet(base.Method):
         output. Where the styles' masks leave a part of the content to nobody, it stays as it is.
         """
         shares = styles.shares(style, *content.shape[1:3])
-        norms = tf.stack([self._norms_of(each) for each in style])
-        grams = tf.concat([self._of_image(each) if each.image is not None else self._of_name(each) for each in style], 0)
+        norms = tf.stack([self._style_norms(each) for each in style])
+        grams = tf.concat(
+            [self._image_gram(each) if each.image is not None else self._named_gram(each) for each in style], 0
+        )
         if all(each.mask is None for each in style):  # CoMatch is linear in the Gram matrix: one then does for all of them
             grams, norms = (tf.tensordot(shares[:, 0, 0], each, 1)[None] for each in (grams, norms))
             shares = tf.ones([1, 1, 1])
         return self._stylize(content, grams, norms, shares, strength)
 
-    def _norms_of(self, style):
+    def _style_norms(self, style):
         """A style's scales and offsets [2,C]: those of a named one."""
         if style.image is not None:
-            return self._no_norms()
-        return self._no_norms() + self.norm_changes[self.style_names.index(style.name)]
+            return self._identity_norms()
+        return self._identity_norms() + self.norm_changes[self.style_names.index(style.name)]
 
-    def _no_norms(self):
+    def _identity_norms(self):
         return layers.identity_norms(norm_channels(self.conf))
 
-    def _of_name(self, style):
+    def _named_gram(self, style):
         """A named style's Gram matrix [1,C,C], between those of the two nearest sizes."""
         place = np.interp(style.size or max(self.sizes), self.sizes, range(len(self.sizes)))
         lower, upper = int(np.floor(place)), int(np.ceil(place))
@@ -154,10 +156,10 @@ class MsgNet(base.Method):
         return (grams[lower] + np.float32(place - lower) * (grams[upper] - grams[lower]))[None]
 
     @tf.function(autograph=False, input_signature=[tf.TensorSpec([1, None, None, 3])])
-    def _gram(self, image):
-        return self._gram_of(image)
+    def _traced_gram(self, image):
+        return self._compute_gram(image)
 
-    def _gram_of(self, image):
+    def _compute_gram(self, image):
         """The Gram matrix [1,C,C], of norm 1, of an image [1,h,w,3] of any size."""
         gram = losses.gram(self._encode(layers.pad_to_multiple(image, DEPTH)))
         return gram / (tf.norm(gram) + 1e-12)

@@ -116,7 +116,7 @@ def test_comatchs_matrix_learns_and_the_grams_are_kept(house):
         assert np.count_nonzero(method.grams.numpy().any((2, 3))) == step + 1
     assert np.abs(method.match - before).max() > 1e-6
     style = np.asarray(Image.open(house / "style.png").resize((48, 36), Image.LANCZOS), np.float32)
-    np.testing.assert_allclose(method.grams[0, 1], method._gram(style[None])[0], rtol=1e-2, atol=1e-3)
+    np.testing.assert_allclose(method.grams[0, 1], method._traced_gram(style[None])[0], rtol=1e-2, atol=1e-3)
 
 
 def test_a_size_may_have_several_turns(house):
@@ -179,7 +179,7 @@ def test_steps_with_whole_grams_teach_a_styles_norms(house):
 def test_a_gram_matrix_tells_the_colours(house):
     """Those of one texture in red and in blue differ: no norm hides them before the features."""
     method, texture = make("msgnet", house), RNG.normal(0, 20, (1, 24, 24, 3))
-    red, blue = (method._gram(np.float32(texture + color)) for color in ([220, 40, 40], [40, 40, 220]))
+    red, blue = (method._traced_gram(np.float32(texture + color)) for color in ([220, 40, 40], [40, 40, 220]))
     assert np.linalg.norm(red - blue) > 0.1
     assert np.linalg.norm(red) == pytest.approx(1, abs=1e-3)
 
@@ -300,7 +300,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(name, house):
 def test_the_brush_follows_the_size(house):
     """Between the sizes of training lie mixtures of their Gram matrices, beyond them the nearest."""
     method = make("msgnet", house)
-    found = [method._of_name(styles.Style(name="0", size=size)).numpy()[0] for size in (10, 32, 40, 48, 512, None)]
+    found = [method._named_gram(styles.Style(name="0", size=size)).numpy()[0] for size in (10, 32, 40, 48, 512, None)]
     smallest, largest = method.grams[1].numpy()
     for gram, expected in zip(
         found, (smallest, smallest, (smallest + largest) / 2, largest, largest, largest), strict=True
