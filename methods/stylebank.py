@@ -37,11 +37,11 @@ class StyleBankConf(base.ManyStylesConf):
     def complete(self):
         """The conf with the size and the styles of its frozen_model, before its own styles.
 
-        Raises UserError as frozen_recipe does, when the conf names another size, or no style that the model lacks.
+        Raises UserError as read_frozen_recipe does, when the conf names another size, or no style that the model lacks.
         """
         if not self.frozen_model:
             return self
-        recipe, defaults = frozen_recipe(self), {field.name: field.default for field in dataclasses.fields(self)}
+        recipe, defaults = read_frozen_recipe(self), {field.name: field.default for field in dataclasses.fields(self)}
         sizes = {key: getattr(recipe, key) for key in ("width", "blocks", "bank_blocks")}
         for key, value in sizes.items():
             if getattr(self, key) not in (value, defaults[key]):
@@ -70,7 +70,7 @@ class StyleBank(base.Method):
     With conf.frozen_model the encoder, the decoder and the banks of a finished model stay as they are, and only banks that
     it lacks are trained.
 
-    Raises UserError, when training, as frozen_recipe, losses.PerceptualLoss, layers.check_size, reader.read_style do.
+    Raises UserError, when training, as read_frozen_recipe, losses.PerceptualLoss, layers.check_size, reader.read_style do.
     """
 
     conf_class = StyleBankConf
@@ -80,7 +80,7 @@ class StyleBank(base.Method):
     def __init__(self, conf, training=False):
         super().__init__(conf)
         self.style_names = styles.names(conf.style_images)
-        frozen = styles.names(frozen_recipe(conf).style_images) if training and conf.frozen_model else ()
+        frozen = styles.names(read_frozen_recipe(conf).style_images) if training and conf.frozen_model else ()
         self.kernels = initial_kernels(conf, trainable=not frozen)
         self.banks = {name: initial_bank(conf, i, name, name not in frozen) for i, name in enumerate(self.style_names)}
         self.norms = {name: initial_norms(conf, name, name not in frozen) for name in self.style_names}
@@ -129,7 +129,7 @@ class StyleBank(base.Method):
 
         def compute_losses():
             norms = self.norms[name]
-            generated = self._decode(self._banked(self._encode(content), self.banks[name], norms), norms)
+            generated = self._decode(self._apply_bank(self._encode(content), self.banks[name], norms), norms)
             targets = self.style_targets[name]
             return self.perceptual_loss(generated, content_targets, targets, self.conf.style_weight, view)
 
@@ -147,7 +147,7 @@ class StyleBank(base.Method):
         """Its gradient gets lambda times the norm that those of the stylising steps have. Equation 6."""
 
         def compute_losses():
-            recovered = recolored(self._decode(self._encode(content), no_norms(self.conf)), content)
+            recovered = match_colors(self._decode(self._encode(content), identity_norms(self.conf)), content)
             loss = losses.content_error(recovered, content, "mean") / layers.UNIT**2
             return {"losses/reconstruction_loss": loss}  # no total: it would stand beside those of the stylizing steps
 
@@ -205,9 +205,9 @@ class StyleBank(base.Method):
             def added(sum_, each):
                 share, bank, norms, strength = each
                 bank = tf.unstack(tf.ensure_shape(bank, [len(first), *first[0].shape]))
-                x = (1 - strength) * features + strength * self._banked(features, bank, norms)
-                image = self._decode(x, (1 - strength) * no_norms(self.conf) + strength * norms)
-                image += (1 - strength) * (recolored(image, padded) - image)
+                x = (1 - strength) * features + strength * self._apply_bank(features, bank, norms)
+                image = self._decode(x, (1 - strength) * identity_norms(self.conf) + strength * norms)
+                image += (1 - strength) * (match_colors(image, padded) - image)
                 return sum_ + share[..., None] * tf.clip_by_value(image[0, : size[0], : size[1]], 0.0, 255.0)
 
             parts = (shares, banks, norms, strengths)
@@ -223,16 +223,16 @@ class StyleBank(base.Method):
         x = layers.normalize(model.conv2d(x, self.kernels["conv3"], 2))
         return layers.normalize(model.conv2d(x, self.kernels["conv4"], 1))
 
-    def _banked(self, x, bank, norms):
+    def _apply_bank(self, x, bank, norms):
         """Features [N,h,w,width] through a style's bank, kernels [3,3,width,width], and the first of its norms."""
-        x = layers.normalize(model.conv2d(x, bank[0], 1), norms_by_scope(norms, self.conf)["bank"])
+        x = layers.normalize(model.conv2d(x, bank[0], 1), split_norms(norms, self.conf)["bank"])
         for kernel, kernel_1 in zip(bank[1::2], bank[2::2], strict=True):
             x = model.residual(x, kernel, kernel_1)
         return x
 
     def _decode(self, x, norms):
         """[N,h,w,width], and a bank's norms -> [N,4*h,4*w,3] RGB in about 0..255."""
-        norms = norms_by_scope(norms, self.conf)
+        norms = split_norms(norms, self.conf)
         x = layers.normalize(model.conv2d(x, self.kernels["deconv4"], 1), norms["deconv4"])
         for i in range(self.conf.blocks):
             x = model.residual(x, self.kernels[f"res{i}/a"], self.kernels[f"res{i}/b"])
@@ -241,13 +241,13 @@ class StyleBank(base.Method):
         return layers.to_pixels(model.conv2d_to_image(x, self.kernels["deconv1"]))
 
 
-def recolored(images, photos):
+def match_colors(images, photos):
     """Images with the mean and deviation that photos have in each channel. [N,H,W,3] both -> the same."""
     mean, variance = tf.nn.moments(photos, [1, 2], keepdims=True)
     return mean + tf.sqrt(variance) * model.instance_norm(images)
 
 
-def frozen_recipe(conf):
+def read_frozen_recipe(conf):
     """The conf that the model conf.frozen_model was trained with.
 
     Raises UserError when there is no such model with its recipe, it is none of this method, or initial_model is set too.
@@ -289,12 +289,12 @@ def norm_channels(conf):
     return {"bank": conf.width, "deconv4": 128, "deconv3": 64, "deconv2": 32}
 
 
-def no_norms(conf):
+def identity_norms(conf):
     """Scales of 1, then offsets of 0, of all norms that a bank has them for: [2*C]."""
     return tf.reshape(layers.identity_norms(norm_channels(conf)), [-1])
 
 
-def norms_by_scope(norms, conf):
+def split_norms(norms, conf):
     """A bank's norms [2*C], scales and then offsets -> {scope: (scale, offset)}."""
     return layers.split_norms(tf.reshape(norms, [2, -1]), norm_channels(conf))
 
@@ -311,4 +311,4 @@ def initial_bank(conf, number, name, trainable):
 
 def initial_norms(conf, name, trainable):
     """A new bank's norms, which change nothing."""
-    return tf.Variable(no_norms(conf), trainable=trainable, name=f"stylebank/banks/{name}/norms")
+    return tf.Variable(identity_norms(conf), trainable=trainable, name=f"stylebank/banks/{name}/norms")

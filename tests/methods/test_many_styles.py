@@ -320,7 +320,7 @@ def test_without_a_style_the_bank_gives_the_photo_back(house):
     method = make("stylebank", house)
     method.norms["0"].assign(2 + method.norms["0"])
     image = IMAGE[:, :36, :48] / 2 + 60
-    decoded = np.asarray(method._decode(method._encode(image), stylebank.no_norms(method.conf)))
+    decoded = np.asarray(method._decode(method._encode(image), stylebank.identity_norms(method.conf)))
     decoded = (decoded - decoded.mean((1, 2))) / decoded.std((1, 2))
     recovered = np.clip(decoded * image.std((1, 2)) + image.mean((1, 2)), 0, 255)  # in the photo's light and colours
     np.testing.assert_allclose(method.stylize(image, []), recovered, atol=1e-2)
@@ -367,13 +367,13 @@ def test_a_banks_norms(house):
     """They begin without effect, are of their own style alone, and scale and move what the norms give."""
     method = make("stylebank", house)
     before = {name: method.stylize(IMAGE, named(name)) for name in ("0", "style")}
-    np.testing.assert_array_equal(method.norms["0"], stylebank.no_norms(method.conf))
+    np.testing.assert_array_equal(method.norms["0"], stylebank.identity_norms(method.conf))
     scale, offset = RNG.standard_normal((2, sum(stylebank.norm_channels(method.conf).values()))).astype(np.float32)
     method.norms["0"].assign(tf.concat([scale, offset], 0))
     assert np.abs(method.stylize(IMAGE, named("0")) - before["0"]).max() > 1
     np.testing.assert_allclose(method.stylize(IMAGE, named("style")), before["style"], atol=1e-2)
     x = RNG.standard_normal((1, 6, 5, 128)).astype(np.float32)
-    pair = stylebank.norms_by_scope(method.norms["0"], method.conf)["deconv4"]
+    pair = stylebank.split_norms(method.norms["0"], method.conf)["deconv4"]
     part = slice(method.conf.width, method.conf.width + 128)  # behind those of the bank
     expected = scale[part] * (x - x.mean((1, 2))) / x.std((1, 2)) + offset[part]
     np.testing.assert_allclose(layers.normalize(x, pair), np.maximum(expected, 0), atol=1e-4)
