@@ -14,8 +14,8 @@ from core.cli import UserError
 from methods import base, layers
 
 DEPTH = 3  # of the encoder as layers.pad_to_multiple counts: both sides are halved twice
-NOTHING = 1e-3  # of a pixel, which the styles' masks may leave to nobody without the photo being recovered for it
-NORM_MEMORY = 0.9  # share of the stylising steps' mean gradient norm that each of them keeps
+UNCOVERED_LIMIT = 1e-3  # of a pixel, which the styles' masks may leave to nobody without the photo being recovered for it
+NORM_DECAY = 0.9  # share of the stylising steps' mean gradient norm that each of them keeps
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -81,9 +81,9 @@ class StyleBank(base.Method):
         super().__init__(conf)
         self.style_names = styles.names(conf.style_images)
         frozen = styles.names(read_frozen_recipe(conf).style_images) if training and conf.frozen_model else ()
-        self.kernels = initial_kernels(conf, trainable=not frozen)
-        self.banks = {name: initial_bank(conf, i, name, name not in frozen) for i, name in enumerate(self.style_names)}
-        self.norms = {name: initial_norms(conf, name, name not in frozen) for name in self.style_names}
+        self.kernels = create_kernels(conf, trainable=not frozen)
+        self.banks = {name: create_bank(conf, i, name, name not in frozen) for i, name in enumerate(self.style_names)}
+        self.norms = {name: create_norms(conf, name, name not in frozen) for name in self.style_names}
         self._stylizing_norm = tf.Variable(0.0, trainable=False, name="stylebank/stylizing_norm")
         if frozen:
             checkpoints.restore(conf.frozen_model, self.extra_variables, optional=self.newer_variable_names)
@@ -135,7 +135,7 @@ class StyleBank(base.Method):
 
         def record_norm(gradients):
             if self.kernels["conv1"].trainable:
-                share = tf.where(self._stylizing_norm > 0, NORM_MEMORY, 0.0)
+                share = tf.where(self._stylizing_norm > 0, NORM_DECAY, 0.0)
                 norm = self._shared_norm(gradients, variables)
                 self._stylizing_norm.assign(share * self._stylizing_norm + (1 - share) * norm)
             return gradients
@@ -179,7 +179,7 @@ class StyleBank(base.Method):
             banks, norms = (tf.tensordot(shares[:, 0, 0], each, 1)[None] for each in (banks, norms))
             strengths = strengths[:1]
             shares = tf.ones([1, 1, 1])
-        elif (nobodys := 1 - shares.sum(0)).max() > NOTHING:
+        elif (nobodys := 1 - shares.sum(0)).max() > UNCOVERED_LIMIT:
             shares = np.concatenate([shares, nobodys[None]])
             banks, norms = (tf.concat([each, each[:1]], 0) for each in (banks, norms))
             strengths = tf.concat([strengths, [0.0]], 0)
@@ -265,15 +265,15 @@ def read_frozen_recipe(conf):
         raise UserError(f"frozen_model: {error}") from None
 
 
-def initial_kernels(conf, trainable):
+def create_kernels(conf, trainable):
     """New {scope: kernel} of encoder and decoder."""
     shapes = {"conv1": (9, 3, 32), "conv2": (3, 32, 64), "conv3": (3, 64, 128), "conv4": (3, 128, conf.width)}
     shapes |= {"deconv4": (3, conf.width, 128), "deconv3": (3, 128, 64), "deconv2": (3, 64, 32), "deconv1": (9, 32, 3)}
     kernels = layers.create_kernels("stylebank", shapes, conf.seed, trainable)
-    return kernels | initial_blocks("stylebank", conf.blocks, 128, conf.seed + 1, trainable)
+    return kernels | create_blocks("stylebank", conf.blocks, 128, conf.seed + 1, trainable)
 
 
-def initial_blocks(name, count, channels, seed, trainable):
+def create_blocks(name, count, channels, seed, trainable):
     """{scope: kernel [3,3,channels,channels]} of new residual blocks, which change nothing as each's second kernel is 0."""
     shapes = dict.fromkeys(block_scopes(count), (3, channels, channels))
     return layers.create_kernels(name, shapes, seed, trainable, zero_scopes=block_scopes(count)[1::2])
@@ -299,16 +299,16 @@ def split_norms(norms, conf):
     return layers.split_norms(tf.reshape(norms, [2, -1]), norm_channels(conf))
 
 
-def initial_bank(conf, number, name, trainable):
+def create_bank(conf, number, name, trainable):
     """A new bank, kernels [3,3,width,width]: one that lets features through, with some noise, then those of its blocks."""
     name = f"stylebank/banks/{name}"
     shape = [3, 3, conf.width, conf.width]
     noise = tf.random.stateless_truncated_normal(shape, [conf.seed, 100 + number], stddev=0.5 / (9 * conf.width) ** 0.5)
     kernel = noise + tf.pad(tf.eye(conf.width)[None, None], [[1, 1], [1, 1], [0, 0], [0, 0]])
-    blocks = initial_blocks(name, conf.bank_blocks, conf.width, conf.seed + 100 + number, trainable)
+    blocks = create_blocks(name, conf.bank_blocks, conf.width, conf.seed + 100 + number, trainable)
     return [tf.Variable(kernel, trainable=trainable, name=f"{name}/weights"), *blocks.values()]
 
 
-def initial_norms(conf, name, trainable):
+def create_norms(conf, name, trainable):
     """A new bank's norms, which change nothing."""
     return tf.Variable(identity_norms(conf), trainable=trainable, name=f"stylebank/banks/{name}/norms")

@@ -549,7 +549,7 @@ def test_a_style_is_added_to_a_trained_bank(deep, desk):
     added = set(new.get_variable_to_shape_map()) - set(old.get_variable_to_shape_map())
     parts = ("weights", "norms", *(["res0/a/weights", "res0/b/weights"] if deep else []))
     assert added == {f"stylebank/banks/new/{part}" for part in parts}
-    start = stylebank.initial_bank(methods.load_model(str(done)).conf, 2, "new", True)[0]
+    start = stylebank.create_bank(methods.load_model(str(done)).conf, 2, "new", True)[0]
     assert np.abs(new.get_tensor("stylebank/banks/new/weights") - start).max() > 1e-4
     assert evaluate(desk, "models/more/fast-style-model", "photos/0.jpg", "--style", "new").returncode == 0
 
