@@ -90,7 +90,7 @@ def main(argv):
     for path in filter(None, (job.output_file, job.animation)):
         system.check_writable(path)
     conf = config.load_conf(system.located(FLAGS.conf), gatys.GatysConf)
-    conf = config.changed(conf, changes, "the command line")
+    conf = config.replace_values(conf, changes, "the command line")
     if conf.style_stretched and "style_scale" in changes:
         raise cli.UsageError("--style_scale: without effect, as the conf says style_stretched")
     check_inputs_stay(job, (job.content_image, *job.style_image, *job.mask, conf.init))
@@ -333,7 +333,7 @@ def settings(job, conf):
         raise cli.UsageError(f"--sweep: got '{job.sweep}', such as style_weight=1,10,100 is needed") from None
     if key == "init":
         check_inputs_stay(job, values)
-    return {value: (job, config.changed(conf, {key: one}, "--sweep")) for value, one in given.items()}
+    return {value: (job, config.replace_values(conf, {key: one}, "--sweep")) for value, one in given.items()}
 
 
 def write_log(start, log, conf):

@@ -142,7 +142,7 @@ def grid_cell(conf, folder, weight, size, steps):
         "style_warmup_steps": min(conf.style_warmup_steps, quarter),
         "preview_every": 0,
     }
-    cell = config.changed(conf, changes, "--preview_grid")
+    cell = config.replace_values(conf, changes, "--preview_grid")
     # A changed conf gets folders of its own: a finished training of the old one would pass for it.
     mark = hashlib.sha256(yaml.safe_dump(config.conf_dict(cell)).encode()).hexdigest()[:8]
     return dataclasses.replace(cell, naming=f"{folder}/style_weight={weight:g},style_size={size:.0f},{mark}")

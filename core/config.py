@@ -55,7 +55,7 @@ def option(default=dataclasses.MISSING, **limits):
     return dataclasses.field(default=default, metadata={"limits": Limits(**limits)})
 
 
-def limits_of(kind, key):
+def find_limits(kind, key):
     """The Limits of a conf class's key: those of the nearest class that says any."""
     for parent in kind.__mro__:
         field = getattr(parent, "__dataclass_fields__", {}).get(key)
@@ -213,7 +213,7 @@ def load_recipe(path, kind):
     if isinstance(kind, dict):
         kind = _kind_by_method(values.get("method", "johnson"), kind, path, lines)
     if trained:
-        values = _without_removed_keys(values, limits_of(kind, "style_form"))
+        values = _without_removed_keys(values, find_limits(kind, "style_form"))
     converted = _converted(values, kind, lambda key: f"{path}, line {lines.get(str(key), '?')}")
     for field in dataclasses.fields(kind):
         if field.default is dataclasses.MISSING and field.name not in values:
@@ -224,7 +224,7 @@ def load_recipe(path, kind):
         raise UserError(f"{error} ({path})") from None
 
 
-def changed(conf, values, source):
+def replace_values(conf, values, source):
     """A conf with some values, numbers or text, replaced. Raises UserError, naming the source, as load_conf does."""
     for key in values:
         if key.startswith("loss_model"):
@@ -290,7 +290,7 @@ def _converted(values, kind, source):
             raise UserError(f"{key}: no such key ({source(key)}); the keys are {', '.join(sorted(defaults))}")
         try:
             empty = value == [] and defaults[key] == ()  # as a run's own record has it
-            converted[key] = () if empty else _check(_convert(value, types[key]), limits_of(kind, key))
+            converted[key] = () if empty else _check(_convert(value, types[key]), find_limits(kind, key))
         except ValueError as error:
             raise UserError(f"{key}: got {value!r}, {error} ({source(key)})") from None
     return converted
