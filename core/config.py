@@ -211,10 +211,10 @@ def load_recipe(path, kind):
     values, lines = _read_yaml(path)
     trained = values.pop(RECIPE_KEY, None) or {}
     if isinstance(kind, dict):
-        kind = _kind_by_method(values.get("method", "johnson"), kind, path, lines)
+        kind = _choose_kind(values.get("method", "johnson"), kind, path, lines)
     if trained:
-        values = _without_removed_keys(values, find_limits(kind, "style_form"))
-    converted = _converted(values, kind, lambda key: f"{path}, line {lines.get(str(key), '?')}")
+        values = _drop_removed_keys(values, find_limits(kind, "style_form"))
+    converted = _convert_values(values, kind, lambda key: f"{path}, line {lines.get(str(key), '?')}")
     for field in dataclasses.fields(kind):
         if field.default is dataclasses.MISSING and field.name not in values:
             raise UserError(f"{field.name}: missing in {path}, add a line '{field.name}: ...'")
@@ -229,7 +229,7 @@ def replace_values(conf, values, source):
     for key in values:
         if key.startswith("loss_model"):
             raise UserError(f"{key}: cannot be changed here ({source}), as layers and files go with it; write a conf")
-    return dataclasses.replace(conf, **_converted(values, type(conf), lambda key: source))
+    return dataclasses.replace(conf, **_convert_values(values, type(conf), lambda key: source))
 
 
 def conf_dict(conf):
@@ -263,7 +263,7 @@ def _read_yaml(path):
     return values, lines
 
 
-def _without_removed_keys(values, style_form):
+def _drop_removed_keys(values, style_form):
     """A recipe's values with the keys of today; `style_form` are the Limits of the key that replaces style_normaliser."""
     forms = {}
     if values.get("relative_losses") and style_form.choices:
@@ -273,13 +273,13 @@ def _without_removed_keys(values, style_form):
     return forms | {key: value for key, value in values.items() if key not in REMOVED_KEYS}
 
 
-def _kind_by_method(method, kinds, path, lines):
+def _choose_kind(method, kinds, path, lines):
     if isinstance(method, str) and method and method not in kinds:
         raise UserError(f"method: got '{method}', one of {', '.join(kinds)} is needed ({path}, line {lines.get('method')})")
     return kinds.get(str(method), next(iter(kinds.values())))  # no text at all: for _convert to say
 
 
-def _converted(values, kind, source):
+def _convert_values(values, kind, source):
     """The values as the fields of `kind` need them; source(key) tells where one came from."""
     defaults = {field.name: field.default for field in dataclasses.fields(kind)}
     types, converted = typing.get_type_hints(kind), {}
@@ -290,7 +290,7 @@ def _converted(values, kind, source):
             raise UserError(f"{key}: no such key ({source(key)}); the keys are {', '.join(sorted(defaults))}")
         try:
             empty = value == [] and defaults[key] == ()  # as a run's own record has it
-            converted[key] = () if empty else _check(_convert(value, types[key]), find_limits(kind, key))
+            converted[key] = () if empty else _check_limits(_convert(value, types[key]), find_limits(kind, key))
         except ValueError as error:
             raise UserError(f"{key}: got {value!r}, {error} ({source(key)})") from None
     return converted
@@ -326,7 +326,7 @@ def _convert(value, kind):
     raise ValueError("a list of names is needed" if item_kind is str else "a list of whole numbers is needed")
 
 
-def _check(value, limits):
+def _check_limits(value, limits):
     """The value. Raises ValueError, which says what is needed, when it is not within its option's limits."""
     if limits.choices and value not in limits.choices:
         raise ValueError(f"{' or '.join(limits.choices)} is needed")
@@ -339,7 +339,7 @@ def _check(value, limits):
         raise ValueError("a number below 2^63 is needed")
     fits = all(_fits(number, limits) for number in numbers) and limits.length in (None, len(numbers))
     if not fits or (limits.distinct and len({*numbers}) < len(numbers)):
-        raise ValueError(_needed(limits, value))
+        raise ValueError(_describe_limits(limits, value))
     return value
 
 
@@ -350,7 +350,7 @@ def _fits(number, limits):
     return number >= limits.least and number > limits.above and number <= limits.most and number < limits.below
 
 
-def _needed(limits, value):
+def _describe_limits(limits, value):
     """What to give instead of a value, in words: "a number of at least 16 is needed: ..."."""
     if limits.above >= 0:
         range_ = f"above {limits.above:g}"
