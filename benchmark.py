@@ -70,7 +70,7 @@ FORMS = {  # {form: {(module, function): what replaces it}}
 HALF = "half width"  # ours, in a net of half the channels
 MIXED = "bfloat16"  # ours with mixed_precision
 
-NETWORKS = {f"optimize, {scope}": scope for scope in ("vgg_19", config.EMBEDDED)}
+NETWORKS = {f"optimize, {scope}": scope for scope in ("vgg_19", config.EMBEDDED_NETWORK)}
 
 flags.DEFINE_enum(
     "method", "johnson", list(METHODS), "The method that stylizes; adain, wct and johnson with random weights."
@@ -233,7 +233,7 @@ def memory_of_optimization(form, size):
 def loss_network(scope):
     """(conf, weights): the embedded loss network, or a full one of random weights up to conv4_3."""
     conf = gatys.GatysConf(loss_model=scope)
-    if scope == config.EMBEDDED:
+    if scope == config.EMBEDDED_NETWORK:
         return conf, vgg.read_weights(scope, os.path.join(ROOT, conf.loss_model_file))
     return conf, random_vgg(scope, "conv4_3")
 

@@ -11,12 +11,12 @@ import yaml
 
 from core.cli import UserError
 
-EMBEDDED = "vgg_16_lite"  # the loss network that the project ships
+EMBEDDED_NETWORK = "vgg_16_lite"  # the loss network that the project ships
 STYLE_LAYERS = ("conv1_2", "conv2_2", "conv3_3", "conv4_3")  # the original's
 
 
 RECIPE_KEY = "trained"  # a model's recipe is its conf with this section added: what came of it
-SMALLEST = 16  # pixels
+SMALLEST_SIDE = 16  # pixels
 REMOVED_KEYS = {  # what takes the place of a key that is gone
     "style_hue": "hues of style pictures are turned by up to 0.5 radians; leave the line out",
     "pixel_weight": "both losses of reconstruction count the same; leave the line out",
@@ -64,14 +64,17 @@ def find_limits(kind, key):
     return Limits()
 
 
-SIDE = {"least": SMALLEST, "reason": "the loss network halves the image four times"}  # Limits of a picture's side
+SIDE_LIMITS = {
+    "least": SMALLEST_SIDE,
+    "reason": "the loss network halves the image four times",
+}  # Limits of a picture's side
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class NetworkConf:
     """Which network sees pictures."""
 
-    loss_model: str = EMBEDDED  # scope of the loss network: vgg_16* or vgg_19*
+    loss_model: str = EMBEDDED_NETWORK  # scope of the loss network: vgg_16* or vgg_19*
     # .ckpt, .h5, .mat, .npz, or the word imagenet; "": pretrained/<loss_model>.npz or .ckpt
     loss_model_file: str = option("", may_be_empty=True)
     # Comma-separated: not read from the loss network's file
@@ -81,7 +84,7 @@ class NetworkConf:
 
     def __post_init__(self):
         """Fills in the loss network's file."""
-        ending = "npz" if self.loss_model == EMBEDDED else "ckpt"
+        ending = "npz" if self.loss_model == EMBEDDED_NETWORK else "ckpt"
         default = f"pretrained/{self.loss_model}.{ending}"
         object.__setattr__(self, "loss_model_file", self.loss_model_file or default)
 
@@ -136,7 +139,7 @@ class RunConf:
     naming: str  # the run's name: its files go to <model_path>/<naming>/
     model_path: str = "models"
     train_data: str = "train2014/"  # any folder, walked recursively
-    image_size: int = option(256, **SIDE)  # training images are resized to cover, then cropped to, this square
+    image_size: int = option(256, **SIDE_LIMITS)  # training images are resized to cover, then cropped to, this square
     random_crops: bool = False  # random scale, place and mirror image instead of the central crop
     crop_scale: float = option(1.25, least=1, most=8)  # random crops are cut from photos of 1 to so many times image_size
     random_light: bool = False  # other contrast, brightness and colour cast: black and white flats come up often enough
@@ -177,7 +180,7 @@ class DistillConf(RunConf):
     """What distill.py may be told. A student layer conv4_1 learns from the teachers' layer conv4_1, or conv4_1_aux."""
 
     output: str  # the .npz that the student's weights go to
-    loss_model: str = EMBEDDED  # scope of the student
+    loss_model: str = EMBEDDED_NETWORK  # scope of the student
     widths: tuple[int, ...] = option(length=5, above=0)  # channels of the student's five blocks
     hold_out: int = 100  # photos kept out of the training, spread evenly over the sorted paths
     teacher_file: str

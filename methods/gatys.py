@@ -37,9 +37,9 @@ class GatysConf(config.LossNetworkConf):
     # The style image's long side in units of the result's: larger gives larger strokes
     style_scale: float = config.option(1.0, above=0)
     style_stretched: bool = False  # resize the style image to exactly the content's size instead
-    image_size: int = config.option(512, **config.SIDE)  # the result's long side
+    image_size: int = config.option(512, **config.SIDE_LIMITS)  # the result's long side
     # Of about the first of several scales, each sqrt(2) larger than the one before; 0: one scale
-    start_size: int = config.option(128, zero=True, **config.SIDE)
+    start_size: int = config.option(128, zero=True, **config.SIDE_LIMITS)
     init: str = "auto"  # content, noise, style, mix (0.6 noise + 0.4 content), or a picture's path;
     # auto: content, but noise where the content or the style has no weight
     noise: float = 127.5  # amplitude of the noise of `noise` and `mix`, around the mean colour

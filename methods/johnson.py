@@ -18,7 +18,7 @@ class JohnsonConf(config.MethodConf, config.PerceptualConf):
     style_image: str  # the painting
     method: str = "johnson"
     # Short side of a style image, whole; 0: like the training images (image_size, cropped)
-    style_size: int = config.option(0, zero=True, **config.SIDE)
+    style_size: int = config.option(0, zero=True, **config.SIDE_LIMITS)
     # Channels of the net's first convolution; the next have twice and four times as many
     width: int = config.option(32, above=0)
 

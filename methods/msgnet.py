@@ -31,7 +31,7 @@ class MsgNetConf(base.ManyStylesConf):
     width: int = config.option(128, above=0)  # channels inside a bottleneck; four times as many between them
     blocks: int = 6  # bottlenecks at the smallest size
     # Long sides of each style image: of the brush; in turn, may repeat
-    style_sizes: tuple[int, ...] = config.option((256, 384, 512), **config.SIDE)
+    style_sizes: tuple[int, ...] = config.option((256, 384, 512), **config.SIDE_LIMITS)
 
 
 class MsgNet(base.Method):

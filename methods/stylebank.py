@@ -24,7 +24,7 @@ class StyleBankConf(base.ManyStylesConf):
 
     method: str = "stylebank"
     # Short side of a style image, whole; 0: like the training images (image_size, cropped)
-    style_size: int = config.option(0, zero=True, **config.SIDE)
+    style_size: int = config.option(0, zero=True, **config.SIDE_LIMITS)
     width: int = config.option(256, above=0)  # channels of the encoder's features, and of each filter bank
     blocks: int = 0  # residual blocks at the beginning of the decoder, of which the paper has none
     bank_blocks: int = 0  # residual blocks at the end of each bank, of which the paper has none

@@ -69,7 +69,7 @@ def style_file(text="The painting.", **changes):
 
 def long_side(text):
     """--long_side in pixels."""
-    options = {"lower_bound": config.SMALLEST}
+    options = {"lower_bound": config.SMALLEST_SIDE}
     return Flag("long_side", 512, text, flags.DEFINE_integer, options=options)
 
 

@@ -22,8 +22,8 @@ STARTS = ("noise", "photo")  # where L-BFGS sets out from
 def parse_sizes(texts):
     """Whole numbers of pixels from texts. Raises UsageError when there is none, or one is too small."""
     sizes = [round(size) for size in parse_numbers("sizes", texts)]
-    if min(sizes, default=0) < config.SMALLEST:
-        raise UsageError(f"--sizes: got {min(sizes, default='none')}, at least {config.SMALLEST} is needed")
+    if min(sizes, default=0) < config.SMALLEST_SIDE:
+        raise UsageError(f"--sizes: got {min(sizes, default='none')}, at least {config.SMALLEST_SIDE} is needed")
     return sizes
 
 

@@ -19,7 +19,7 @@ RECIPES = {  # conf files of optimize.py, and what each is
     "gatys_basic": "the plainest form",
     "gatys": "the default",
 }
-VGG_SIZE, SIZES = 300.0, {config.EMBEDDED: 1.3}  # root mean squares of features at conv2_2, on photos
+VGG_SIZE, SIZES = 300.0, {config.EMBEDDED_NETWORK: 1.3}  # root mean squares of features at conv2_2, on photos
 OWN_FLAGS = (
     flag.output_dir("docs/recipes"),
     flag.image_file(),
