@@ -107,7 +107,7 @@ def layer_names(scope, weights):
     return names
 
 
-def pooled(side, layer, pooling):
+def pool_side(side, layer, pooling):
     """The length of a picture's side at a layer, after the pooling before it."""
     times = int(short_name(layer)[4]) - 1
     return -(-side >> times) if pooling == "avg_same" else side >> times

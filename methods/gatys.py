@@ -133,7 +133,7 @@ def check_sizes(conf, content, named_styles):
     own = [] if conf.style_stretched else [(*style, conf.style_scale) for style in named_styles]
     for name, image, scale in [(*content, 1), *own]:
         short_side = min(fit_size(image, round(scales(conf)[0] * scale)))
-        if not vgg.pooled(short_side, deepest, conf.pooling):
+        if not vgg.pool_side(short_side, deepest, conf.pooling):
             needed = 2 ** (int(vgg.short_name(deepest)[4]) - 1)
             raise UserError(
                 f"{name}: its short side is {short_side} pixels at the smallest scale, {needed} are needed; "
@@ -222,7 +222,7 @@ class Objective(PixelLoss):
         if mask is None:
             return None
         layers, pooling = self.conf.style_layers, self.conf.pooling
-        sizes = {layer: [vgg.pooled(side, layer, pooling) for side in mask.shape] for layer in layers}
+        sizes = {layer: [vgg.pool_side(side, layer, pooling) for side in mask.shape] for layer in layers}
         return {layer: create_guide(mask, *size) for layer, size in sizes.items()}
 
     def losses(self, image, view=0):

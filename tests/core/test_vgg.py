@@ -127,7 +127,7 @@ def test_average_pooling_differs_and_depth_is_as_asked():
     odd, deep = images[:, :31, :29], "vgg_16/conv3/conv3_1"
     for pooling, height, width in (("avg", 7, 7), ("avg_same", 8, 8)):
         assert vgg.Vgg("vgg_16", weights, [deep], pooling)(odd)[deep].shape[1:3] == (height, width)
-        assert (vgg.pooled(31, deep, pooling), vgg.pooled(29, deep, pooling)) == (height, width)
+        assert (vgg.pool_side(31, deep, pooling), vgg.pool_side(29, deep, pooling)) == (height, width)
     same, even = (vgg.Vgg("vgg_16", weights, [layer], pooling)(images)[layer] for pooling in ("avg_same", "avg"))
     np.testing.assert_array_equal(same, even)
 
