@@ -389,7 +389,7 @@ def vary(images, style_nets, seed, step):
     if count > 4:  # gratings along the axes: optimized pictures have grids, which no photo would teach the student
         waves = [draw(10 + axis, [1, 1, 3], 0.0, 80.0) * tf.sin(phases(images.shape[1], axis, draw)) for axis in (0, 1)]
         parts[4] += waves[0] + waves[1]
-    return augment.relit(tf.stack(parts), seed, step)
+    return augment.relight(tf.stack(parts), seed, step)
 
 
 def phases(side, axis, draw):

@@ -116,7 +116,7 @@ def training_batches(paths, conf, first_step, last_step, unreadable):
     numbers = tf.data.Dataset.range(first_step * conf.batch_size, last_step * conf.batch_size)
     batches = numbers.map(prepare, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     batches = batches.batch(conf.batch_size, drop_remainder=True)
-    if conf.random_light:  # twice and four times relit's defaults, so that large flats of pure black and white occur
-        relit = functools.partial(augment.relit, seed=conf.seed, contrast=0.4, brightness=100.0)
-        batches = batches.enumerate(first_step).map(lambda step, images: relit(images, step=step))
+    if conf.random_light:  # twice and four times relight's defaults, so that large flats of pure black and white occur
+        relight = functools.partial(augment.relight, seed=conf.seed, contrast=0.4, brightness=100.0)
+        batches = batches.enumerate(first_step).map(lambda step, images: relight(images, step=step))
     return batches.prefetch(4)

@@ -11,7 +11,7 @@ def random_crop(image, size, seeds):
     return tf.image.stateless_random_flip_left_right(image, seeds[1])
 
 
-def relit(images, seed, step, contrast=0.2, brightness=25.0):
+def relight(images, seed, step, contrast=0.2, brightness=25.0):
     """[N,H,W,3] in other light, at random for each image.
 
     Each channel's contrast is multiplied by 1 - contrast to 1 + contrast, which changes the color cast too; up to
@@ -23,7 +23,7 @@ def relit(images, seed, step, contrast=0.2, brightness=25.0):
     return tf.clip_by_value((images - 127.5) * gain + 127.5 + lift, 0.0, 255.0)
 
 
-def hue_turned(images, most, seed, step):
+def turn_hue(images, most, seed, step):
     """[N,H,W,3], each image's colors turned about the gray axis by a random angle, `most` radians at most either way."""
     angle = draw(seed, step, 16, [images.shape[0], 1, 1], -most, most)
     cross = tf.constant([[0, -1, 1], [1, 0, -1], [-1, 1, 0]], tf.float32) / math.sqrt(3)  # Rodrigues' formula

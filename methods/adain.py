@@ -188,5 +188,5 @@ def read_style_batches(paths, conf, first_step):
 
 def vary_colors(images, conf, step):
     """Style images [N,S,S,3], RGB 0..255, in other colours and light: a few paintings stand for many."""
-    turned = augment.hue_turned(images, HUE, conf.seed, step)
-    return augment.relit(turned, conf.seed, step)
+    turned = augment.turn_hue(images, HUE, conf.seed, step)
+    return augment.relight(turned, conf.seed, step)
