@@ -305,7 +305,7 @@ def split_norms(norms, conf):
 
 
 def create_bank(conf, number, name, trainable):
-    """A new bank, a list of kernels [3,3,width,width]: the identity plus noise, drawn by `number`, then those of its blocks."""
+    """A new bank, a list of kernels [3,3,width,width]: the identity plus noise, seeded by `number`, then its blocks'."""
     name = f"stylebank/banks/{name}"
     shape = [3, 3, conf.width, conf.width]
     noise = tf.random.stateless_truncated_normal(shape, [conf.seed, 100 + number], stddev=0.5 / (9 * conf.width) ** 0.5)
