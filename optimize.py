@@ -217,7 +217,8 @@ def prepare(job, conf):
     """(loss network, content [H,W,3], [styles.Style], the picture that init names): what can be refused is refused here.
 
     Raises:
-      UserError: as read_inputs, read_start and losses.read_loss_network do; the pictures are too small, or too large for memory.
+      UserError: as read_inputs, read_start and losses.read_loss_network do; the pictures are too small, or too large for
+        memory.
     """
     content, given = read_inputs(job, conf)
     start = None if conf.init in gatys.STARTS else read_start(conf.init)

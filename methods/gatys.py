@@ -279,8 +279,8 @@ def run_lbfgs(objective, image, evaluations, callback=lambda *_: None, bounded=F
       bounded: keep pixels within 0..255.
     """
     count, bounds = 0, [(0.0, 255.0)] * image.size if bounded else None
-    # Without bounds SciPy's first step has the length 1. With bounds it is the gradient itself, millionths of a pixel value,
-    # by which no loss falls, so L-BFGS would end there. The loss times the number of pixels makes that step large enough.
+    # Without bounds SciPy's first step has the length 1. With bounds it is the gradient itself, millionths of a pixel
+    # value, by which no loss falls, so L-BFGS would end there. The loss times the number of pixels makes it large enough.
     scale = float(image.size) if bounded else 1.0
 
     def evaluate(flat):
