@@ -1,8 +1,9 @@
-"""Stylises pictures: python eval.py --model_file models/denoised_starry.ckpt-done --image_file images/Corgi.jpg
+"""Stylizes pictures: python eval.py --model_file models/denoised_starry.ckpt-done --image_file images/Corgi.jpg
 
-Takes several --image_file, folders, globs, and further files as plain arguments; the model is loaded once. Models of any
-style (adain, wct) take --style_file painting.jpg too, and with --texture 512 make a texture of it instead of a picture;
-models of many styles (msgnet, stylebank) take --style scream, and --list_styles tells what they hold.
+Several pictures may be named: by several --image_file, folders, globs, or as plain arguments; the model is loaded once.
+
+  models of any style (adain, wct)           need --style_file painting.jpg; with --texture 512 they make a texture of it
+  models of many styles (msgnet, stylebank)  need --style scream; --list_styles prints the names
 """
 
 import dataclasses
@@ -21,59 +22,53 @@ import reader
 from core import cli, pictures, styles, system
 from methods import load_model
 
-flags.DEFINE_string("loss_model", "vgg_16", "Kept from the original, where it chose the preprocessing; all share one now.")
-flags.DEFINE_integer("image_size", None, "Resize the long side to at most this many pixels first.", lower_bound=1)
-flags.DEFINE_string("model_file", None, "A .ckpt-done or training checkpoint, V1 or V2.", required=True)
-flags.DEFINE_multi_string("image_file", [], "A picture, a folder of them, or a glob; may be given several times.")
-flags.DEFINE_string("output_file", None, "Where one picture goes (default generated/res.jpg).")
-flags.DEFINE_string("output_dir", None, "Where several pictures go, under their own names (default generated/).")
-flags.DEFINE_list("strength", ["1"], "0 gives the picture back, 1 the full style; wct takes one for each level too.")
-flags.DEFINE_multi_string("style_file", [], "A style picture, for models of any style; may be given several times.")
-flags.DEFINE_multi_string("style", [], "NAME[:WEIGHT][=MASK], a style that the model holds; may be given several times.")
-flags.DEFINE_bool("list_styles", False, "Print the names of the styles that the model holds, and no more.")
-flags.DEFINE_list("style_weights", [], "Weights of several styles (default: the same for all).")
-flags.DEFINE_multi_string("mask", [], "Where each style applies: white here, black not; in the order of the styles.")
+flags.DEFINE_string("model_file", None, "The model: a .ckpt-done file, or a training checkpoint, V1 or V2. Required.")
+flags.DEFINE_multi_string(
+    "image_file", None, "A picture, a folder or a glob in quotes. Required, here or as a plain argument"
+)
+flags.DEFINE_string("output_file", None, "The result of one picture. Default: generated/res.jpg.")
+flags.DEFINE_string("output_dir", None, "The folder for the results of several pictures. Default: generated/.")
+flags.DEFINE_integer(
+    "image_size", None, "Resize pictures to a long side of at most so many pixels. Default: their own size.", lower_bound=1
+)
+flags.DEFINE_list(
+    "strength", ["1"], "From 0, the picture as it was, to 1, the full style; for wct also a number for each of its levels."
+)
+flags.DEFINE_multi_string("style_file", None, "A style picture, required by models of any style. Default: none")
+flags.DEFINE_multi_string(
+    "style", None, "NAME, NAME:WEIGHT, NAME=MASK or NAME:WEIGHT=MASK of a style that the model holds. Default: none"
+)
+flags.DEFINE_list("style_weights", None, "The weights of several --style_file, numbers above 0. Default: the same for all.")
+flags.DEFINE_multi_string(
+    "mask", None, "A picture, white where a --style_file applies, in the order of these. Default: everywhere"
+)
 flags.DEFINE_integer(
     "style_size",
     None,
-    "A --style_file's long side is resized to at most so many pixels (512); msgnet: the brush of --style (largest).",
+    "The long side of a --style_file in pixels, at most; of msgnet's --style the size of the brush. Default: 512; of the "
+    "brushes the largest.",
     lower_bound=1,
 )
-flags.DEFINE_integer("texture", None, "No picture: a texture of the styles, so many pixels wide and high.", lower_bound=1)
-
-
-class Colors(flags.EnumParser):
-    """An enum that is a switch too: --preserve_colors alone means luminance, --nopreserve_colors no."""
-
-    def parse(self, argument):
-        """The word that is meant. Raises ValueError for others."""
-        return super().parse({"true": "luminance", "false": "no"}.get(argument, argument))
-
-
-flags.DEFINE_flag(
-    flags.Flag(
-        parser=Colors(["no", "luminance", "coral"]),
-        serializer=flags.ArgumentSerializer(),
-        name="preserve_colors",
-        default="no",
-        help_string="Alone or =luminance: luminance of the result, colours of the picture. =coral: the styles recoloured.",
-        boolean=True,
-    )
+flags.DEFINE_integer(
+    "texture", None, "Make a texture of the style instead, so many pixels wide and high. Default: none.", lower_bound=1
 )
+flags.DEFINE_bool("list_styles", False, "Print the names of the styles that the model holds, and do nothing else.")
+cli.define_colors_flag()
+flags.DEFINE_string("loss_model", "vgg_16", "Of the original project; without effect here.")
 FLAGS = flags.FLAGS
 
-WRONG_KIND = {  # why a flag does not go with a model of these style_kinds
+WRONG_KIND = {  # by a model's style_kinds: why it refuses the flags for other kinds
     (): "has one style, its own; leave the flag out",
     ("name",): "has styles of its own; --style names them, --list_styles lists them",
     ("image",): "takes any style; --style_file names its picture",
 }
 DEFAULT_OUTPUT = "generated/res.jpg"
-PASSES = 3  # of the model over noise until it is texture, as Li et al. 2017
+TEXTURE_PASSES = 3  # how often the model stylizes noise to make a texture, as Li et al. 2017 do
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Job:
-    """What the flags of these names ask for."""
+    """The values of the flags that have these names."""
 
     model_file: str
     style_file: list[str]
@@ -86,24 +81,34 @@ class Job:
 
 
 def main(argv):
-    """Stylises every picture that was named; 1 when any of them failed."""
-    values = {field.name: FLAGS[field.name].value for field in dataclasses.fields(Job)}
-    values |= {"strength": parse_strengths(FLAGS.strength)}  # what is wrong is told before anything is loaded
-    job = Job(**values | {"style_weights": cli.parse_numbers("style_weights", FLAGS.style_weights)})
+    """Stylizes all pictures that the command line names. Returns the exit code: 1 when one of them failed."""
+    if not FLAGS.model_file:
+        raise cli.UsageError("--model_file is missing: name a model, such as models/denoised_starry.ckpt-done")
+    job = Job(
+        model_file=FLAGS.model_file,
+        style_file=FLAGS.style_file or [],
+        style=FLAGS.style or [],
+        style_weights=cli.parse_numbers("style_weights", FLAGS.style_weights or []),
+        mask=FLAGS.mask or [],
+        style_size=FLAGS.style_size,
+        strength=parse_strengths(FLAGS.strength),
+        preserve_colors=FLAGS.preserve_colors,
+    )
+    names = [*(FLAGS.image_file or []), *argv[1:]]
     if FLAGS.list_styles:
         return list_styles(job.model_file)
     if FLAGS.texture:
-        if argv[1:] or FLAGS.image_file or job.preserve_colors != "no":
+        if names or job.preserve_colors != "no":
             raise cli.UsageError("--texture: is made of noise; leave the picture and --preserve_colors out")
         return make_texture(job, FLAGS.texture, FLAGS.output_file or DEFAULT_OUTPUT)
-    images, failed = expand([*FLAGS.image_file, *argv[1:]])
+    images, code = expand(names)
     outputs = output_paths(images, FLAGS.output_file, FLAGS.output_dir)
-    return stylize_all(job, images, outputs, FLAGS.image_size) or failed
+    return stylize_all(job, images, outputs, FLAGS.image_size) or code
 
 
 def stylize_all(job, images, outputs, long_side):
-    """Writes each picture stylized, its long side so many pixels at most; 1 when any of them failed, else 0."""
-    failed, method = 0, load_model(job.model_file)
+    """Writes the results of pictures, their long sides reduced to `long_side` pixels. Returns 1 when one failed, else 0."""
+    code, method = 0, load_model(job.model_file)
     style = read_style(job, method)
     for source, target in tqdm(list(zip(images, outputs, strict=True)), unit="image", disable=len(images) < 2):
         try:
@@ -112,17 +117,17 @@ def stylize_all(job, images, outputs, long_side):
         except cli.UserError as error:
             with tqdm.external_write_mode():
                 cli.complain(error)
-            failed = 1
+            code = 1
             continue
         with tqdm.external_write_mode():
             print(target)
             if picture.alpha is not None and not pictures.keeps_alpha(target):
                 print(f"{target}: put on white, as this format has no transparency; --output_file x.png keeps it")
-    return failed
+    return code
 
 
 def parse_strengths(texts):
-    """The numbers of --strength. Raises UsageError when one is none from 0 to 1."""
+    """The numbers of --strength. Raises UsageError when a text is no number from 0 to 1."""
     try:
         strengths = [float(text) for text in texts]
     except ValueError:
@@ -133,11 +138,12 @@ def parse_strengths(texts):
 
 
 def read_style(job, method):
-    """What the method's stylize() takes as style: None, or a list of styles.Style as the flags name them.
+    """What the method's stylize() takes as style: a list of styles.Style, or None for a model of one style.
 
     Raises:
-      UsageError: styles are named for a model that has its own, or missing, or more strengths than the model has levels.
-      UserError: a style cannot be read.
+      UsageError: the model needs a style and none is named, has no such style, or has another number of levels than there
+        are strengths.
+      UserError: a style picture or mask cannot be read.
     """
     if len(job.strength) not in (1, len(getattr(method.conf, "levels", "1"))):
         raise cli.UsageError(f"--strength: {len(job.strength)} given, {job.model_file} takes one{levels_of(method)}")
@@ -148,29 +154,29 @@ def read_style(job, method):
         return styles.read(job.style_file, job.style_weights, job.mask, job.style_size or 512)
     if "name" not in method.style_kinds:
         raise cli.UsageError(f"--style_file is missing: {job.model_file} takes any style, such as images/starry.jpg")
-    if not job.style and "image" in method.style_kinds:  # one of names alone gives the picture back without any
+    if not job.style and "image" in method.style_kinds:  # a method of names alone, without one, returns the picture
         names = ", ".join(method.style_names)
         raise cli.UsageError(f"--style is missing: {job.model_file} has {names}; or give a --style_file")
-    return styles.named(job.style, method.style_names, job.style_size)
+    return styles.parse(job.style, method.style_names, job.style_size)
 
 
 def check_style_flags(job, method):
-    """Raises UsageError when a flag that was given does not go with the method, or not with another flag."""
-    of_file = [flag for flag in ("style_file", "style_weights", "mask") if getattr(job, flag)]
-    for flag, kind in (("style", "name"), *((flag, "image") for flag in of_file)):
+    """Raises UsageError when a flag on the command line does not go with the method, or with another flag."""
+    file_flags = [flag for flag in ("style_file", "style_weights", "mask") if getattr(job, flag)]
+    for flag, kind in (("style", "name"), *((flag, "image") for flag in file_flags)):
         if getattr(job, flag) and kind not in method.style_kinds:
             raise cli.UsageError(f"--{flag}: {job.model_file} {WRONG_KIND[method.style_kinds]}")
     if job.style_size and "image" not in method.style_kinds:
         raise cli.UsageError(f"--style_size: {job.model_file} has brushes of one size; leave the flag out")
-    if job.style and of_file:
-        raise cli.UsageError(f"--{of_file[0]}: does not go with --style, which takes NAME:WEIGHT=MASK")
-    if job.preserve_colors == "coral" and not job.style_file:
-        raise cli.UsageError("--preserve_colors=coral: recolours --style_file, and there is none")
+    if job.style and file_flags:
+        raise cli.UsageError(f"--{file_flags[0]}: does not go with --style, which takes NAME:WEIGHT=MASK")
+    if job.preserve_colors == "palette" and not job.style_file:
+        raise cli.UsageError("--preserve_colors=palette: recolors --style_file, and there is none")
 
 
 def list_styles(model_file):
-    """Prints the names of the model's styles, a line each. Raises UsageError when it has no names for them."""
-    method = load_model(model_file)  # not the recipe alone: what is listed shall open
+    """Prints the names of the model's styles, one a line; returns 0. Raises UsageError when its styles have no names."""
+    method = load_model(model_file)  # not the recipe alone: a model that does not open shall not be listed
     if "name" not in method.style_kinds:
         raise cli.UsageError(f"--list_styles: {model_file} {WRONG_KIND[method.style_kinds]}")
     print(*method.style_names, sep="\n")
@@ -178,20 +184,27 @@ def list_styles(model_file):
 
 
 def levels_of(method):
-    """What a message adds about the levels of a method that has them."""
+    """The end of a message, as "or 5, for the levels 5, 4, 3, 2, 1"; "" for a method without levels."""
     levels = getattr(method.conf, "levels", ())
     return f" or {len(levels)}, for the levels {', '.join(map(str, levels))}" if levels else ""
 
 
 def make_texture(job, size, target):
-    """Writes a texture of the styles, made of noise, [size,size,3]. Raises UsageError when the model takes no images."""
+    """Writes a texture of the styles, [size,size,3], made of noise; returns 0.
+
+    Raises:
+      UsageError: the model takes no style pictures.
+      UserError: the texture cannot be written, or is too large for the memory.
+    """
     pictures.check_writable_format(target)
+    system.check_writable(target)
     method = load_model(job.model_file)
     style = read_style(job, method)
     if "image" not in method.style_kinds:
         raise cli.UsageError(f"--texture: needs a model of any style, {job.model_file} is none")
+    system.check_memory(size, size, *method.memory, "lower --texture")  # before the noise, which takes memory too
     image = np.random.default_rng(0).uniform(0, 255, (size, size, 3))
-    for _ in range(PASSES):
+    for _ in range(TEXTURE_PASSES):
         image = stylize(job, method, image, style)
     pictures.write_image(target, image)
     print(target)
@@ -199,62 +212,66 @@ def make_texture(job, size, target):
 
 
 def stylize(job, method, rgb, style):
-    """[H,W,3] RGB 0..255 -> the same size, as the flags say.
+    """A picture stylized as the flags say: [H,W,3] RGB 0..255 -> the same size.
 
     Raises:
       UserError: the picture is too large for the memory.
     """
     system.check_memory(*rgb.shape[:2], *method.memory)
     content = np.asarray(rgb, np.float32)
-    for each in style or ():
-        if each.mask is not None and each.mask.shape != rgb.shape[:2]:
-            sizes = ["x".join(map(str, reversed(shape))) for shape in (each.mask.shape, rgb.shape[:2])]
-            print(f"A mask of {sizes[0]} is resized to the picture's {sizes[1]}")
-    if job.preserve_colors == "coral":
-        style = styles.recoloured(style, content)
+    for mask in (part.mask for part in style or () if part.mask is not None):
+        if mask.shape != rgb.shape[:2]:
+            before, after = ("x".join(map(str, reversed(shape))) for shape in (mask.shape, rgb.shape[:2]))
+            print(f"A mask of {before} is resized to the picture's {after}")
+    if job.preserve_colors == "palette":
+        style = styles.recolor(style, content)
     try:
         image = method.stylize(content[None], style, job.strength if len(job.strength) > 1 else job.strength[0])[0].numpy()
     except tf.errors.ResourceExhaustedError:
         raise cli.UserError(f"{rgb.shape[1]}x{rgb.shape[0]} pixels do not fit into memory; use --image_size") from None
-    return pictures.luminance_of(image, content) if job.preserve_colors == "luminance" else image
+    return pictures.replace_chroma(image, content) if job.preserve_colors == "luminance" else image
 
 
 def expand(names):
-    """Files, folders and globs -> (files in order and each once, 1 when a folder or glob held none, else 0).
+    """The picture files that `names`, of files, folders and globs, stand for.
 
-    A file that is not there stays in the list: it is reported when its turn comes and does not stop the others.
+    Returns:
+      (the files in order, none twice; the exit code: 1 when a folder or glob held no picture, else 0). A missing file is
+      in the list: it is reported when its turn comes, and does not stop the others.
 
     Raises:
-      UsageError: nothing was named.
+      UsageError: there are no names, or one is empty.
     """
     if not names:
         raise cli.UsageError("no picture was named; add --image_file images/Corgi.jpg")
-    files, failed = [], 0
+    if not all(names):
+        raise cli.UsageError("--image_file: got '', a picture, a folder or a glob is needed")
+    files, code = [], 0
     for name in names:
         try:
-            files += reader.list_images(name) if os.path.isdir(name) else matches(name)
+            files += reader.list_images(name) if os.path.isdir(name) else match_files(name)
         except cli.UserError as error:
             cli.complain(error)
-            failed = 1
-    return list(dict.fromkeys(files)), failed
+            code = 1
+    return list(dict.fromkeys(files)), code
 
 
-def matches(name):
-    """The pictures that a glob matches, or [name] when it is none. Raises UserError when a glob matches nothing."""
+def match_files(name):
+    """The picture files that a glob matches, sorted; [name] for a plain name. Raises UserError when a glob matches none."""
     if os.path.exists(name) or not glob.has_magic(name):
         return [name]
-    found = sorted(path for path in glob.glob(name, recursive=True) if path.lower().endswith(pictures.EXTENSIONS))
-    if not found:
+    files = sorted(path for path in glob.glob(name, recursive=True) if path.lower().endswith(pictures.EXTENSIONS))
+    if not files:
         raise cli.UserError(f"{name}: matches no picture")
-    return found
+    return files
 
 
 def output_paths(images, output_file, output_dir):
-    """The file that each picture's result goes to; no two the same, none of them a source.
+    """The files for the results of the pictures, in their order; all different, and none of them one of the pictures.
 
     Raises:
-      UsageError: the flags contradict each other.
-      UserError: a result would overwrite its source, or its ending names no format.
+      UsageError: both flags are set, or --output_file for several pictures.
+      UserError: a result would overwrite a picture, cannot be written, or its ending names no format.
     """
     if output_file and (output_dir or len(images) > 1):
         raise cli.UsageError("--output_file is for one picture; use --output_dir alone for several")
@@ -267,20 +284,21 @@ def output_paths(images, output_file, output_dir):
         pictures.check_writable_format(output)
         if os.path.realpath(output) in sources:
             raise cli.UserError(f"{output}: would overwrite the picture itself; choose another --output_dir")
+        system.check_writable(output)
     return outputs
 
 
 def unique_names(folder, images):
-    """<folder>/<name> for each picture, the name numbered where it was taken: a.jpg, a-2.jpg, ..."""
-    taken, outputs = set(), []
+    """<folder>/<name> for each of the pictures; several of one name are numbered: a.jpg, a-2.jpg, ..."""
+    used, outputs = set(), []
     for image in images:
         stem, ending = os.path.splitext(os.path.basename(image))
         ending = ending if ending.lower() in pictures.EXTENSIONS else ".jpg"
         name, number = stem + ending, 1
-        while name in taken:
+        while name in used:
             number += 1
             name = f"{stem}-{number}{ending}"
-        taken.add(name)
+        used.add(name)
         outputs.append(os.path.join(folder, name))
     return outputs
 

@@ -83,4 +83,4 @@ def draw_or_help(argv):
 
 
 if __name__ == "__main__":
-    sys.exit(cli.guarded(draw_or_help, sys.argv))
+    sys.exit(cli.run_main(draw_or_help, sys.argv))

@@ -148,7 +148,7 @@ def tanh(x, least_slope):
     return function(x)
 
 
-def image_transform_net(images, w, least_slope=0.0, border=0):
+def image_transform_net(images, w, least_slope=0.0):
     """The image transform net. [N,H,W,3] RGB 0..255 -> [N,H,W,3] RGB 0..255.
 
     The original rounds H and W up to a multiple of 4; here what is too much is cut off at the bottom and the right.
@@ -156,7 +156,6 @@ def image_transform_net(images, w, least_slope=0.0, border=0):
     Args:
       w: kernels by scope as in kernel_sizes(), and what create_affine() returns if the net has it.
       least_slope: of tanh(), for training.
-      border: pixels of the reflected border that stay on each side, at most BORDER, for training.
     """
     x = reflect_border(mean_image_subtraction(images), BORDER)
     x = tf.nn.relu(instance_norm(conv2d(x, w["conv1/conv"], 1)))
@@ -168,8 +167,8 @@ def image_transform_net(images, w, least_slope=0.0, border=0):
     x = tf.nn.relu(instance_norm(resize_conv2d(x, w["deconv2/conv_transpose/conv"])))
     x = instance_norm(conv2d_to_image(x, w["deconv3/conv"]), *map(w.get, AFFINE))
     x = tanh(x, least_slope)
-    height, width, start = tf.shape(images)[1], tf.shape(images)[2], BORDER - border
-    return (x[:, start : BORDER + height + border, start : BORDER + width + border] + 1) * 127.5
+    height, width = tf.shape(images)[1], tf.shape(images)[2]
+    return (x[:, BORDER : BORDER + height, BORDER : BORDER + width] + 1) * 127.5
 
 
 def create_kernels(initializer, seed, width=WIDTH):
@@ -201,7 +200,20 @@ def create_affine(style):
     Args:
       style: [N,H,W,3] RGB 0..255.
     """
-    pixels = tf.atanh(tf.clip_by_value(style / 127.5 - 1, -0.97, 0.97))  # pixels 4..251, as atanh is infinite at the ends
-    mean, variance = tf.nn.moments(pixels, [0, 1, 2])
+    mean, variance = tf.nn.moments(atanh(style), [0, 1, 2])
     values = zip(AFFINE, (tf.sqrt(variance), mean), strict=True)
     return {scope: tf.Variable(value, name=scope) for scope, value in values}
+
+
+def normalize_colors(style):
+    """A style image with means and contrast that a net without create_affine() can reach. [1,H,W,3] RGB 0..255 -> the same.
+
+    Each channel gets mean 0 and variance 1 before the tanh, as in every result of such a net. Trained towards the style
+    image itself, a net hides extreme colors in dark areas or at the edge, to bring the mean of all else nearer to it.
+    """
+    return (tf.tanh(instance_norm(atanh(style))) + 1) * 127.5
+
+
+def atanh(images):
+    """What the final tanh gets where the net's output is RGB 0..255; clipped to 4..251, as it is infinite at the ends."""
+    return tf.atanh(tf.clip_by_value(images / 127.5 - 1, -0.97, 0.97))

@@ -1,10 +1,10 @@
-"""Makes one picture by optimising its pixels (Gatys et al. 2016).
+"""Makes one picture by optimizing its pixels (Gatys et al. 2016).
 
-  python optimize.py --content_image images/Corgi.jpg --style_image images/starry.jpg
+  python optimize.py --image_file images/Corgi.jpg --style_file images/starry.jpg
 
-With --content_weight 0 it synthesises texture, with --style_weight 0 it recovers a picture from its features, both from
-noise unless the conf's init or --init says otherwise. --sweep makes a labelled sheet of several values of one setting,
-which can be a style image, a mask or the styles' weights: style_weights=1+3,3+1.
+--content_weight 0 makes a texture of the style, --style_weight 0 recovers the photo from its features; both begin with
+noise unless --init or the conf's init is set. --sweep makes one labeled sheet of the results for several values of a
+setting.
 """
 
 import csv
@@ -31,39 +31,53 @@ except ImportError:
     av = None
 
 cli.define_conf_flag("conf/gatys.yml")
-flags.DEFINE_string("content_image", None, "The picture that gives the shapes.")
-flags.DEFINE_multi_string("style_image", [], "A picture that gives the manner; may be given several times.")
-flags.DEFINE_list("style_weights", [], "Weights of several style images (default: the same for all).")
-flags.DEFINE_multi_string("mask", [], "Where each style image applies: white here, black not; in the order of the styles.")
-flags.DEFINE_string("output_file", "generated/optimized.png", "Where the result goes; a CSV and a plot go beside it.")
-# How the style images are recoloured for each kind of --preserve_colors.
-MATCHES = {"luminance": pictures.match_luminance, "histogram": pictures.match_covariance}
-COLORS = ("no", *MATCHES)
-flags.DEFINE_enum("preserve_colors", "no", COLORS, "Transfer luminance alone, or keep the colours' mean and covariance.")
+flags.DEFINE_string("image_file", None, "The photo. Required, unless --content_weight is 0.")
+flags.DEFINE_alias("content_image", "image_file")
+flags.DEFINE_multi_string("style_file", None, "A style picture. Required, unless --style_weight is 0")
+flags.DEFINE_alias("style_image", "style_file")
+flags.DEFINE_list("style_weights", None, "The weights of several --style_file, numbers above 0. Default: the same for all.")
+flags.DEFINE_multi_string(
+    "mask", None, "A picture, white where a --style_file applies, in the order of these. Default: everywhere"
+)
+flags.DEFINE_string("output_file", "generated/optimized.png", "The result; a CSV and a plot of its losses go beside it.")
+cli.define_colors_flag()
 flags.DEFINE_string(
     "sweep",
     None,
-    "A setting and its values, such as style_weight=1,10,100 or, of several style images, style_weights=1+3,3+1: writes a "
-    "sheet of the results.",
+    "A setting and its values: makes one labeled sheet of the results. style_weight=1,10,100 or any other key of the conf; "
+    "or preserve_colors, style_file, mask or style_weights, as in style_weights=1+3,3+1 for two style pictures. "
+    "Default: none.",
 )
-flags.DEFINE_integer("show_every", 50, "Iterations between looks at <output_file>-progress.jpg; 0: none.", lower_bound=0)
-flags.DEFINE_string("animation", None, "A .gif or .mp4 of the pictures that --show_every shows.")
-SWEPT_FLAGS = ("preserve_colors", "style_image", "style_weights", "mask")  # what else is swept are keys of the conf
-OVERRIDES = ("image_size", "iterations", "seed", "content_weight", "style_weight", "tv_weight", "style_scale", "init")
-for name in OVERRIDES:
-    flags.DEFINE_string(name, None, f"Instead of the conf's {name}.")
+flags.DEFINE_integer(
+    "show_every", 50, "Write <output_file>-progress.jpg after every so many iterations; 0: never.", lower_bound=0
+)
+flags.DEFINE_string("animation", None, "A .gif or .mp4 file of the pictures that --show_every writes. Default: none.")
+SWEPT_FLAGS = ("preserve_colors", "style_file", "style_weights", "mask")  # what --sweep takes beside keys of the conf
+OVERRIDES = {  # flags that replace the conf's keys of the same names
+    "image_size": f"The result's long side in pixels, at least {config.SMALLEST_SIDE}.",
+    "iterations": "Adam's steps, or L-BFGS' evaluations of the loss, at each scale: above 0.",
+    "seed": "Of the random numbers: 0 or more.",
+    "content_weight": "The weight of the photo's content: 0 or more.",
+    "style_weight": "The weight of the style: 0 or more.",
+    "tv_weight": "The weight of the total variation, which smooths: 0 or more.",
+    "style_scale": "The style picture's long side in units of the result's, above 0; larger gives larger strokes.",
+    "init": f"What the picture begins with: {', '.join(gatys.STARTS)}, or a picture's file.",
+}
+for key, text in OVERRIDES.items():
+    flags.DEFINE_string(key, None, f"{text} Default: the conf's {key}.")
 FLAGS = flags.FLAGS
 
-BESIDE = (".csv", "-losses.png", "-progress.jpg")  # endings of what goes beside the result
+MATCHES = {"luminance": pictures.match_luminance, "palette": pictures.match_covariance}  # of the styles to the photo
+COMPANIONS = (".csv", "-losses.png", "-progress.jpg")  # endings of the files beside the result
 FRAME_SECONDS = 0.12
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Job:
-    """What the flags of these names ask for, beside the conf."""
+    """The values of the flags that have these names."""
 
-    content_image: str | None
-    style_image: list[str]
+    image_file: str | None
+    style_file: list[str]
     style_weights: list[str]
     mask: list[str]
     output_file: str
@@ -75,36 +89,47 @@ class Job:
     @property
     def swept(self):
         """The setting that --sweep names, or ""."""
-        return (self.sweep or "").partition("=")[0]
+        name = (self.sweep or "").partition("=")[0]
+        return "style_file" if name == "style_image" else name  # the alias
 
 
 def main(argv):
-    """Writes the picture that the flags ask for, or a sheet of several."""
+    """Writes one picture, or with --sweep a sheet of several. Returns the exit code."""
     if argv[1:]:
-        raise cli.UsageError(f"{argv[1]}: not expected; pictures go with --content_image and --style_image")
-    job = Job(**{field.name: FLAGS[field.name].value for field in dataclasses.fields(Job)})
+        raise cli.UsageError(f"{argv[1]}: not expected; pictures go with --image_file and --style_file")
+    job = Job(
+        image_file=FLAGS.image_file,
+        style_file=FLAGS.style_file or [],
+        style_weights=FLAGS.style_weights or [],
+        mask=FLAGS.mask or [],
+        output_file=FLAGS.output_file,
+        preserve_colors=FLAGS.preserve_colors,
+        sweep=FLAGS.sweep,
+        show_every=FLAGS.show_every,
+        animation=FLAGS.animation,
+    )
     changes = {key: FLAGS[key].value for key in OVERRIDES if FLAGS[key].value is not None}
     if job.animation:
         check_animation(job)
     pictures.check_writable_format(job.output_file)
-    for path in filter(None, (job.output_file, job.animation)):
+    for path in written_files(job):
         system.check_writable(path)
-    conf = config.load_conf(system.located(FLAGS.conf), gatys.GatysConf)
+    conf = config.load_conf(system.located(cli.require_conf(FLAGS.conf)), gatys.GatysConf)
     conf = config.replace_values(conf, changes, "the command line")
     if conf.style_stretched and "style_scale" in changes:
         raise cli.UsageError("--style_scale: without effect, as the conf says style_stretched")
-    check_inputs_stay(job, (job.content_image, *job.style_image, *job.mask, conf.init))
+    check_inputs_stay(job, (job.image_file, *job.style_file, *job.mask, conf.init))
     return sweep(job, conf) if job.sweep else optimize(job, conf)
 
 
 def optimize(job, conf):
-    """Writes one picture, and what goes beside it; after Ctrl-C those as far as they had come. Returns the exit code."""
+    """Writes one picture and its companions, after Ctrl-C as far as the run had come. Returns the exit code."""
     code, output_file, animation = 0, job.output_file, job.animation
     try:
         image, rows, frames = run(job, conf, f"{stem(output_file)}-progress.jpg")
     except Interrupted as interrupted:
         image, rows, frames = interrupted.args
-        # Beside what an earlier run may have left: half a picture does not replace a whole one.
+        # Under another name: an unfinished picture shall not replace an earlier run's finished one.
         output_file, animation = (path and "-interrupted".join(os.path.splitext(path)) for path in (output_file, animation))
         code = 130
     pictures.write_image(output_file, image)
@@ -113,30 +138,39 @@ def optimize(job, conf):
     if animation:
         write_animation(animation, [*frames, image])
     if code:
-        cli.complain(f"interrupted after {len(rows)} iterations; kept as it was, {image.shape[1]}x{image.shape[0]} pixels")
+        cli.complain(
+            f"interrupted after {len(rows)} iterations; {output_file} has {image.shape[1]}x{image.shape[0]} pixels"
+        )
     return code
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C; its args are what `run` would have returned, as far as it had come."""
+    """Ctrl-C in a run; its args are what `run` returns, as far as it had come."""
 
 
 def stem(path):
-    """A path without its ending: the names beside it begin so."""
+    """A path without its ending: the beginning of its companions' names."""
     return os.path.splitext(path)[0]
 
 
 def check_inputs_stay(job, paths):
-    """Raises UserError when one of them would be overwritten."""
-    beside = () if job.sweep else (job.animation, *(stem(job.output_file) + end for end in BESIDE))
-    written = {os.path.realpath(path) for path in (job.output_file, *beside) if path}
+    """Raises UserError when the run would overwrite one of the paths; an empty one is none."""
+    written = {os.path.realpath(path) for path in written_files(job)}
     for path in paths:
         if path and os.path.realpath(path) in written:
             raise cli.UserError(f"{path}: would be overwritten; choose another --output_file or --animation")
 
 
+def written_files(job):
+    """The files that a job writes: a sheet alone, or a picture with its companions and animation."""
+    if job.sweep:
+        return [job.output_file]
+    companions = [stem(job.output_file) + ending for ending in COMPANIONS]
+    return [job.output_file, *companions, *([job.animation] if job.animation else [])]
+
+
 def check_animation(job):
-    """Raises UserError, before any work is done, when --animation cannot be had."""
+    """Raises UserError, before any work is done, when --animation cannot be written."""
     ending = os.path.splitext(job.animation)[1].lower()
     if ending not in (".gif", ".mp4") or job.sweep or not job.show_every:
         raise cli.UsageError(
@@ -149,18 +183,21 @@ def check_animation(job):
 
 
 def run(job, conf, progress_file=None):
-    """([H,W,3] RGB 0..255, a row of losses for each iteration, the pictures shown under way as uint8).
+    """Optimizes one picture.
+
+    Returns:
+      (the result, [H,W,3] RGB 0..255; a row of losses for each iteration; the pictures of --show_every, [h,w,3] uint8).
 
     Raises:
-      UserError: as prepare does, or the loss is not finite.
+      UserError: as prepare does, or the loss or the picture is not finite.
       Interrupted: Ctrl-C, after the first iteration.
     """
-    network, photo, given, start = prepare(job, conf)
+    network, photo, style, start = prepare(job, conf)
     content = pictures.gray(photo) if job.preserve_colors == "luminance" else photo
     with tqdm(total=gatys.iterations_per_scale(conf) * len(gatys.scales(conf)), unit="it") as progress:
         log = Log(job, conf, photo, progress, progress_file)
         try:
-            image = gatys.stylize(conf, network, content, given, start, log)
+            image = gatys.stylize(conf, network, content, style, start, log)
         except tf.errors.ResourceExhaustedError:
             base, per_pixel = gatys.estimate_memory(conf, network)
             needed = (base + per_pixel * np.prod(gatys.fit_size(content, conf.image_size))) / 1e9
@@ -169,16 +206,19 @@ def run(job, conf, progress_file=None):
             if log.image is None:
                 raise
             raise Interrupted(restore_colors(job, np.clip(log.image, 0, 255), photo), log.rows, log.frames) from None
-        log.tell()
-    if not np.isfinite(image).all():  # the losses are those before a step: the last step's own are not among them
+        log.print_losses()
+    if not np.isfinite(image).all():  # no loss shows it: each is computed before its step
         raise cli.UserError(f"iteration {len(log.rows)}: the picture is no longer finite; lower style_weight")
     return restore_colors(job, image, photo), log.rows, log.frames
 
 
 class Log:
-    """What is seen of a run: gatys.stylize's callback.
+    """The callback of gatys.stylize, which shows and records the progress of a run.
 
-    rows: each iteration's losses; frames: the pictures that --show_every showed; image: what Ctrl-C keeps, [h,w,3].
+    Attributes:
+      rows: a row of losses for each iteration.
+      frames: the pictures of --show_every, [h,w,3] uint8: all for an animation, else the last.
+      image: what Ctrl-C keeps, [h,w,3] RGB; None before the first iteration.
     """
 
     def __init__(self, job, conf, photo, progress, progress_file):
@@ -187,15 +227,15 @@ class Log:
 
     def __call__(self, iteration, image, parts):
         if iteration == 1 and self.rows:
-            self.tell()
+            self.print_losses()
         row = {"iteration": len(self.rows) + 1, "long_side": max(image.shape[:2])}
         row |= {name: float(loss) for name, loss in parts.items()}
         if not np.isfinite(row["total"]):
             raise cli.UserError(f"iteration {row['iteration']}: the loss is {row['total']}; lower style_weight")
         self.rows.append(row)
-        of_scale = (each["total"] for each in self.rows if each["long_side"] == row["long_side"])
-        if self.conf.optimizer == "adam" or row["total"] == min(of_scale):
-            self.image = image  # of L-BFGS the best: its line search tries worse ones
+        totals = (other["total"] for other in self.rows if other["long_side"] == row["long_side"])  # of this scale
+        if self.conf.optimizer == "adam" or row["total"] == min(totals):
+            self.image = image  # of L-BFGS the best, as its line search tries worse ones too
         self.done = iteration
         self.progress.total = max(self.progress.total, len(self.rows))  # a line search may pass its number of evaluations
         self.progress.update()
@@ -205,8 +245,8 @@ class Log:
             pictures.write_image(self.progress_file, self.frames[-1])
             del self.frames[: 0 if self.job.animation else -1]
 
-    def tell(self):
-        """Prints the losses at the end of a scale or a round, and whether L-BFGS ended it before its time."""
+    def print_losses(self):
+        """Prints the losses at the end of a scale or a round, and whether L-BFGS ended early."""
         ended = ""
         if self.conf.optimizer == "lbfgs" and self.done < self.conf.iterations:
             ended = f"; ended after {self.done} of {self.conf.iterations} evaluations, as none lowered the loss further"
@@ -214,23 +254,26 @@ class Log:
 
 
 def prepare(job, conf):
-    """(loss network, content [H,W,3], [styles.Style], the picture that init names): what can be refused is refused here.
+    """Reads and checks all that a run needs, so that a mistake is reported before the work begins.
+
+    Returns:
+      (loss network, photo [H,W,3] RGB 0..255, [styles.Style], the picture [h,w,3] that init names or None).
 
     Raises:
       UserError: as read_inputs, read_start and losses.read_loss_network do; the pictures are too small, or too large for
         memory.
     """
-    content, given = read_inputs(job, conf)
+    content, style = read_inputs(job, conf)
     start = None if conf.init in gatys.STARTS else read_start(conf.init)
     network = losses.read_loss_network(conf, {*conf.content_layers, *conf.style_layers})
-    named = zip(job.style_image, (style.image for style in given), strict=True)
-    gatys.check_sizes(conf, (job.content_image or job.style_image[0], content), named)
-    check_memory(job, conf, network, content, given)
-    return network, content, given, start
+    named = zip(job.style_file, (part.image for part in style), strict=True)
+    gatys.check_sizes(conf, (job.image_file or job.style_file[0], content), named)
+    check_memory(job, conf, network, content, style)
+    return network, content, style, start
 
 
 def read_start(path):
-    """The picture [H,W,3] that init names. Raises UserError as pictures.read_image does, and when there is none."""
+    """The picture [H,W,3] RGB 0..255 that init names. Raises UserError as read_image does, or when it names nothing."""
     if not os.path.exists(path):
         raise cli.UserError(f"init: '{path}' is neither {', '.join(gatys.STARTS)} nor a picture that exists")
     return pictures.read_image(path).rgb
@@ -242,75 +285,76 @@ def format_losses(row):
 
 
 def restore_colors(job, image, content):
-    """The picture, its colours the content's where --preserve_colors transfers luminance alone."""
+    """A result [H,W,3], with --preserve_colors luminance in the colors of the photo `content`."""
     if job.preserve_colors != "luminance":
         return image
-    return pictures.luminance_of(image, gatys.fit_image(content, max(image.shape[:2])))
+    return pictures.replace_chroma(image, gatys.fit_image(content, max(image.shape[:2])))
 
 
 def read_inputs(job, conf):
-    """(content [H,W,3] RGB 0..255, [styles.Style]) as the flags name them.
+    """(the photo [H,W,3] RGB 0..255, or without one the first style picture; [styles.Style], recolored).
 
     Raises:
-      UsageError: a picture that the weights ask for is not named, or masks or weights do not match the styles.
+      UsageError: a picture that the weights need is not named, or masks or weights are not as many as the style pictures.
       UserError: a picture cannot be read.
     """
     if not (conf.content_weight or conf.style_weight):
-        raise cli.UsageError("--content_weight and --style_weight are both 0: nothing is asked for")
-    if conf.content_weight and not job.content_image:
-        raise cli.UsageError("--content_image is missing (without one: --content_weight 0, and the style's own size)")
-    if conf.init in ("content", "mix") and not job.content_image:
-        raise cli.UsageError(f"--content_image is missing: init is {conf.init} (without one: --init noise)")
-    if (conf.style_weight or conf.init == "style") and not job.style_image:
-        raise cli.UsageError("--style_image is missing (without one: --style_weight 0)")
-    given = styles.read(job.style_image, cli.parse_numbers("style_weights", job.style_weights), job.mask)
-    content = pictures.read_image(job.content_image).rgb if job.content_image else given[0].image
+        raise cli.UsageError("--content_weight and --style_weight are both 0: raise one of them")
+    if conf.content_weight and not job.image_file:
+        raise cli.UsageError("--image_file is missing (without one: --content_weight 0, and the style's own size)")
+    if conf.init in ("content", "mix") and not job.image_file:
+        raise cli.UsageError(f"--image_file is missing: init is {conf.init} (without one: --init noise)")
+    if (conf.style_weight or conf.init == "style") and not job.style_file:
+        raise cli.UsageError("--style_file is missing (without one: --style_weight 0)")
+    style = styles.read(job.style_file, cli.parse_numbers("style_weights", job.style_weights), job.mask)
+    content = pictures.read_image(job.image_file).rgb if job.image_file else style[0].image
     if job.preserve_colors in MATCHES:
-        given = styles.recoloured(given, content, MATCHES[job.preserve_colors])
-    return content, given
+        style = styles.recolor(style, content, MATCHES[job.preserve_colors])
+    return content, style
 
 
-def check_memory(job, conf, network, content, styles):
-    """Raises UserError when the picture, or a style image at its scale, does not fit into the memory."""
+def check_memory(job, conf, network, content, style):
+    """Raises UserError when the result, or a style picture at its scale, does not fit into the memory."""
     base, per_pixel = gatys.estimate_memory(conf, network)
     result = gatys.fit_size(content, conf.image_size)
     system.check_memory(*result, base, per_pixel)
     if job.animation:
-        # Its pictures are kept, three bytes a pixel; those of all smaller scales together are not above the last's.
+        # Its pictures are kept, 3 bytes a pixel; those of all smaller scales together take no more than the last scale's.
         shown = 2 * gatys.iterations_per_scale(conf) / job.show_every
         system.check_memory(*result, base, per_pixel + 3 * shown, "raise --show_every or leave --animation out")
-    for style in () if conf.style_stretched else styles:
-        size = gatys.fit_size(style.image, round(conf.style_scale * conf.image_size))
-        system.check_memory(*size, base, per_pixel / 2, "lower --style_scale")  # nothing is kept for a gradient
+    for part in () if conf.style_stretched else style:
+        size = gatys.fit_size(part.image, round(conf.style_scale * conf.image_size))
+        system.check_memory(*size, base, per_pixel / 2, "lower --style_scale")  # half: no features are kept for a gradient
 
 
 def sweep(job, conf):
-    """Writes one labelled sheet: the picture for each value of one setting. Returns 1 when one of them diverged."""
-    tiles, failed, runs = [], 0, settings(job, conf)
-    for its_job, its_conf in runs.values():  # all are asked before the first takes its minutes
-        prepare(its_job, its_conf)
-    for value, (its_job, its_conf) in runs.items():
+    """Writes one labeled sheet: the result for each value of the setting. Returns 1 when a run failed, else 0."""
+    tiles, code, runs = [], 0, parse_sweep(job, conf)
+    for run_job, run_conf in runs.values():  # a mistake in any of them is reported before the first takes its minutes
+        prepare(run_job, run_conf)
+    for value, (run_job, run_conf) in runs.items():
         label = f"{job.swept} {value}"
         try:
-            image, log, _ = run(its_job, its_conf)
+            image, log, _ = run(run_job, run_conf)
         except cli.UserError as error:
             cli.complain(f"{label}: {error}")
-            failed = 1
+            code = 1
             continue
         tiles.append((image, f"{label}\n{format_losses(log[-1])}"))
-        pictures.write_image(job.output_file, pictures.contact_sheet([tiles]))  # after each: it may be interrupted
+        # Written after each run, as Ctrl-C may come in the next.
+        pictures.write_image(job.output_file, pictures.contact_sheet([tiles]))
     if tiles:
         print(job.output_file)
-    return failed
+    return code
 
 
-def settings(job, conf):
-    """{a value as --sweep has it: (the job, the conf with it)}.
+def parse_sweep(job, conf):
+    """The runs of a sweep: {the text of a value: (the job with it, the conf with it)}.
 
-    The setting is a key of the conf or one of SWEPT_FLAGS; a + goes between several of one value.
+    The setting is a key of the conf or one of SWEPT_FLAGS; in one value, a + separates the items of a list.
 
     Raises:
-      UserError: it is neither, a value is none of its kind, or the sheet would overwrite a picture that is asked for.
+      UserError: there is no such setting, a value does not fit it, or the sheet would overwrite an input.
     """
     key, values = job.swept, job.sweep.partition("=")[2].split(",")
     if not all(values):
@@ -320,27 +364,26 @@ def settings(job, conf):
         raise cli.UsageError(f"--sweep: no setting {key}; there are {', '.join(sorted((*keys, *SWEPT_FLAGS)))}")
     if key == "style_scale" and conf.style_stretched:
         raise cli.UsageError("--sweep: style_scale has no effect with the conf's style_stretched")
-    if key == "preserve_colors" and not {*values} <= {*COLORS}:
-        raise cli.UsageError(f"--sweep: got '{job.sweep}', {key} is one of {', '.join(COLORS)}")
     if key in SWEPT_FLAGS:
-        given = {value: value if key == "preserve_colors" else value.split("+") for value in values}
-        if key in ("style_image", "mask"):
-            check_inputs_stay(job, [path for paths in given.values() for path in paths])
-        return {value: (dataclasses.replace(job, **{key: one}), conf) for value, one in given.items()}
+        parse = cli.parse_colors if key == "preserve_colors" else lambda text: text.split("+")
+        settings = {text: parse(text) for text in values}
+        if key in ("style_file", "mask"):
+            check_inputs_stay(job, [path for paths in settings.values() for path in paths])
+        return {text: (dataclasses.replace(job, **{key: setting}), conf) for text, setting in settings.items()}
     try:
-        lists = isinstance(getattr(conf, key), tuple)
-        given = {value: [*map(yaml.safe_load, value.split("+"))] if lists else yaml.safe_load(value) for value in values}
+        is_list = isinstance(getattr(conf, key), tuple)
+        settings = {text: [*map(yaml.safe_load, text.split("+"))] if is_list else yaml.safe_load(text) for text in values}
     except yaml.YAMLError:
         raise cli.UsageError(f"--sweep: got '{job.sweep}', such as style_weight=1,10,100 is needed") from None
     if key == "init":
         check_inputs_stay(job, values)
-    return {value: (job, config.replace_values(conf, {key: one}, "--sweep")) for value, one in given.items()}
+    return {text: (job, config.replace_values(conf, {key: setting}, "--sweep")) for text, setting in settings.items()}
 
 
 def write_log(start, log, conf):
-    """Writes start + ".csv", a row for each iteration, and start + "-losses.png" where matplotlib is there.
+    """Writes <start>.csv, a row of losses for each iteration, and with matplotlib <start>-losses.png.
 
-    The file has the losses themselves, the plot what each adds to the total; its gray lines are changes of scale.
+    The CSV has the losses without, the plot with their weights; the plot's gray lines mark changes of scale.
     """
 
     def write(temporary):
@@ -370,7 +413,7 @@ def write_log(start, log, conf):
 
 
 def write_animation(path, frames):
-    """Writes [h,w,3] RGB pictures, of which earlier ones may be smaller, as an animated GIF or an MP4."""
+    """Writes pictures [h,w,3] RGB as an animated GIF or an MP4 of the last one's size; earlier ones may be smaller."""
     size = frames[-1].shape[1::-1]
     images = (pictures.to_pil(frame).resize(size) for frame in frames)  # one at a time: there may be hundreds
     if path.lower().endswith(".mp4"):
@@ -382,7 +425,7 @@ def write_animation(path, frames):
 
 def write_mp4(path, images, size):
     """Writes Pillow images of one size (width, height) as H.264."""
-    # yuv420p, the one kind that every player knows, halves the colours' size: a last odd row or column is left out.
+    # Every player knows yuv420p. It has colors at half size, so sides must be even: an odd last row or column is cropped.
     width, height = (side // 2 * 2 for side in size)
     with av.open(path, "w") as container:
         stream = container.add_stream("libx264", rate=round(1 / FRAME_SECONDS))

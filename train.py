@@ -1,9 +1,9 @@
 """Trains a model: python train.py -c conf/starry.yml
 
-Writes <model_path>/<naming>/fast-style-model.ckpt-<step> as it goes and .ckpt-done with its recipe at the end. Ctrl-C or
-SIGTERM saves and leaves; the same command resumes.
+Writes checkpoints <model_path>/<naming>/fast-style-model.ckpt-<step>, and at the end .ckpt-done with its recipe. Ctrl-C or
+SIGTERM saves and stops; the same command resumes.
 
---preview_grid makes short trainings instead, over some style weights and style sizes, and one sheet of what came out.
+--preview_grid trains briefly with several style weights and style sizes instead, and makes one sheet of the results.
 """
 
 import dataclasses
@@ -24,36 +24,45 @@ from core import checkpoints, cli, config, pictures, styles, system, training
 from methods import johnson
 
 cli.define_conf_flag()
-flags.DEFINE_string("train_data", None, "A folder of photos, instead of the conf's.")
-flags.DEFINE_string("style_image", None, "A painting, instead of the conf's: for the method johnson.")
-flags.DEFINE_string("naming", None, "The run's name, instead of the conf's: its files go to <model_path>/<naming>/.")
-flags.DEFINE_bool("preview_grid", False, "Short trainings over a grid of style weights and sizes, and a sheet of them.")
-flags.DEFINE_list("grid_weights", [], "The grid's style weights (default 0.3, 1 and 3 times the conf's).")
-flags.DEFINE_list("grid_sizes", [], "The grid's style sizes in pixels (default 0.6, 1 and 1.6 times the conf's).")
-flags.DEFINE_integer("grid_steps", 300, "Steps of each of the grid's trainings.", lower_bound=1)
+flags.DEFINE_string("train_data", None, "A folder of photos. Default: the conf's train_data.")
+flags.DEFINE_string("style_file", None, "A style picture, for the method johnson. Default: the conf's style_image.")
+flags.DEFINE_alias("style_image", "style_file")
+flags.DEFINE_string("naming", None, "The run's name: its files go to <model_path>/<naming>/. Default: the conf's naming.")
+flags.DEFINE_bool(
+    "preview_grid", False, "Train briefly over a grid of style weights and sizes, and make a sheet of results."
+)
+flags.DEFINE_list("grid_weights", None, "The grid's style weights, above 0. Default: 0.3, 1 and 3 times the conf's.")
+flags.DEFINE_list("grid_sizes", None, "The grid's style sizes in pixels. Default: 0.6, 1 and 1.6 times the conf's.")
+flags.DEFINE_integer("grid_steps", None, "The steps of each of the grid's trainings. Default: 300.", lower_bound=1)
 FLAGS = flags.FLAGS
 
 CORGI, STARRY = (
     os.path.join(os.path.dirname(os.path.abspath(__file__)), "images", name) for name in ("Corgi.jpg", "starry.jpg")
 )
 PREVIEW_SIZE = 512  # pixels, the long side
+GRID_STEPS = 300
 
 
 def main(argv):
-    """Trains as the conf says; returns 0 when the run is finished, 128 + the signal's number when it was interrupted."""
+    """Trains as the conf says. Returns 0 when the run is finished, 128 + the signal's number when it was interrupted."""
     if argv[1:]:
         raise cli.UsageError(f"{argv[1]}: not expected; the conf file goes with -c")
     conf = methods.load_conf(cli.require_conf(FLAGS.conf))
-    changes = {key: FLAGS[key].value for key in ("train_data", "style_image", "naming") if FLAGS[key].value}
-    if "style_image" in changes and not isinstance(conf, johnson.JohnsonConf):
-        raise cli.UsageError(f"--style_image: the method {conf.method} has no such key; name paintings in the conf")
-    conf = dataclasses.replace(conf, **changes)
+    if FLAGS.style_file and not isinstance(conf, johnson.JohnsonConf):
+        raise cli.UsageError(f"--style_file: is for the method johnson, not {conf.method}; name style pictures in the conf")
+    changes = {"train_data": FLAGS.train_data, "style_image": FLAGS.style_file, "naming": FLAGS.naming}
+    conf = dataclasses.replace(conf, **{key: value for key, value in changes.items() if value})
+    weights, sizes = (cli.parse_numbers(flag, FLAGS[flag].value or []) for flag in ("grid_weights", "grid_sizes"))
+    if FLAGS.preview_grid and not isinstance(conf, johnson.JohnsonConf):
+        raise cli.UsageError(f"--preview_grid: is for the method johnson, not {conf.method}")
+    if (weights or sizes or FLAGS.grid_steps) and not FLAGS.preview_grid:
+        raise cli.UsageError("--grid_weights, --grid_sizes and --grid_steps go with --preview_grid, which is missing")
     paths = reader.list_images(conf.train_data)
+    system.check_writable(os.path.join(conf.model_path, conf.naming, checkpoints.NAME))
     if FLAGS.preview_grid:
-        if not isinstance(conf, johnson.JohnsonConf):
-            raise cli.UsageError(f"--preview_grid: is for the method johnson, not {conf.method}")
-        weights, sizes = (cli.parse_numbers(flag, FLAGS[flag].value) for flag in ("grid_weights", "grid_sizes"))
-        return preview_grid(conf, paths, weights, sizes, FLAGS.grid_steps)
+        return preview_grid(conf, paths, weights, sizes, FLAGS.grid_steps or GRID_STEPS)
+    if conf.preview_every:
+        read_preview(conf)  # a missing picture is reported before anything is computed or written
     method = methods.METHODS[conf.method](conf, training=True)
     if isinstance(conf, johnson.JohnsonConf):
         pictures.write_image(f"generated/target_style_{conf.naming}.jpg", reader.read_style(conf.style_image, conf)[0])
@@ -61,32 +70,41 @@ def main(argv):
 
 
 def train(conf, method, paths):
-    """Trains a method on the photos, with previews; returns as training.run does."""
+    """Trains a method on the photos of `paths`, with previews. Returns and raises as training.run does."""
     preview_image = read_preview(conf) if conf.preview_every else None
-    shown = read_preview_styles(conf, method)
+    preview_styles = read_preview_styles(conf, method)
 
-    def look(content):
-        return {"generated": method.stylize(content[:1], shown[0]), "origin": content[:1]}
+    def draw_summaries(content):
+        return {"generated": method.stylize(content[:1], preview_styles[0]), "origin": content[:1]}
 
-    def preview(step):
+    def write_preview(step):
         if conf.preview_every and step % conf.preview_every == 0:
             path = os.path.join(conf.model_path, conf.naming, f"preview-{step:06d}.jpg")
-            images = [preview_image, *(each.image for each in shown[0] or [] if each.image is not None)]
-            images += [stylized(method, preview_image, style) for style in shown]
-            pictures.write_image(path, np.concatenate([as_high_as(preview_image, image) for image in images], 1))
+            images = [preview_image, *(style.image for style in preview_styles[0] or [] if style.image is not None)]
+            images += [stylize(method, preview_image, style) for style in preview_styles]
+            height = preview_image.shape[0]
+            pictures.write_image(path, np.concatenate([resize_to_height(image, height) for image in images], 1))
             tqdm.write(f"Preview: {path}")
 
     def begin():
         if conf.initial_model:
             checkpoints.restore(
                 conf.initial_model,
-                [*trainable(method), *method.extra_variables],
+                [*trainable_variables(method), *method.extra_variables],
                 method.style_variable_names,
                 method.newer_variable_names,
             )
 
     code = training.run(
-        conf, method, trainable(method), paths, reader.training_batches, used_files(conf), look, preview, begin
+        conf,
+        method,
+        trainable_variables(method),
+        paths,
+        reader.training_batches,
+        used_files(conf),
+        draw_summaries,
+        write_preview,
+        begin,
     )
     if not code:
         print(f"Stylize with it: {format_eval_command(conf, method)}")
@@ -94,7 +112,7 @@ def train(conf, method, paths):
 
 
 def format_eval_command(conf, method):
-    """The command that stylizes a picture with the model of a finished run."""
+    """The command that stylizes a picture with the model of a finished run, as text."""
     model_file = os.path.join(conf.model_path, conf.naming, f"{checkpoints.NAME}-done")
     style = ""
     if "name" in method.style_kinds:
@@ -105,9 +123,17 @@ def format_eval_command(conf, method):
 
 
 def preview_grid(conf, paths, weights, sizes, steps):
-    """Trains for so many steps with each style weight and size, then writes one sheet with the losses that were reached.
+    """Trains for `steps` steps with every pair of style weight and size, then writes one sheet of the results.
 
-    Every training is a run of its own in <model_path>/<naming>-grid/, so an interrupted grid goes on where it was.
+    Every training is a run of its own in <model_path>/<naming>-grid/, so an interrupted grid continues where it stopped.
+
+    Args:
+      paths: the photos' files.
+      weights: style weights; []: 0.3, 1 and 3 times the conf's.
+      sizes: style sizes in pixels; []: 0.6, 1 and 1.6 times the conf's.
+
+    Returns:
+      0, or 128 + the signal's number when it was interrupted.
     """
     photo = read_preview(conf)
     weights = weights or [conf.style_weight * factor for factor in (0.3, 1, 3)]
@@ -122,9 +148,9 @@ def preview_grid(conf, paths, weights, sizes, steps):
                 return code
             recipe = checkpoints.recipe_path(os.path.join(cell.model_path, cell.naming, f"{checkpoints.NAME}-done"))
             losses = config.read_recipe(recipe)["mean_losses_of_the_last_100_steps"]
-            reached = ", ".join(f"{tag[7:-5]} {value:.3g}" for tag, value in losses.items() if tag.startswith("losses/"))
-            caption = f"style_weight {weight:g}, style_size {size:.0f}\n{reached}"
-            rows[-1].append((stylized(method, photo), caption))
+            values = ", ".join(f"{tag[7:-5]} {value:.3g}" for tag, value in losses.items() if tag.startswith("losses/"))
+            caption = f"style_weight {weight:g}, style_size {size:.0f}\n{values}"
+            rows[-1].append((stylize(method, photo), caption))
     path = os.path.join(conf.model_path, folder, "sheet.png")
     pictures.write_image(path, pictures.contact_sheet([[(photo, "photo")], *rows]))
     print(f"Wrote {path}")
@@ -132,7 +158,7 @@ def preview_grid(conf, paths, weights, sizes, steps):
 
 
 def grid_cell(conf, folder, weight, size, steps):
-    """The conf of one short training: its preparations take no more than half of it."""
+    """The conf of one short training, in which reconstruction and warm-up take no more than half of the steps."""
     quarter = steps // 4
     changes = {
         "style_weight": weight,
@@ -143,7 +169,7 @@ def grid_cell(conf, folder, weight, size, steps):
         "preview_every": 0,
     }
     cell = config.replace_values(conf, changes, "--preview_grid")
-    # A changed conf gets folders of its own: a finished training of the old one would pass for it.
+    # The mark is of the whole conf: after a change to it, an earlier grid's finished training must not count as this one.
     mark = hashlib.sha256(yaml.safe_dump(config.conf_dict(cell)).encode()).hexdigest()[:8]
     return dataclasses.replace(cell, naming=f"{folder}/style_weight={weight:g},style_size={size:.0f},{mark}")
 
@@ -154,7 +180,7 @@ def read_preview(conf):
 
 
 def read_preview_styles(conf, method):
-    """What the method's stylize() shall be given as style, for each of a preview's pictures."""
+    """The values of stylize()'s `style` for a preview: lists of styles.Style, or None for a method of one style."""
     if "name" in method.style_kinds:
         return [[styles.Style(name=name)] for name in method.style_names]
     if "image" in method.style_kinds:
@@ -162,34 +188,33 @@ def read_preview_styles(conf, method):
     return [None]
 
 
-def as_high_as(image, other):
-    """The other, [h,w,3], at the height of the image, [H,W,3]."""
-    height, width = other.shape[:2]
-    if height == image.shape[0]:
-        return other
-    return pictures.resized(other, (image.shape[0], max(1, round(width * image.shape[0] / height))))
+def resize_to_height(image, height):
+    """[H,W,3] -> [height,w,3] of the same proportions."""
+    if image.shape[0] == height:
+        return image
+    return pictures.resize(image, (height, max(1, round(image.shape[1] * height / image.shape[0]))))
 
 
-def stylized(method, rgb, style=None):
-    """[H,W,3] RGB 0..255 -> the same, stylised."""
+def stylize(method, rgb, style=None):
+    """A picture stylized: [H,W,3] RGB 0..255 -> the same size, float32."""
     return method.stylize(rgb[None].astype(np.float32), style)[0].numpy()
 
 
-def trainable(method):
-    """The variables that Adam may touch: as in the original, all that are not the loss network's."""
+def trainable_variables(method):
+    """The variables that Adam may change: as in the original, all outside the loss network's scope."""
     return [v for v in method.variables if v.trainable and not v.name.startswith(method.conf.loss_model)]
 
 
 def used_files(conf):
-    """The files, by their conf key, that decide what a run learns beside its photos."""
+    """{conf key: path} of the files, other than the photos, that decide what a run learns."""
     loss_model_file = system.located(conf.loss_model_file)
-    if not os.path.isfile(loss_model_file):  # a V2 checkpoint goes by its prefix, "imagenet" by its word
+    if not os.path.isfile(loss_model_file):  # the prefix of a V2 checkpoint, or the word "imagenet"
         loss_model_file += ".data-00000-of-00001"
-    used = {"style_image": getattr(conf, "style_image", ""), "loss_model_file": loss_model_file}
-    used |= {f"style_images {path}": path for path in getattr(conf, "style_images", ())}
-    used |= {"frozen_model": getattr(conf, "frozen_model", "")}
-    used |= {"initial_model": conf.initial_model, "second_loss_model_file": getattr(conf, "second_loss_model_file", "")}
-    return {key: path for key, path in used.items() if path}
+    files = {"style_image": getattr(conf, "style_image", ""), "loss_model_file": loss_model_file}
+    files |= {f"style_images {path}": path for path in getattr(conf, "style_images", ())}
+    files |= {"frozen_model": getattr(conf, "frozen_model", "")}
+    files |= {"initial_model": conf.initial_model, "second_loss_model_file": getattr(conf, "second_loss_model_file", "")}
+    return {key: path for key, path in files.items() if path}
 
 
 if __name__ == "__main__":

@@ -1,15 +1,21 @@
-"""What every script shares: flags read, errors told in one line, exit codes a shell can rely on."""
+"""What every script shares: command lines read, mistakes reported in one line, exit codes that a shell can rely on."""
 
 import os
+import re
 import sys
 
 from absl import app, flags
 
 flags.disclaim_key_flags()  # what is defined here belongs to the script that asks for it
 
+COLORS = ("no", "luminance", "palette")  # what --preserve_colors keeps of the photo's colors
+# Other words for them: the flag alone, --nopreserve_colors, and older names of the palette.
+COLOR_ALIASES = {"true": "luminance", "false": "no", "coral": "palette", "histogram": "palette"}
+NO_WHOLE_NUMBER = re.compile(r"invalid literal for int\(\).*")  # how absl reports --image_size=x
+
 
 class UserError(Exception):
-    """A mistake its reader can mend: the text names the thing that is wrong and what to do about it."""
+    """A mistake that the user can correct: the text names what is wrong and what to do about it."""
 
     exit_code = 1
 
@@ -27,26 +33,57 @@ def complain(text):
 
 def define_conf_flag(default=None):
     """Defines --conf, -c for short, among the flags that the calling script's --help shows."""
-    told = f"default: {default}" if default else "required"
-    flags.DEFINE_string("conf", default, f"The conf file, such as conf/starry.yml; {told}.", short_name="c")
+    text = "The conf file, such as conf/starry.yml." + ("" if default else " Required.")
+    flags.DEFINE_string("conf", default, text, short_name="c")
+
+
+def define_colors_flag():
+    """Defines --preserve_colors, one of COLORS, which is a switch too: alone it means luminance."""
+    flag = flags.Flag(
+        parser=ColorsParser(COLORS),
+        serializer=flags.ArgumentSerializer(),
+        name="preserve_colors",
+        default="no",
+        help_string="<no|luminance|palette>: What stays of the photo's colors. luminance, or the flag alone: all of them; "
+        "only light and dark change. palette: the style pictures are recolored to the photo's colors first. coral and "
+        "histogram are older names of palette.",
+        boolean=True,
+    )
+    flags.DEFINE_flag(flag)
+
+
+class ColorsParser(flags.EnumParser):
+    """Reads --preserve_colors."""
+
+    def parse(self, argument):
+        """The one of COLORS that an argument means. Raises ValueError when it means none."""
+        return super().parse(COLOR_ALIASES.get(argument, argument))
+
+
+def parse_colors(text):
+    """The one of COLORS that `text` means, also by an older name. Raises UsageError when it means none."""
+    try:
+        return ColorsParser(COLORS).parse(text)
+    except ValueError:
+        raise UsageError(f"preserve_colors: got '{text}', one of {', '.join(COLORS)} is needed") from None
 
 
 def require_conf(path):
-    """The conf file that was named. Raises UsageError when none was."""
+    """The conf file of -c. Raises UsageError when there is none."""
     if not path:
         raise UsageError("-c is missing: name a conf file, such as -c conf/starry.yml")
     return path
 
 
 def parse_numbers(flag, texts):
-    """A list flag's positive numbers. Raises UsageError when one is none."""
+    """The positive numbers of a list flag. Raises UsageError when a text is not one."""
     try:
-        values = [float(text) for text in texts]
+        numbers = [float(text) for text in texts]
     except ValueError:
-        values = [0]
-    if not all(0 < number < float("inf") for number in values):
+        numbers = [0]
+    if not all(0 < number < float("inf") for number in numbers):
         raise UsageError(f"--{flag}: got '{','.join(texts)}', numbers above 0 are needed")
-    return values
+    return numbers
 
 
 def run(main):
@@ -54,24 +91,35 @@ def run(main):
 
     Exit codes: 1 after a UserError, 2 when the command line is wrong, 130 on Ctrl-C. None of them prints a traceback.
     """
-    sys.stdout.reconfigure(errors="backslashreplace")  # a file's name need not be text
+    sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may hold bytes that are no text
     sys.stderr.reconfigure(errors="backslashreplace")
-    app.run(lambda argv: guarded(main, argv), flags_parser=parse)
+    app.run(lambda argv: run_main(main, argv), flags_parser=parse)
 
 
 def parse(argv):
     """The arguments left when absl has read its flags. Raises SystemExit: 2 for a wrong flag, 0 for --help and -h."""
     try:
-        return flags.FLAGS(["--help" if argument == "-h" else argument for argument in argv])
+        return flags.FLAGS(join_colors(["--help" if argument == "-h" else argument for argument in argv]))
     except flags.Error as error:
-        complain(f"{error} (--help lists the flags)")
+        complain(f"{NO_WHOLE_NUMBER.sub('a whole number is needed', str(error))} (--help lists the flags)")
         sys.exit(2)
     except SystemExit:  # --help was printed; absl would call that a failure
         sys.exit(0)
 
 
-def guarded(main, argv):
-    """main(argv)'s exit code; a mistake is told in one line and its code returned."""
+def join_colors(argv):
+    """The arguments, `--preserve_colors palette` made `--preserve_colors=palette`: absl's switches take no second word."""
+    joined = []
+    for argument in argv:
+        if joined and joined[-1].lstrip("-") == "preserve_colors" and argument in (*COLORS, *COLOR_ALIASES):
+            joined[-1] += f"={argument}"
+        else:
+            joined.append(argument)
+    return joined
+
+
+def run_main(main, argv):
+    """Calls `main(argv)` and returns its exit code; reports a mistake in one line."""
     try:
         return main(argv)
     except UserError as error:

@@ -27,6 +27,7 @@ REMOVED_KEYS = {  # keys of earlier versions, and what to write instead
     "whole_grams": "after 4000 steps most always take the Gram matrices of whole paintings; leave the line out",
     "bank_norms": "each bank always has scales and offsets of its own; leave the line out",
     "preview_style": "previews show the project's night sky, images/starry.jpg; leave the line out",
+    "border_losses": "write normalized_style: true instead of true, nothing instead of false",
     "teacher": "teacher_layers begin with the teacher's scope; leave the line out",
     "deep_teacher": "deep_teacher_layers begin with the teacher's scope; leave the line out",
 }

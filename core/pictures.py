@@ -1,40 +1,44 @@
-"""Pictures read, written, resized, recolored, and laid side by side: [H,W,3] RGB 0..255."""
+"""Reads, writes, resizes and recolors pictures, [H,W,3] RGB 0..255, and makes sheets of them."""
 
 import io
+import os
 import typing
 import warnings
 
 import numpy as np
 import tensorflow as tf
-from PIL import Image, ImageCms, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageCms, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
 
 from core import system
 from core.cli import UserError
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
-MAX_PIXELS = 100_000_000  # what a header may claim: a larger picture is more likely an attack than a photo
-Image.MAX_IMAGE_PIXELS = MAX_PIXELS  # Pillow refuses twice as much by itself, and warns before: _open refuses by name
+MAX_PIXELS = 100_000_000  # a header that claims more is more likely an attack than a photo
+# Pillow warns at this number of pixels and refuses twice of it; read_image refuses earlier, and names the file.
+Image.MAX_IMAGE_PIXELS = MAX_PIXELS
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-LINE, GAP = 16, 6  # pixels, of contact_sheet: the height of a line of text, the space between pictures
+LINE, GAP = 16, 6  # of contact_sheet, in pixels: the height of a line of text, the space between pictures
 
 
 class Picture(typing.NamedTuple):
-    """An image as it is meant to be seen: upright, in sRGB."""
+    """A picture as its file means it: upright, in sRGB."""
 
     rgb: np.ndarray  # [H,W,3] uint8
-    alpha: np.ndarray | None = None  # [H,W] uint8, or None where the file has none
+    alpha: np.ndarray | None = None  # [H,W] uint8; None for a file without transparency
 
 
 def read_image(path, long_side=None, draft=None):
-    """Reads any picture: EXIF orientation applied, colour profile brought to sRGB, gray, palette, CMYK and 16-bit to RGB.
+    """Reads a picture of any kind as a Picture.
+
+    EXIF orientation and color profile are applied; gray, palette, CMYK and 16-bit pictures become RGB.
 
     Args:
       path: the file.
-      long_side: resize so that the longer side is at most this many pixels.
-      draft: let a JPEG decode itself at a fraction of its size, its sides no smaller than this: faster for large photos.
+      long_side: a longer side than so many pixels is reduced to them.
+      draft: a JPEG is decoded at a fraction of its size, with sides no smaller than this: faster for large photos.
 
     Raises:
-      UserError: missing, no image, damaged, or too large a header; the file is named.
+      UserError: the file is missing, a folder, no picture, damaged, or claims too many pixels.
     """
     try:
         with Image.open(path) as image:
@@ -44,12 +48,12 @@ def read_image(path, long_side=None, draft=None):
                 image.draft(None, (draft, draft))
             image = ImageOps.exif_transpose(image)
             rgb, alpha = _rgb_and_alpha(image)
-    except (FileNotFoundError, IsADirectoryError):
-        raise UserError(f"{path}: no such image") from None
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(f"{path or repr(path)}: no such image") from None
     except Image.DecompressionBombError as error:
         raise UserError(f"{path}: its header claims too many pixels ({error}); at most {MAX_PIXELS:,} are read") from None
     except Exception as error:  # a damaged file makes Pillow's decoders raise nearly anything
-        raise UserError(f"{path}: not a readable image ({str(error)[:150]})") from None
+        raise UserError(f"{path}: {_describe_fault(path, error)}") from None
     if long_side and max(rgb.size) > long_side:
         scale = long_side / max(rgb.size)
         size = tuple(max(1, round(side * scale)) for side in rgb.size)
@@ -58,12 +62,12 @@ def read_image(path, long_side=None, draft=None):
 
 
 def write_image(path, rgb, alpha=None):
-    """Writes [H,W,3] RGB 0..255 (rounded and clipped), and alpha, in the format of the path's ending; whole or not at all.
+    """Writes [H,W,3] RGB, rounded and clipped to 0..255, in the format of the path's ending; completely or not at all.
 
-    A format without transparency gets the picture on white.
+    With alpha, [H,W] uint8, it is transparent, or on white in a format without transparency.
 
     Raises:
-      UserError: unknown ending, or the place cannot be written.
+      UserError: the ending is unknown, the format cannot hold the picture, or the place cannot be written.
     """
     check_writable_format(path)
     image = to_pil(rgb)
@@ -88,7 +92,7 @@ def write_image(path, rgb, alpha=None):
 
 
 def to_pil(rgb):
-    """[H,W,3] RGB 0..255, rounded and clipped, as a Pillow image."""
+    """A Pillow image of [H,W,3] RGB, rounded and clipped to 0..255."""
     return Image.fromarray(np.clip(np.rint(rgb), 0, 255).astype(np.uint8))
 
 
@@ -100,52 +104,68 @@ def keeps_alpha(path):
 def check_writable_format(path):
     """Raises UserError when the path's ending names no image format."""
     if not path.lower().endswith(EXTENSIONS):
-        raise UserError(f"{path}: the ending names no image format; use one of {', '.join(EXTENSIONS)}")
+        raise UserError(f"{path or repr(path)}: the ending names no image format; use one of {', '.join(EXTENSIONS)}")
 
 
-def resized(image, size):
-    """[H,W,3] -> [h,w,3] float32 NumPy, size (h, w): Lanczos with antialiasing when it shrinks, bicubic when it grows."""
+def resize(image, size):
+    """[H,W,C] -> [h,w,C] float32 for size (h, w): Lanczos with antialiasing where the height shrinks, else bicubic."""
     method = "lanczos3" if size[0] < image.shape[0] else "bicubic"
     return tf.image.resize(tf.cast(image, tf.float32), size, method, antialias=True).numpy()
 
 
-def luminance_of(image, source):
-    """The luminance (Y of YCbCr) of one picture with the chroma of another. Two [H,W,3] RGB 0..255 -> the same."""
+def replace_chroma(image, source):
+    """A picture with its own luminance (Y of YCbCr) and the chroma of `source`. Two [H,W,3] RGB 0..255 -> [H,W,3] uint8."""
     luminance = to_pil(image).convert("YCbCr").getchannel(0)
     _, blue, red = to_pil(source).convert("YCbCr").split()
     return np.asarray(Image.merge("YCbCr", (luminance, blue, red)).convert("RGB"))
 
 
 def gray(image):
-    """A picture's luminance alone: [H,W,3] RGB 0..255 -> the same, float32, three equal channels."""
+    """A picture's luminance: [H,W,3] RGB 0..255 -> [H,W,3] float32 with three equal channels."""
     return np.asarray(to_pil(image).convert("L").convert("RGB"), np.float32)
 
 
 def match_luminance(image, source):
-    """A picture's luminance with another's mean and standard deviation. Two [H,W,3] of any sizes -> the first's, gray.
+    """A picture's luminance, given the mean and standard deviation of the source's, and clipped to 0..255.
 
-    Of luminance-only transfer (Gatys et al. 2016, "Preserving color in neural artistic style transfer"). Clipped to 0..255.
+    Luminance-only transfer needs it (Gatys et al. 2016, "Preserving color in neural artistic style transfer").
+
+    Args:
+      image: [H,W,3] RGB 0..255.
+      source: [h,w,3] RGB 0..255 of any size.
+
+    Returns:
+      [H,W,3] float32 with three equal channels.
     """
-    own, wanted = gray(image), gray(source)
-    moved = (own - own.mean()) * (wanted.std() / max(own.std(), 1e-3)) + wanted.mean()
+    own, target = gray(image), gray(source)
+    moved = (own - own.mean()) * (target.std() / max(own.std(), 1e-3)) + target.mean()
     return np.clip(moved, 0, 255).astype(np.float32)
 
 
 def match_covariance(image, source):
-    """A picture recoloured to the mean and covariance of another's pixels. Two [H,W,3], of any sizes -> the first's shape.
+    """A picture whose pixels are given the mean and covariance of the source's, and clipped to 0..255.
 
-    The symmetric linear map of Gatys et al. 2016, "Preserving color in neural artistic style transfer". Clipped to 0..255.
+    The symmetric linear map of Gatys et al. 2016, "Preserving color in neural artistic style transfer".
+
+    Args:
+      image: [H,W,3] RGB 0..255.
+      source: [h,w,3] RGB 0..255 of any size.
+
+    Returns:
+      [H,W,3] float32.
     """
-    pixels, wanted = (np.asarray(x, np.float64).reshape(-1, 3) for x in (image, source))
-    map_ = _root(np.cov(wanted.T, bias=True)) @ _root(np.cov(pixels.T, bias=True), -0.5)
-    moved = (pixels - pixels.mean(0)) @ map_.T + wanted.mean(0)
+    pixels, target = (np.asarray(x, np.float64).reshape(-1, 3) for x in (image, source))
+    matrix = _root(np.cov(target.T, bias=True)) @ _root(np.cov(pixels.T, bias=True), -0.5)
+    moved = (pixels - pixels.mean(0)) @ matrix.T + target.mean(0)
     return np.clip(moved, 0, 255).astype(np.float32).reshape(np.shape(image))
 
 
 def contact_sheet(rows):
-    """Rows of (picture, caption) in a grid. Pictures are [h,w,3] RGB 0..255, captions of one or more lines.
+    """A grid of pictures with their captions below, on white: [H,W,3] uint8.
 
-    Returns [H,W,3] uint8; every column is as wide as its widest picture or caption, every row as high as its highest.
+    Args:
+      rows: lists of (picture, caption): [h,w,3] RGB 0..255, and text of one or more lines. A column is as wide as its
+        widest picture or caption, a row as high as its highest.
     """
     font = ImageFont.load_default(LINE - 3)
     tiles = [[_tile(picture, caption, font) for picture, caption in row] for row in rows]
@@ -159,8 +179,18 @@ def contact_sheet(rows):
     return np.asarray(sheet)
 
 
+def _describe_fault(path, error):
+    """Why Pillow cannot read a path, in words."""
+    if os.path.isdir(path):
+        return "a folder; a picture's file is needed"
+    reason = getattr(error, "strerror", None) or str(error)[:150]
+    if isinstance(error, UnidentifiedImageError):
+        reason = "no known picture format" if os.path.getsize(path) else "the file is empty"
+    return f"not a readable image ({reason})"
+
+
 def _rgb_and_alpha(image):
-    """(RGB, L or None) images from any Pillow mode."""
+    """(RGB image, L image of the transparency or None) from a Pillow image of any mode."""
     if image.mode.startswith("I") or image.mode == "F":
         return _from_deep_gray(image).convert("RGB"), None
     alpha = None
@@ -174,24 +204,25 @@ def _rgb_and_alpha(image):
 
 
 def _with_profile(converted, image):
+    """`converted` with the color profile of the image that it was made of."""
     converted.info["icc_profile"] = image.info.get("icc_profile")
     return converted
 
 
 def _to_srgb(image):
-    """RGB through the embedded profile where there is a usable one, else by Pillow's plain conversion."""
+    """The image in sRGB, by its embedded profile; without a usable one by Pillow's plain conversion to RGB."""
     profile = image.info.get("icc_profile")
     if profile:
         try:
             source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
             return ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
         except (ImageCms.PyCMSError, OSError, TypeError, ValueError):
-            pass  # a broken profile, or one for another colour space: the picture counts
+            pass  # a broken profile, or one for another color space: the picture is worth more than its exact colors
     return image.convert("RGB")
 
 
 def _from_deep_gray(image):
-    """16-bit gray by its upper byte; float gray from 0..1, or from 0..255 where it goes beyond 1."""
+    """An L image of 16-bit gray, by its upper byte, or of float gray in 0..1, or 0..255 where a value is above 1."""
     values = np.asarray(image).astype(np.float32)
     if image.mode == "F":
         values = np.nan_to_num(values) * (255 if np.nanmax(values) <= 1 else 1)
@@ -201,14 +232,14 @@ def _from_deep_gray(image):
 
 
 def _root(covariance, power=0.5):
-    """A power of a symmetric matrix [3,3]; directions without variance, as in a gray picture, stay so."""
+    """A power of a symmetric matrix [3,3]. Directions without variance, as in a gray picture, become 0."""
     values, vectors = np.linalg.eigh(covariance)
     powers = np.where(values > 1e-5, np.maximum(values, 1e-5) ** power, 0)
     return (vectors * powers) @ vectors.T
 
 
 def _tile(picture, caption, font):
-    """A picture with its caption below."""
+    """A Pillow image: a picture with its caption below."""
     image = to_pil(picture)
     lines = caption.splitlines()
     width = max([image.width, *(int(font.getlength(line)) + 1 for line in lines)])

@@ -22,9 +22,9 @@ WIDTH, HEIGHT = round(960 * SCALE), round(720 * SCALE)
 SUPER = 2  # strokes are painted on a canvas this many times larger and then averaged down
 
 # The scene is measured in "head radii". x goes right, y up and z away from the camera, which stands at x = z = 0.
-FOCAL, CENTRE_X, HORIZON, EYE_LEVEL = 1420 * SCALE, 480 * SCALE, 372 * SCALE, 2.85
+FOCAL, CENTER_X, HORIZON, EYE_LEVEL = 1420 * SCALE, 480 * SCALE, 372 * SCALE, 2.85
 SUN = np.array([-0.60, 0.70, -0.36]) / np.linalg.norm([-0.60, 0.70, -0.36])
-SUN_COLOUR, SKY_COLOUR, GRASS_BOUNCE = np.array([[2.00, 1.80, 1.46], [0.48, 0.58, 0.76], [0.26, 0.27, 0.12]])
+SUN_COLOR, SKY_COLOR, GRASS_BOUNCE = np.array([[2.00, 1.80, 1.46], [0.48, 0.58, 0.76], [0.26, 0.27, 0.12]])
 
 FUR, EAR, EYE, NOSE, MOUTH, TONGUE = range(6)
 
@@ -51,14 +51,14 @@ def to_local(points, origin, axes):
 
 
 def mirror(points):
-    """Fold the left half onto the right one, so that paired parts are modelled once."""
+    """Fold the left half onto the right one, so that paired parts are modeled once."""
     return np.stack([np.abs(points[0]), points[1], points[2]])
 
 
-def ellipsoid(points, centre, radii):
+def ellipsoid(points, center, radii):
     """Approximate distance to an axis-aligned ellipsoid."""
     radii = np.array(radii, np.float32)[:, None]
-    q = (points - np.array(centre, np.float32)[:, None]) / radii
+    q = (points - np.array(center, np.float32)[:, None]) / radii
     outer = np.sqrt((q * q).sum(0)) + 1e-6
     q /= radii
     return outer * (outer - 1) / (np.sqrt((q * q).sum(0)) + 1e-6)
@@ -149,7 +149,7 @@ def skull_distance(points):
     return blend(skull, jaw, 0.08)
 
 
-EYE_CENTRE, EYE_RADIUS = (0.375, 0.07, 0.695), 0.142
+EYE_CENTER, EYE_RADIUS = (0.375, 0.07, 0.695), 0.142
 
 
 def parts(points):
@@ -159,7 +159,7 @@ def parts(points):
     fur = blend(body_distance(body), skull_distance(head), 0.25)
     ear = ear_distance(head)
     pair = mirror(head)
-    eye = np.sqrt(((pair - np.array(EYE_CENTRE, np.float32)[:, None]) ** 2).sum(0)) - EYE_RADIUS
+    eye = np.sqrt(((pair - np.array(EYE_CENTER, np.float32)[:, None]) ** 2).sum(0)) - EYE_RADIUS
     nose = ellipsoid(head, (0, -0.22, 1.56), (0.21, 0.15, 0.13))
     nose = blend(nose, ellipsoid(pair, (0.11, -0.25, 1.59), (0.10, 0.09, 0.09)), 0.06)
     mouth = ellipsoid(head, (0, -0.66, 0.70), (0.42, 0.24, 0.56))
@@ -179,7 +179,7 @@ def distance(points):
 
 def project(points):
     """Picture coordinates (2, n) of world points."""
-    return np.stack([CENTRE_X + FOCAL * points[0] / points[2], HORIZON - FOCAL * (points[1] - EYE_LEVEL) / points[2]])
+    return np.stack([CENTER_X + FOCAL * points[0] / points[2], HORIZON - FOCAL * (points[1] - EYE_LEVEL) / points[2]])
 
 
 def march(directions, start=10.2, stop=18.5):
@@ -265,7 +265,7 @@ def ramp(x, low, high):
 
 
 def srgb(*values):
-    """A colour given in 8-bit sRGB as linear light, shaped (3, 1)."""
+    """A color given in 8-bit sRGB as linear light, shaped (3, 1)."""
     return (np.array(values, np.float64)[:, None] / 255) ** 2.2
 
 
@@ -274,29 +274,29 @@ PINK, LIP, DARK_EYE, BLACK = srgb(226, 158, 140), srgb(44, 30, 28), srgb(44, 24,
 
 
 def mix(a, b, amount):
-    """Linear blend of two colours."""
+    """Linear blend of two colors."""
     return a + (b - a) * amount
 
 
-def head_colour(points):
-    """Coat colour on the head: tan mask, white blaze, muzzle and throat, dark rims around eyes and lips."""
+def head_color(points):
+    """Coat color on the head: tan mask, white blaze, muzzle and throat, dark rims around eyes and lips."""
     x, y, z = points
     pair = mirror(points)
     wobble = (noise(points, 5.0) - 0.5) * 0.16
-    colour = mix(TAN, SABLE, 0.55 * ramp(y + 0.4 * np.abs(x) + wobble, 0.55, 1.0))
-    colour = mix(colour, CREAM, 0.75 * ramp(-y + wobble, 0.15, 0.55) * ramp(np.abs(x), 0.2, 0.7))
-    colour = mix(colour, SABLE, 0.45 * ramp(fractal(points, 3.0, 3), 0.5, 0.8))
+    color = mix(TAN, SABLE, 0.55 * ramp(y + 0.4 * np.abs(x) + wobble, 0.55, 1.0))
+    color = mix(color, CREAM, 0.75 * ramp(-y + wobble, 0.15, 0.55) * ramp(np.abs(x), 0.2, 0.7))
+    color = mix(color, SABLE, 0.45 * ramp(fractal(points, 3.0, 3), 0.5, 0.8))
     brow = ((pair[0] - 0.33) / 0.16) ** 2 + ((y - 0.40) / 0.11) ** 2
-    colour = mix(colour, CREAM, 0.45 * ramp(-brow, -2.0, 0.0) * (z > 0))
+    color = mix(color, CREAM, 0.45 * ramp(-brow, -2.0, 0.0) * (z > 0))
     # The blaze is narrow between the eyes and widens into the muzzle and, a little, over the forehead.
     half = 0.105 + 0.10 * ramp(y, 0.45, 0.95) + 0.30 * ramp(-y, -0.12, 0.30)
     white = ramp(half - np.abs(x) + 0.5 * wobble, -0.035, 0.035) * ramp(-y, -0.95, -0.75) * (z > 0)
     muzzle = ramp(z + wobble - 0.25 * ramp(y, -0.30, 0.0), 0.62, 0.80) * ramp(-y, -0.02, 0.10)
     throat = ramp(-y + 0.22 * z + wobble, 0.52, 0.70)
-    colour = mix(colour, WHITE, np.clip(np.maximum(np.maximum(white, muzzle), throat), 0, 1))
-    eye = np.hypot((pair[0] - EYE_CENTRE[0]) * 0.82, (y - EYE_CENTRE[1]) * 1.1 - 0.10 * (pair[0] - EYE_CENTRE[0]))
-    colour = mix(colour, LIP, ramp(-eye, -0.158, -0.128) * (z > 0.4))
-    return mix(colour, LIP, lip_line(pair))
+    color = mix(color, WHITE, np.clip(np.maximum(np.maximum(white, muzzle), throat), 0, 1))
+    eye = np.hypot((pair[0] - EYE_CENTER[0]) * 0.82, (y - EYE_CENTER[1]) * 1.1 - 0.10 * (pair[0] - EYE_CENTER[0]))
+    color = mix(color, LIP, ramp(-eye, -0.158, -0.128) * (z > 0.4))
+    return mix(color, LIP, lip_line(pair))
 
 
 def lip_line(pair):
@@ -307,7 +307,7 @@ def lip_line(pair):
     return np.maximum(edge, cleft)
 
 
-def ear_colour(points):
+def ear_color(points):
     """Pink skin inside the cup with a pale fringe, tan with a dark edge outside."""
     ear = ear_local(points)
     wobble = (noise(points, 6.0) - 0.5) * 0.12
@@ -318,19 +318,19 @@ def ear_colour(points):
     return mix(edge, skin, inside)
 
 
-def body_colour(points):
-    """Coat colour on the body: tan saddle, white chest, collar, belly and legs."""
+def body_color(points):
+    """Coat color on the body: tan saddle, white chest, collar, belly and legs."""
     x, y, z = points
     wobble = (noise(points, 1.3) - 0.5) * 0.5 + (noise(points, 5.0) - 0.5) * 0.2
-    colour = mix(TAN, SABLE, 0.65 * ramp(y + 0.6 * wobble, 2.25, 3.0))
-    colour = mix(colour, CREAM, 0.6 * ramp(-y + 0.5 * wobble, -1.7, -1.1))
+    color = mix(TAN, SABLE, 0.65 * ramp(y + 0.6 * wobble, 2.25, 3.0))
+    color = mix(color, CREAM, 0.6 * ramp(-y + 0.5 * wobble, -1.7, -1.1))
     border = z + 0.30 * (2.4 - y) - 0.15 * np.abs(x) + 0.8 * wobble
-    colour = mix(colour, CREAM, 0.6 * ramp(border, 0.5, 1.2))
-    colour = mix(colour, SABLE, 0.5 * ramp(fractal(points, 2.0, 4), 0.50, 0.80))
+    color = mix(color, CREAM, 0.6 * ramp(border, 0.5, 1.2))
+    color = mix(color, SABLE, 0.5 * ramp(fractal(points, 2.0, 4), 0.50, 0.80))
     chest = ramp(border, 1.05, 1.55)
     legs = ramp(-y + 0.35 * wobble + 0.35 * ramp(z, -1.0, 1.0), -0.85, -0.60)
-    colour = mix(colour, WHITE, np.maximum(chest, legs))
-    return mix(colour, srgb(120, 104, 92), 0.75 * toe_gaps(np.abs(x), y, z))
+    color = mix(color, WHITE, np.maximum(chest, legs))
+    return mix(color, srgb(120, 104, 92), 0.75 * toe_gaps(np.abs(x), y, z))
 
 
 def toe_gaps(side, y, z):
@@ -341,15 +341,15 @@ def toe_gaps(side, y, z):
     return ramp(-gap, -0.032, -0.010) * ramp(reach, 0.12, 0.28) * ramp(-y, -0.42, -0.32)
 
 
-def eye_colour(pair):
+def eye_color(pair):
     """Black pupil in a brown iris with a dark border."""
     gaze = np.array([[-0.04], [0.04], [1.0]])
-    facing = ((pair - np.array(EYE_CENTRE)[:, None]) / EYE_RADIUS * gaze).sum(0)
+    facing = ((pair - np.array(EYE_CENTER)[:, None]) / EYE_RADIUS * gaze).sum(0)
     iris = mix(LIP * 0.4, mix(srgb(92, 50, 22), DARK_EYE, ramp(pair[1], 0.0, 0.14)), ramp(facing, 0.55, 0.78))
     return mix(iris, BLACK * 0.3, ramp(facing, 0.80, 0.90))
 
 
-def nose_colour(pair):
+def nose_color(pair):
     """Grainy black leather with two nostrils."""
     leather = BLACK * (0.5 + 1.3 * noise(pair, 45.0))
     nostril = np.hypot((pair[0] - 0.105) * 0.8, pair[1] + 0.275 + 0.35 * (pair[0] - 0.105))
@@ -364,16 +364,16 @@ def on_head(points):
 
 
 def albedo(points, material):
-    """Linear colour (3, n) of surface points of the dog."""
+    """Linear color (3, n) of surface points of the dog."""
     head = to_local(points, HEAD_ORIGIN, HEAD_AXES)
     body = to_local(points, BODY_ORIGIN, BODY_AXES)
-    colour = mix(body_colour(body), head_colour(head), on_head(points))
-    colour = np.where(material == EAR, ear_colour(head), colour)
-    colour = np.where(material == EYE, eye_colour(mirror(head)), colour)
-    colour = np.where(material == NOSE, nose_colour(mirror(head)), colour)
-    colour = np.where(material == MOUTH, srgb(62, 16, 18), colour)
+    color = mix(body_color(body), head_color(head), on_head(points))
+    color = np.where(material == EAR, ear_color(head), color)
+    color = np.where(material == EYE, eye_color(mirror(head)), color)
+    color = np.where(material == NOSE, nose_color(mirror(head)), color)
+    color = np.where(material == MOUTH, srgb(62, 16, 18), color)
     groove = ramp(np.abs(head[0]), 0.0, 0.04)
-    return np.where(material == TONGUE, mix(srgb(196, 84, 92), srgb(236, 128, 132), groove), colour)
+    return np.where(material == TONGUE, mix(srgb(196, 84, 92), srgb(236, 128, 132), groove), color)
 
 
 def light_dog(points, normals, material):
@@ -385,8 +385,8 @@ def light_dog(points, normals, material):
     sun = np.where(furry, np.clip((facing + 0.25) / 1.25, 0, 1), np.clip(facing, 0, 1)) * shadow
     up = 0.5 + 0.5 * normals[1]
     light = (
-        SUN_COLOUR[:, None] * sun
-        + SKY_COLOUR[:, None] * open_sky * (0.35 + 0.65 * up)
+        SUN_COLOR[:, None] * sun
+        + SKY_COLOR[:, None] * open_sky * (0.35 + 0.65 * up)
         + GRASS_BOUNCE[:, None] * open_sky * (1 - up)
     )
     # Thin ears let warm light through.
@@ -401,7 +401,7 @@ def wet_highlight(points, normals, material, shadow):
     mirrored = view - 2 * (view * normals).sum(0) * normals
     toward = np.clip(SUN @ mirrored, 0, 1)
     rim = (1 - np.clip(-(view * normals).sum(0), 0, 1)) ** 3
-    sky = SKY_COLOUR[:, None] * ramp(mirrored[1], 0.0, 0.9)
+    sky = SKY_COLOR[:, None] * ramp(mirrored[1], 0.0, 0.9)
     # The catchlight is the bright part of the sky, seen from both eyes whatever the lids shade.
     window = np.clip(np.array([-0.42, 0.62, -0.66]) @ mirrored, 0, 1)
     eye = 5.0 * ramp(window, 0.925, 0.965) + sky * (0.10 + 0.7 * rim)
@@ -424,21 +424,21 @@ def to_canvas(array):
     return Image.fromarray(np.clip(array + 0.5, 0, 255).astype(np.uint8))
 
 
-def fills(image, colour):
-    """Colours (3, n) as 8-bit tuples, or plain numbers (1, n) for an image of floats."""
+def fills(image, color):
+    """Colors (3, n) as 8-bit tuples, or plain numbers (1, n) for an image of floats."""
     if image.mode == "F":
-        return colour[0].tolist()
-    return list(map(tuple, np.clip(colour, 0, 255).astype(int).T.tolist()))
+        return color[0].tolist()
+    return list(map(tuple, np.clip(color, 0, 255).astype(int).T.tolist()))
 
 
-def strokes(image, root, middle, tip, width, colour, tip_colour=None):
-    """Paint bent, tapered strokes in order: points are (2, n) pixels, widths (n,) and colours (3, n) 8-bit."""
+def strokes(image, root, middle, tip, width, color, tip_color=None):
+    """Paint bent, tapered strokes in order: points are (2, n) pixels, widths (n,) and colors (3, n) 8-bit."""
     draw = ImageDraw.Draw(image)
     along = tip - root
     side = np.stack([-along[1], along[0]]) / (np.hypot(*along) + 1e-6) * width * 0.5
     lower = np.concatenate([root + side, middle + side * 0.8, middle - side * 0.8, root - side]).T.tolist()
     upper = np.concatenate([middle + side * 0.8, tip, middle - side * 0.8]).T.tolist()
-    first, second = fills(image, colour), fills(image, colour if tip_colour is None else tip_colour)
+    first, second = fills(image, color), fills(image, color if tip_color is None else tip_color)
     for quad, triangle, a, b in zip(lower, upper, first, second, strict=True):
         draw.polygon(quad, fill=a)
         draw.polygon(triangle, fill=b)
@@ -475,15 +475,15 @@ def sky():
     return to_canvas(255 * np.clip(linear, 0, 1).transpose(1, 2, 0) ** (1 / 2.2))
 
 
-def ridge(image, base, rise, seed, colour):
-    """One hill range: a wavy outline filled with a mottled colour."""
+def ridge(image, base, rise, seed, color):
+    """One hill range: a wavy outline filled with a mottled color."""
     x = np.arange(WIDTH) / (720 * SCALE)
     line = np.stack([x, np.full_like(x, seed), np.zeros_like(x)])
     top = HORIZON - SCALE * (base + rise * (fractal(line, 2.6, 5) - 0.5))
     y = np.arange(HEIGHT)[:, None]
     grid = np.stack(np.broadcast_arrays(x[None], y / (720 * SCALE) * 3, seed)).reshape(3, -1)
     mottle = 0.75 + 0.5 * fractal(grid, 9.0, 4).reshape(HEIGHT, WIDTH)
-    linear = np.clip(mottle * colour[:, :, None], 0, 1).transpose(1, 2, 0) ** (1 / 2.2) * 255
+    linear = np.clip(mottle * color[:, :, None], 0, 1).transpose(1, 2, 0) ** (1 / 2.2) * 255
     mask = np.clip(y - top[None] + 0.5, 0, 1)
     image.paste(to_canvas(linear), mask=Image.fromarray((mask * 255).astype(np.uint8)))
 
@@ -492,15 +492,15 @@ def trees(image, rng):
     """A line of broad-leaved trees at the far edge of the meadow, painted leaf clump by leaf clump."""
     draw = ImageDraw.Draw(image)
     for _ in range(46):
-        centre, size = rng.uniform(-0.05, 1.40), rng.uniform(0.028, 0.075)
-        size *= 0.7 + 0.9 * (noise(np.array([[centre], [2.0], [5.0]]), 3.0)[0])
+        center, size = rng.uniform(-0.05, 1.40), rng.uniform(0.028, 0.075)
+        size *= 0.7 + 0.9 * (noise(np.array([[center], [2.0], [5.0]]), 3.0)[0])
         hue = mix(srgb(64, 96, 40), srgb(112, 124, 52), rng.random())[:, 0]
         count = 260
         angle, reach = rng.uniform(0, 2 * np.pi, count), np.sqrt(rng.random(count))
         u, v = reach * np.cos(angle), reach * np.sin(angle) + rng.normal(0, 0.1, count)
         light = np.clip(0.55 - 0.30 * u + 0.55 * v + rng.normal(0, 0.22, count), 0.10, 1.7)
         for i in np.argsort(v * 0.3 + rng.random(count)):
-            cx = 720 * SCALE * (centre + size * u[i] * 0.9)
+            cx = 720 * SCALE * (center + size * u[i] * 0.9)
             cy = HORIZON + 4 * SCALE - 720 * SCALE * size * (0.75 + 0.85 * v[i])
             r = 720 * SCALE * size * rng.uniform(0.06, 0.14)
             shade = tuple((255 * np.clip(hue * light[i], 0, 1) ** (1 / 2.2)).astype(int).tolist())
@@ -525,8 +525,8 @@ def meadow_shadow():
     return look_up
 
 
-def ground_colour(x, z, sun):
-    """Linear colour (3, n) of grass at ground points."""
+def ground_color(x, z, sun):
+    """Linear color (3, n) of grass at ground points."""
     point = np.stack([x, z, np.full_like(x, 1.5)])
     patch, fine = fractal(point, 0.35, 3), noise(point, 2.3)
     green = mix(srgb(74, 116, 36), srgb(150, 160, 66), ramp(patch, 0.3, 0.75))
@@ -539,10 +539,10 @@ def meadow_floor(image, sunlight):
     """Paint the ground under the blades, below the horizon."""
     rows = np.arange(int(HORIZON) + 1, HEIGHT)
     z, x = np.meshgrid(FOCAL * EYE_LEVEL / (rows + 0.5 - HORIZON), np.arange(WIDTH) + 0.5, indexing="ij")
-    x = (x - CENTRE_X) * z / FOCAL
-    colour = ground_colour(x.ravel(), z.ravel(), sunlight(x.ravel(), z.ravel()))
+    x = (x - CENTER_X) * z / FOCAL
+    color = ground_color(x.ravel(), z.ravel(), sunlight(x.ravel(), z.ravel()))
     streak = 0.55 + 0.7 * noise(np.stack([x.ravel() * 4, 3 * np.log(z.ravel()) * 9, z.ravel() * 0]), 1.0)
-    picture = tone(colour * streak * 1.2).reshape(3, *x.shape).transpose(1, 2, 0)
+    picture = tone(color * streak * 1.2).reshape(3, *x.shape).transpose(1, 2, 0)
     image.paste(to_canvas(picture), (0, int(HORIZON) + 1))
 
 
@@ -554,7 +554,7 @@ def grow(rng, near, far, count):
 
 
 def blades(rng, near, far, count, tall, sunlight):
-    """Blades of grass between two depths: world points of root, middle and tip, width and two colours."""
+    """Blades of grass between two depths: world points of root, middle and tip, width and two colors."""
     x, z = grow(rng, near, far, count)
     # The dog has trodden the grass down around it.
     trodden = np.hypot((x - 0.4) / 2.6, (z - 14.2) / 1.9)
@@ -565,19 +565,19 @@ def blades(rng, near, far, count, tall, sunlight):
     middle = root + np.stack([0.30 * lean, 0.60 * tall, 0.3 * twist])
     tip = root + np.stack([lean, tall * (1 - 0.25 * np.abs(lean / tall)), twist])
     sun = sunlight(x, z)
-    colour = ground_colour(x, z, sun) * rng.uniform(0.55, 1.35, count)
+    color = ground_color(x, z, sun) * rng.uniform(0.55, 1.35, count)
     dry = (rng.random(count) < 0.06) * 0.7
-    colour = mix(colour, srgb(206, 190, 120) * (0.3 + 0.85 * sun), dry)
-    lit = colour * np.array([[2.0], [1.75], [1.45]])
+    color = mix(color, srgb(206, 190, 120) * (0.3 + 0.85 * sun), dry)
+    lit = color * np.array([[2.0], [1.75], [1.45]])
     width = rng.uniform(0.018, 0.036, count) * FOCAL / z
-    return root, middle, tip, width, tone(colour * 0.75), tone(lit)
+    return root, middle, tip, width, tone(color * 0.75), tone(lit)
 
 
 def paint_blades(image, grass, zoom):
     """Paint blades on a canvas which is zoom times the picture."""
-    root, middle, tip, width, colour, lit = grass
+    root, middle, tip, width, color, lit = grass
     ends = [zoom * project(p) for p in (root, middle, tip)]
-    strokes(image, *ends, np.maximum(zoom * width, 1.2), colour, lit)
+    strokes(image, *ends, np.maximum(zoom * width, 1.2), color, lit)
 
 
 def blade_depth(grass, zoom):
@@ -607,21 +607,21 @@ def flowers(image, rng, near, far, count, zoom, sunlight):
         bloom(draw, rng, top[:, i], pixels * (0.085 if kind[i] % 2 == 0 else 0.055), light, kind[i] == 3)
 
 
-def bloom(draw, rng, centre, size, light, clover):
+def bloom(draw, rng, center, size, light, clover):
     """One flower seen from the side: a ring of petals around a yellow heart, or a ball of clover florets."""
     count = 26 if clover else 11
     turn, squash = rng.uniform(0, 1), 0.9 if clover else rng.uniform(0.40, 0.70)
     for k in range(count):
         angle = 2 * np.pi * (k + turn) / count
         reach = size * (0.9 * rng.random() if clover else rng.uniform(0.62, 0.78))
-        px, py = centre[0] + reach * np.cos(angle), centre[1] + squash * reach * np.sin(angle)
+        px, py = center[0] + reach * np.cos(angle), center[1] + squash * reach * np.sin(angle)
         r = size * (0.22 if clover else 0.27)
         # Petals at the back lie in the shade of the heart.
         fill = tuple(tone(light * (0.82 + 0.18 * np.sin(angle)) * rng.uniform(0.75, 1.05)).astype(int).tolist())
         draw.ellipse([px - r, py - 0.85 * r, px + r, py + 0.85 * r], fill=fill)
     if not clover:
         r = size * 0.34
-        box = [centre[0] - r, centre[1] - 0.8 * r, centre[0] + r, centre[1] + 0.7 * r]
+        box = [center[0] - r, center[1] - 0.8 * r, center[0] + r, center[1] + 0.7 * r]
         draw.ellipse(box, fill=(226, 164, 30))
 
 
@@ -649,7 +649,7 @@ def cast(zoom):
     """Where rays through a grid zoom times the picture meet the dog: flat pixel index, rays, depth of these pixels."""
     rows, columns = HEIGHT * zoom, WIDTH * zoom
     y, x = np.mgrid[0:rows, 0:columns].astype(np.float32)
-    rays = np.stack([((x + 0.5) / zoom - CENTRE_X) / FOCAL, (HORIZON - (y + 0.5) / zoom) / FOCAL, np.ones_like(x)])
+    rays = np.stack([((x + 0.5) / zoom - CENTER_X) / FOCAL, (HORIZON - (y + 0.5) / zoom) / FOCAL, np.ones_like(x)])
     rays = rays.reshape(3, -1)
     depth = in_chunks(march, rays)
     hit = np.flatnonzero(np.isfinite(depth))
@@ -684,7 +684,7 @@ def coat(points, material):
     cheek = ramp(side, 0.45, 0.85) * ramp(-head[1], -0.25, 0.25)
     face = 0.055 + 0.09 * ramp(-head[2], -0.9, -0.2) + 0.16 * cheek
     pair = mirror(head)
-    near_eye = ramp(-np.hypot(pair[0] - EYE_CENTRE[0], pair[1] - EYE_CENTRE[1]), -0.30, -0.15) * (head[2] > 0.4)
+    near_eye = ramp(-np.hypot(pair[0] - EYE_CENTER[0], pair[1] - EYE_CENTER[1]), -0.30, -0.15) * (head[2] > 0.4)
     face = face * (1 - 0.8 * np.maximum(lip_line(pair), 0.9 * near_eye))
     ear = ear_local(head)
     tuft = 0.07 + 0.22 * ramp(-ear[1], -0.40, -0.05) * ramp(-ear_outline(ear), 0.04, 0.12) * (ear[2] > -0.02)
@@ -693,7 +693,7 @@ def coat(points, material):
 
 
 def fur(image, dog, rng, count, zoom):
-    """Cover the dog with hairs which start on the skin, follow the coat and take their colour from the light there."""
+    """Cover the dog with hairs which start on the skin, follow the coat and take their color from the light there."""
     _, points, normals, material, radiance = dog
     furry = np.flatnonzero(material <= EAR)
     _, long, _ = coat(points[:, furry[::16]], material[furry[::16]])
@@ -714,10 +714,10 @@ def fur(image, dog, rng, count, zoom):
     layer = np.empty(count)
     layer[order] = rng.random(count)
     bright = (0.76 + 0.40 * layer) * (1 + 0.75 * clump) * rng.normal(1, 0.07, count)
-    colour = radiance[:, pick] * bright
+    color = radiance[:, pick] * bright
     width = zoom * SCALE * rng.uniform(0.7, 1.25, count)
     ends = [zoom * project(p)[:, order] for p in (at, middle, tip)]
-    strokes(image, *ends, width[order], tone(colour)[:, order], tone(colour * 1.12)[:, order])
+    strokes(image, *ends, width[order], tone(color)[:, order], tone(color * 1.12)[:, order])
 
 
 def paint_dog(image, dog, rng, zoom):
@@ -809,6 +809,8 @@ def main(arguments):
             sys.exit("make_corgi.py: --mask: name the file to write, such as mask.png")
         save(Image.fromarray(silhouette().astype(np.uint8)), Path(arguments[1]))
         return
+    if len(arguments) > 1 or "".join(arguments).startswith("-"):
+        sys.exit(__doc__)
     rng = np.random.default_rng(20240601)
     picture = to_canvas(grade(paint(rng), rng))
     save(picture, Path(arguments[0]) if arguments else Path(__file__).with_name("Corgi.jpg"))

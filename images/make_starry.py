@@ -24,7 +24,7 @@ QUALITY = 92
 
 
 def ramp(text):
-    """Turn a list of "#rrggbb" pigments into an array of colours between 0 and 1."""
+    """Turn a list of "#rrggbb" pigments into an array of colors between 0 and 1."""
     return np.array([[int(word[i : i + 2], 16) for i in (1, 3, 5)] for word in text.split()], np.float32) / 255
 
 
@@ -72,7 +72,7 @@ MOON_AT = (300, 126, 108)  # x, y, radius of the halo
 
 @dataclass
 class Layer:
-    """A part of the picture: where it is, which way its strokes run and what colours they take."""
+    """A part of the picture: where it is, which way its strokes run and what colors they take."""
 
     mask: np.ndarray
     angle: np.ndarray
@@ -84,12 +84,12 @@ class Layer:
     load: float = 1.0  # how thick the paint is
     accents: np.ndarray = None
     clip: bool = False  # keep the strokes inside the mask
-    light: np.ndarray = None  # share of strokes which take their colour from GLOW
+    light: np.ndarray = None  # share of strokes which take their color from GLOW
     light_tone: np.ndarray = None
 
 
 def pick(colors, tone):
-    """Return the colour at `tone` (0 dark, 1 light) of a ramp of pigments."""
+    """Return the color at `tone` (0 dark, 1 light) of a ramp of pigments."""
     at = min(max(float(tone), 0.0), 1.0) * (len(colors) - 1)
     low = min(int(at), len(colors) - 2)
     return colors[low] + (colors[low + 1] - colors[low]) * (at - low)
@@ -115,7 +115,7 @@ def polygon(points):
 
 
 class Canvas:
-    """Wet paint: a colour and a height for every pixel, at SCALE times the size of the picture."""
+    """Wet paint: a color and a height for every pixel, at SCALE times the size of the picture."""
 
     def __init__(self, rng):
         """Prime the canvas in dark blue and cut the bristles of the brush."""
@@ -129,7 +129,7 @@ class Canvas:
         self.bristles = np.clip(0.5 + 1.5 * (0.4 * fine + 0.6 * coarse - 0.5), 0, 1)
 
     def stroke(self, x, y, angle, length, width, bend, colors, load=1.0, clip=None):
-        """Lay one stroke centred on (x, y); `bend` is its curvature, `colors` the two pigments on the brush."""
+        """Lay one stroke centered on (x, y); `bend` is its curvature, `colors` the two pigments on the brush."""
         half_l, half_w, bend = length * SCALE / 2, width * SCALE / 2, bend / SCALE
         cos, sin = np.cos(angle), np.sin(angle)
         bow = abs(bend) * half_l**2 / 2 + 3
@@ -152,9 +152,9 @@ class Canvas:
         self._deposit((rows, cols), cover, streak, np.abs(across) / half_w, colors, load)
 
     @staticmethod
-    def _span(centre, reach, limit):
+    def _span(center, reach, limit):
         """Return the slice of rows or columns which a stroke can touch."""
-        return slice(max(0, int(centre - reach)), min(limit, int(centre + reach) + 2))
+        return slice(max(0, int(center - reach)), min(limit, int(center + reach) + 2))
 
     def _streaks(self, along, across):
         """Return the bristle trace under each pixel of a stroke."""
@@ -163,7 +163,7 @@ class Canvas:
         return self.bristles[(across.astype(np.int32) + v) % rows, (along.astype(np.int32) + u) % cols]
 
     def _deposit(self, area, cover, streak, edge, colors, load):
-        """Blend the stroke's colour into the canvas and raise the paint, most at its edges."""
+        """Blend the stroke's color into the canvas and raise the paint, most at its edges."""
         mix = np.clip((streak - 0.5) * 2.2 + 0.45, 0, 1)[..., None]
         paint = colors[0] + (colors[1] - colors[0]) * mix
         self.color[area] += (paint - self.color[area]) * (0.96 * cover[..., None])
@@ -552,6 +552,8 @@ def save(image, path):
 
 
 if __name__ == "__main__":
+    if len(sys.argv) > 2 or "".join(sys.argv[1:]).startswith("-"):
+        sys.exit(__doc__)
     target = sys.argv[1] if len(sys.argv) > 1 else Path(__file__).with_name("starry.jpg")
     save(paint(), target)
     print(f"painted {target}")

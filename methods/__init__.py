@@ -34,6 +34,10 @@ def load_recipe(model_file):
     if os.path.exists(path):
         return config.load_recipe(path, CONFS)
     shapes = checkpoints.read_shapes(model_file)
+    if "deconv3/conv/weight" not in shapes:
+        raise UserError(
+            f"{model_file}: not a model of the original project, and its recipe {path} is missing; put it there"
+        )
     settings = {}  # a model of this project that lost its recipe may have an affine and another width: its variables tell
     if "deconv3/scale" in shapes:
         settings["output_affine"] = True

@@ -103,7 +103,7 @@ def stylize(conf, network, content, styles, start=None, callback=lambda *_: None
         objective = Objective(conf, network, scaled, [resize_style(conf, style, scaled) for style in styles])
         if image is None:
             image = create_first_image(conf, scaled, styles, start)
-        image = pictures.resized(image, scaled.shape[:2])
+        image = pictures.resize(image, scaled.shape[:2])
         if conf.optimizer == "lbfgs":
             for _ in range(conf.rounds):
                 image = run_lbfgs(objective, image, conf.iterations, callback)
@@ -127,7 +127,7 @@ def iterations_per_scale(conf):
 
 def fit_image(image, long_side):
     """Resizes an image [H,W,3] to [h,w,3] float32 with max(h, w) == long_side."""
-    return pictures.resized(image, fit_size(image, long_side))
+    return pictures.resize(image, fit_size(image, long_side))
 
 
 def fit_size(image, long_side):
@@ -158,10 +158,10 @@ def check_sizes(conf, content, named_styles):
 def resize_style(conf, style, content):
     """A Style with its image resized as the conf says for a content [H,W,3], and its mask to [H,W]."""
     if conf.style_stretched:
-        image = pictures.resized(style.image, content.shape[:2])
+        image = pictures.resize(style.image, content.shape[:2])
     else:
         image = fit_image(style.image, round(conf.style_scale * max(content.shape[:2])))
-    mask = None if style.mask is None else styles.resized_mask(style.mask, *content.shape[:2])
+    mask = None if style.mask is None else styles.resize_mask(style.mask, *content.shape[:2])
     return dataclasses.replace(style, image=image, mask=mask)
 
 

@@ -25,8 +25,9 @@ class JohnsonConf(config.MethodConf, config.PerceptualConf):
     # The net gets model.create_affine(): contrast and colors of its own, which begin as the style's
     output_affine: bool = False
 
-    # The losses see the border too, which is cut off the output: without this the net may put anything into it
-    border_losses: bool = False
+    # The style image's channels first get the means and deviations that every result of a net without output_affine has
+    # (model.normalize_colors)
+    normalized_style: bool = False
 
     # These help runs of few steps.
     least_slope: float = 0.0  # of the final tanh in the backward pass, where it leads out of saturation (model.tanh)
@@ -51,6 +52,8 @@ class Johnson(base.Method):
         super().__init__(conf)
         self.memory = (850e6, 14 * conf.width)  # 2.57 GB at 2048x2048, 1.66 GB at half width
         style = reader.read_style(conf.style_image, conf) if training else tf.zeros([1, 1, 1, 3])
+        if training and conf.normalized_style:
+            style = model.normalize_colors(style)
         affine = model.create_affine(style) if conf.output_affine else {}
         self.kernels = model.create_kernels(conf.initializer, conf.seed, conf.width) | affine
         if training:
@@ -68,18 +71,15 @@ class Johnson(base.Method):
 
     @tf.function(autograph=False)
     def _train_step(self, content, optimizer, variables, is_reconstruction):
-        border = model.BORDER if self.conf.border_losses else 0
-
         def compute_losses():
-            generated = model.image_transform_net(content, self.kernels, self.conf.least_slope, border)
-            photos = model.reflect_border(content, border) if border else content
+            generated = model.image_transform_net(content, self.kernels, self.conf.least_slope)
             if is_reconstruction:
                 # The target is the photo after the last norm: the net cannot give back the photo's own mean and contrast.
-                norm = model.instance_norm(photos, *map(self.kernels.get, model.AFFINE))
+                norm = model.instance_norm(content, *map(self.kernels.get, model.AFFINE))
                 target = tf.stop_gradient(tf.tanh(norm) + 1) * 127.5
                 return {"total_loss": tf.reduce_mean(tf.square(generated - target)) / 255}
             view = losses.draw_view(self.conf, optimizer.iterations)
-            targets = self.perceptual_loss.content_targets(photos, view)
+            targets = self.perceptual_loss.content_targets(content, view)
             weight = losses.schedule_style_weight(self.conf, optimizer.iterations)
             return self.perceptual_loss(generated, targets, self.style_targets[""], weight, view)
 

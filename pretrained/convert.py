@@ -1,7 +1,7 @@
 """Writes a loss network as pretrained/NETWORK.npz, under TF-Slim's names: python -m pretrained.convert NETWORK FILE
 
-FILE may be of any kind that core/vgg.py reads. Confs may name such a file themselves; an .npz needs no PyTorch to be read, and
-is what conf/*_cpu.yml and conf/vgg_16_lite.yml name:
+FILE may be of any kind that core/vgg.py reads. Confs may name such a file themselves; an .npz needs no PyTorch to be read,
+and is what conf/*_cpu.yml and conf/vgg_16_lite.yml name:
 
   python -m pretrained.convert vgg_19 pretrained/vgg_19_notop.h5 --last conv3_4
   python -m pretrained.convert vgg_19_distilled 5SE.pth
@@ -29,18 +29,22 @@ def main(argv):
     Raises UserError as vgg.read_weights and system.write_whole do.
     """
     if len(argv) != 3:
-        raise cli.UsageError(f"{' '.join(argv[1:]) or 'nothing'}: NETWORK and FILE are needed, such as vgg_19_distilled 5SE.pth")
+        raise cli.UsageError(
+            f"{' '.join(argv[1:]) or 'nothing'}: NETWORK and FILE are needed, such as vgg_19_distilled 5SE.pth"
+        )
     scope, source = argv[1:]
-    weights = shallower(vgg.read_weights(scope, source), scope, FLAGS.last)
+    weights = cut_off(vgg.read_weights(scope, source), scope, FLAGS.last)
     output_file = FLAGS.output_file or f"pretrained/{scope}.npz"
     write_weights(output_file, weights)
     for name, value in weights.items():
         if value.ndim == 4:
-            print(f"{name.split('/')[0]:11s} {value.shape[2]:3d} -> {value.shape[3]} channels, {value.shape[0]}x{value.shape[1]}")
+            side, _, channels_in, channels_out = value.shape
+            conv = name.split("/")[0]
+            print(f"{conv:11s} {channels_in:3d} -> {channels_out} channels, {side}x{side}")
     print(f"Wrote {output_file}")
 
 
-def shallower(weights, scope, last):
+def cut_off(weights, scope, last):
     """The weights of a network up to the convolution `last`; None: all. Raises UsageError when there is no such one."""
     convs = [conv for conv in vgg.topology(scope) if f"{conv}/weights" in weights]
     if last is None:

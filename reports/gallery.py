@@ -46,7 +46,7 @@ def read_resized(path, long_side):
     """A picture of a file, resized to this long side in pixels: [H,W,3] float32 RGB 0..255."""
     image = pictures.read_image(path).rgb.astype("float32")
     scale = long_side / max(image.shape[:2])
-    return pictures.resized(image, [round(side * scale) for side in image.shape[:2]])
+    return pictures.resize(image, [round(side * scale) for side in image.shape[:2]])
 
 
 def model_name(path):

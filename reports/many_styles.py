@@ -88,4 +88,4 @@ def mixtures(method, photo, mask):
 
 def stylize(method, photo, *texts, size=None):
     """A photo [H,W,3] in styles that `texts` name, "NAME" or "NAME:WEIGHT", and in a size of the brush: [H,W,3]."""
-    return method.stylize(photo[None], styles.named(texts, method.style_names, size))[0]
+    return method.stylize(photo[None], styles.parse(texts, method.style_names, size))[0]

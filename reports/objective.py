@@ -133,7 +133,7 @@ def mean_curves(method, photos, evaluations, last_norm):
         if last_norm:  # begins at the best free picture; times 100, as L-BFGS is tuned for pixels
             features = 100 * np.arctanh(np.clip(optimized / 127.5 - 1, -0.97, 0.97))
             row["last_norm"] = least_so_far(LastNorm(objective), features, evaluations, bounded=False)[0][-1]
-        stylized = method.stylize(photo, styles.named([name], method.style_names) if name else None)
+        stylized = method.stylize(photo, styles.parse([name], method.style_names) if name else None)
         row["model"] = float(objective.losses_and_gradient(stylized)[0]["total"])
         rows.append(row | {"unchanged": row["photo"][0]})
     return {name: np.mean([row[name] for row in rows], 0) for name in rows[0]}

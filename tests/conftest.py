@@ -1,4 +1,4 @@
-"""What several tests share: a small loss network, a small photo folder, a way to run the scripts as a person does."""
+"""Shared by the tests: a small loss network, a small folder of photos, and ways to run the scripts."""
 
 import contextlib
 import importlib
@@ -25,7 +25,10 @@ WIDTHS = {"conv1": 4, "conv2": 6, "conv3": 8, "conv4": 8, "conv5": 8}
 
 
 def vgg_weights(convs, widths=WIDTHS, seed=0):
-    """Random weights by slim name for the convolutions named, [3,3,I,O] float32, at a scale that keeps features alive."""
+    """{slim's name: array} of random weights [3,3,I,O] and biases [O] float32 for the convolutions `convs`.
+
+    Their scale is He's: features neither vanish nor explode.
+    """
     rng, weights, channels = np.random.default_rng(seed), {}, 3
     for conv in convs:
         out = widths[conv[:5]]
@@ -40,7 +43,7 @@ VGG_16_CONVS = [f"conv{i}_{j}" for i, count in enumerate((2, 2, 3, 3, 3), 1) for
 
 
 def photo(height, width, seed=0):
-    """A colourful [H,W,3] uint8 picture of smooth shapes and some noise."""
+    """A colorful picture of smooth shapes and some noise, [H,W,3] uint8."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:height, :width] / 16.0
     waves = [np.sin(x * rng.uniform(0.3, 1) + y * rng.uniform(-1, 1) + rng.uniform(0, 6)) for _ in range(3)]
@@ -49,7 +52,7 @@ def photo(height, width, seed=0):
 
 @pytest.fixture
 def house(tmp_path):
-    """A folder with all that training needs: photos/ (6 pictures), style.png, vgg.npz. Returns its path."""
+    """The path of a folder with all that training needs: photos/ (6 pictures), style.png and vgg.npz."""
     (tmp_path / "photos" / "deep").mkdir(parents=True)
     for i, ending in enumerate(("jpg", "png", "webp", "jpg", "png", "jpg")):
         place = tmp_path / "photos" / ("deep" if i % 2 else "") / f"{i}.{ending}"
@@ -60,7 +63,7 @@ def house(tmp_path):
 
 
 def write_conf(folder, **changes):
-    """Writes a small conf into a house and returns its path; a change to None removes the key."""
+    """Writes a small conf into a house, with some keys changed, or removed by None. Returns its path."""
     conf = {
         "style_image": str(folder / "style.png"),
         "naming": "small",
@@ -102,17 +105,17 @@ def many_styles_conf(folder, method, **changes):
 
 
 def script(name, *arguments, cwd=ROOT, **options):
-    """Runs one of the project's scripts in a process of its own."""
+    """Runs one of the project's scripts in a process of its own. Returns a CompletedProcess."""
     command = [sys.executable, os.path.join(ROOT, name), *map(str, arguments)]
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300, check=False, **options)
 
 
 ABSL_FLAGS = set(flags.FLAGS)
-FLAGS_OF = {}  # script: its flags by name
+FLAGS_OF = {}  # {script: {name: flag}}
 
 
 def load(name):
-    """The script `name` as a module: not by import, as two scripts may have flags of one name."""
+    """The module of the script `name`. Use it instead of import: two scripts may have flags of the same name."""
     if name not in FLAGS_OF:
         put_flags({})
         importlib.import_module(name)
@@ -121,18 +124,29 @@ def load(name):
     return importlib.import_module(name)
 
 
-def put_flags(wanted):
-    """Makes the flags `wanted`, by name, and absl's own the only ones."""
+def put_flags(script_flags):
+    """Makes a script's flags, {name: flag}, the only ones beside absl's own."""
     for flag in set(flags.FLAGS) - ABSL_FLAGS:
         delattr(flags.FLAGS, flag)
-    for flag, value in wanted.items():
+    for flag, value in script_flags.items():
         flags.FLAGS[flag] = value
 
 
-def inside(verb, *arguments, cwd):
-    """What script() does, in this process: the import of TensorFlow, seconds each time, is saved.
+def parse(verb, *arguments):
+    """({flag: value}, the plain arguments) of a command line, as the main of the script `verb` sees them."""
+    put_flags(FLAGS_OF[verb.__name__])
+    with flagsaver.flagsaver():
+        rest = cli.parse([f"{verb.__name__}.py", *map(str, arguments)])
+        return {flag: flags.FLAGS[flag].value for flag in FLAGS_OF[verb.__name__]}, rest[1:]
 
-    `verb` is the script as load() gives it. Only what a process has of its own, signals and its very start, needs script().
+
+def inside(verb, *arguments, cwd):
+    """Does what script() does in this process, which saves the seconds that TensorFlow's import takes.
+
+    Tests of signals, or of how a process starts, need script().
+
+    Args:
+      verb: the script's module, from load().
     """
 
     def run_verb(argv):
@@ -145,7 +159,7 @@ def inside(verb, *arguments, cwd):
         os.chdir(cwd)
         with flagsaver.flagsaver(), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             try:
-                code = cli.guarded(run_verb, [f"{verb.__name__}.py", *map(str, arguments)])
+                code = cli.run_main(run_verb, [f"{verb.__name__}.py", *map(str, arguments)])
             except SystemExit as left:
                 code = left.code
     finally:

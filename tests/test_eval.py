@@ -1,15 +1,17 @@
-"""eval.py as a person runs it, right and wrong."""
+"""eval.py as a person runs it, with right and wrong command lines."""
 
 import glob
 import itertools
 import os
 import re
+import shutil
 import subprocess
 import sys
 
 import numpy as np
 import pytest
-from conftest import ROOT, photo, script
+import tensorflow as tf
+from conftest import ROOT, inside, load, photo, script
 from PIL import Image
 
 from core import checkpoints, config, pictures, styles
@@ -28,7 +30,7 @@ def desk(tmp_path):
 
 
 def run(desk, *arguments):
-    return script("eval.py", "--model_file", desk / "m.ckpt-done", *arguments, cwd=desk)
+    return inside(load("eval"), "--model_file", desk / "m.ckpt-done", *arguments, cwd=desk)
 
 
 def pixels(path):
@@ -36,7 +38,8 @@ def pixels(path):
 
 
 def test_the_originals_command(desk):
-    result = run(desk, "--loss_model", "vgg_16", "--image_file", "in/a.jpg")
+    command = ("--loss_model", "vgg_16", "--model_file", "m.ckpt-done", "--image_file", "in/a.jpg")
+    result = script("eval.py", *command, cwd=desk)
     assert result.returncode == 0, result.stderr
     assert result.stderr == ""
     assert pixels(desk / "generated" / "res.jpg").shape == (33, 42, 3)
@@ -57,7 +60,7 @@ def test_same_names_do_not_overwrite_each_other(desk):
     assert sorted(os.listdir(desk / "out")) == ["a-2.jpg", "a.jpg"]
 
 
-def test_image_size_strength_and_colours(desk):
+def test_image_size_strength_and_colors(desk):
     def result(*flags):
         assert run(desk, "--image_file", "in/b.png", "--output_file", "o.png", *flags).returncode == 0
         return pixels(desk / "o.png")
@@ -68,15 +71,15 @@ def test_image_size_strength_and_colours(desk):
     full, half = result(), result("--strength", "0.5")
     assert np.abs(full - source).mean() > 10
     assert np.abs(half - (full + source) / 2).max() <= 2
-    kept = np.asarray(Image.fromarray(result("--preserve_colors").astype(np.uint8)).convert("YCbCr")).astype(int)
+    output = np.asarray(Image.fromarray(result("--preserve_colors").astype(np.uint8)).convert("YCbCr")).astype(int)
     luminance = np.asarray(Image.fromarray(full.astype(np.uint8)).convert("L")).astype(int)
     chroma = np.asarray(Image.fromarray(source.astype(np.uint8)).convert("YCbCr")).astype(int)
-    inside = (kept[..., 0] > 40) & (kept[..., 0] < 215)  # elsewhere RGB runs out of room for the chroma
-    assert np.abs(kept[..., 0] - luminance)[inside].mean() < 8
-    assert np.abs(kept[..., 1:] - chroma[..., 1:])[inside].mean() < 8
+    inside = (output[..., 0] > 40) & (output[..., 0] < 215)  # elsewhere RGB runs out of room for the chroma
+    assert np.abs(output[..., 0] - luminance)[inside].mean() < 8
+    assert np.abs(output[..., 1:] - chroma[..., 1:])[inside].mean() < 8
 
 
-def test_transparency_is_kept_or_said(desk):
+def test_transparency_stays_or_its_loss_is_reported(desk):
     rgba = np.dstack([photo(20, 20), np.full((20, 20), 90, np.uint8)])
     Image.fromarray(rgba).save(desk / "t.png")
     assert run(desk, "--image_file", "t.png", "--output_file", "o.png").returncode == 0
@@ -105,10 +108,38 @@ def test_one_bad_file_does_not_stop_the_rest(desk):
     assert sorted(os.listdir(desk / "out")) == ["a.jpg", "b.png"]
 
 
+@pytest.mark.parametrize("place", [("--output_file", "m.ckpt-done/o.png"), ("--output_dir", "in/a.jpg")])
+def test_where_nothing_can_be_written_no_model_is_loaded(place, desk, monkeypatch):
+    monkeypatch.delattr(load("eval"), "load_model")
+    result = run(desk, "--image_file", "in/b.png", *place)
+    assert (result.returncode, "cannot be written" in result.stderr) == (1, True)
+
+
+def test_a_texture_too_large_for_the_memory_is_refused(desk, monkeypatch):
+    """Before its noise is made, which would take 24 times as many bytes as it has pixels."""
+    shutil.copy(os.path.join(ROOT, "models", "adain.ckpt-done"), desk)
+    shutil.copy(os.path.join(ROOT, "models", "adain.yml"), desk)
+    monkeypatch.setattr(np.random, "default_rng", None)
+    result = run(desk, "--model_file", "adain.ckpt-done", "--texture", 300000, "--style_file", "in/a.jpg")
+    assert (result.returncode, "300000x300000 pixels need about" in result.stderr) == (1, True)
+    assert "lower --texture" in result.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
         ((), 2, "no picture was named"),
+        (("--image_file", ""), 2, "--image_file: got ''"),
+        (("--image_file", "in/a.jpg", "--model_file", ""), 2, "--model_file is missing"),
+        (("--image_file", "zero.jpg"), 1, "zero.jpg: not a readable image (the file is empty)"),
+        (("--image_file", "m.ckpt-done/a.jpg"), 1, "m.ckpt-done/a.jpg: no such image"),
+        (("--image_file", "x" * 300 + ".jpg"), 1, "not a readable image (File name too long)"),
+        (("--image_file", "in/a.jpg", "--output_file", "folder.png"), 1, "folder.png: cannot be written (it is a folder)"),
+        (("--image_file", "in/a.jpg", "--image_size", "1e3"), 2, "--image_size=1e3: a whole number is needed"),
+        (("--image_file", "in/a.jpg", "--image_size", "0"), 2, "--image_size=0: 0 is not a positive integer"),
+        (("--image_file", "in/a.jpg", "--model_file", "alone.ckpt-done"), 1, "its recipe alone.yml is missing"),
+        (("--image_file", "in/a.jpg", "--model_file", "in"), 1, "in: not a TensorFlow checkpoint"),
+        (("--image_file",), 2, "Missing value for flag --image_file"),
         (("--image_file", "none.jpg"), 1, "none.jpg: no such image"),
         (("--image_file", "no*.jpg"), 1, "no*.jpg: matches no picture"),
         (("--image_file", "in/a.jpg", "--output_file", "o.xyz"), 1, "o.xyz: the ending names no image format"),
@@ -124,6 +155,9 @@ def test_one_bad_file_does_not_stop_the_rest(desk):
     ],
 )
 def test_a_mistake_is_one_line(arguments, code, words, desk):
+    (desk / "zero.jpg").touch()
+    (desk / "folder.png").mkdir()
+    checkpoints.save(str(desk / "alone.ckpt-done"), [tf.Variable([1.0], name="bank/weight")])
     result = run(desk, *arguments)
     assert result.returncode == code
     assert words in result.stderr
@@ -131,7 +165,7 @@ def test_a_mistake_is_one_line(arguments, code, words, desk):
     assert not [name for name in os.listdir(desk) if name.startswith((".part", "o."))]
 
 
-def test_the_shipped_model_stylises(tmp_path):
+def test_the_shipped_model_stylizes(tmp_path):
     """The README's first command: the result differs from the photo as a style does, with blues dominating the sky."""
     model = os.path.join(ROOT, "models", "denoised_starry.ckpt-done")
     photo_file = os.path.join(ROOT, "images", "Corgi.jpg")
@@ -152,7 +186,7 @@ def test_four_styles_ship():
 
 
 def every_style(method):
-    """What stylize() takes as styles, once for each style that a model has; one painting for models of any style."""
+    """A list of stylize()'s `style` for each style that a model has; for models of any style, of one painting."""
     if "name" in method.style_kinds:
         return [[styles.Style(name=name)] for name in method.style_names]
     painting = [os.path.join(ROOT, "images", "starry.jpg")]
@@ -161,11 +195,11 @@ def every_style(method):
 
 @pytest.mark.parametrize("model", SHIPPED, ids=os.path.basename)
 def test_a_shipped_model_has_manners_of_its_own(model):
-    """Shapes stay, colours and texture change, and the recipe tells with what it was trained."""
+    """Shapes stay, colors and texture change, and the recipe has the checksum of the loss network."""
     method = load_model(model)
     before = pictures.read_image(os.path.join(ROOT, "images", "chelsea.jpg"), 256).rgb.astype(np.float32)
     results = [np.asarray(method.stylize(before[None], style))[0] for style in every_style(method)]
-    least = 0.1 if method.conf.method == "wct" else 0.4  # of WCT's five levels each hides some of the photo
+    least = 0.1 if method.conf.method == "wct" else 0.4  # every one of WCT's five levels hides some of the photo
     for after in results:
         assert np.abs(after - before).mean() > 20
         assert np.corrcoef(after.mean(2).ravel(), before.mean(2).ravel())[0, 1] > least

@@ -108,7 +108,7 @@ def untrained(house, name, conf):
     """Path of an untrained model of a method, with its recipe."""
     method = METHODS[name](methods.load_conf(str(conf)))
     path = str(house / f"{name}.ckpt-done")
-    checkpoints.save(path, [*method.trainable_variables, *method.kept])
+    checkpoints.save(path, [*method.trainable_variables, *method.extra_variables])
     checkpoints.write_recipe(path, method.conf)
     return path
 

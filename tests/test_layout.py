@@ -8,10 +8,11 @@ import os
 import platform
 import re
 import runpy
+import shlex
 import sys
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, load, parse, script
 
 import core
 import methods
@@ -98,6 +99,67 @@ def test_the_reference_names_every_conf_key_and_flag():
     assert len(keys) > 60
     assert len(defined) > 40
     assert sorted((keys | defined) - named) == []
+
+
+def printed_commands():
+    """[(script, its arguments)] of the commands of the three main scripts that the pages and the confs' headers show."""
+    texts = []
+    for pattern in ("README.md", "docs/**/*.md", "conf/*.yml"):
+        for path in sorted(glob.glob(os.path.join(ROOT, pattern), recursive=True)):
+            with open(path, encoding="utf-8") as file:
+                texts.append(file.read())
+    commands = re.findall(r"python (train|eval|optimize)\.py( [^`\n]*)", "\n".join(texts))
+    return sorted({(verb, arguments.split("  ")[0]) for verb, arguments in commands})
+
+
+@pytest.mark.parametrize(("verb", "arguments"), printed_commands())
+def test_a_printed_command_has_flags_that_exist(verb, arguments):
+    values, rest = parse(load(verb), *shlex.split(arguments))
+    assert rest == []
+    assert any(value for value in values.values())
+
+
+@pytest.mark.parametrize("verb", ["train", "eval", "optimize"])
+def test_help_shows_every_flag_with_its_default_or_that_it_is_required(verb):
+    result = script(f"{verb}.py", "-h")
+    assert result.returncode == 0, result.stderr
+    entries = [" ".join(entry.split()) for entry in re.split(r"\n  (?=-)", result.stdout)[1:]]
+    shown = {re.search(r"--(?:\[no\])?(\w+):", entry)[1]: entry for entry in entries}
+    assert shown.keys() == parse(load(verb))[0].keys()
+    for entry in shown.values():
+        assert re.search(r"default: '[^'\[]|Default: |Required|Alias for --", entry), entry
+
+
+@pytest.mark.parametrize("verb", ["eval", "optimize"])
+@pytest.mark.parametrize(
+    ("arguments", "colors"),
+    [
+        ((), "no"),
+        (("--preserve_colors",), "luminance"),
+        (("--nopreserve_colors",), "no"),
+        (("--preserve_colors=no",), "no"),
+        (("--preserve_colors", "luminance"), "luminance"),
+        (("-preserve_colors", "palette"), "palette"),
+        (("--preserve_colors=palette",), "palette"),
+        (("--preserve_colors=coral",), "palette"),
+        (("--preserve_colors", "histogram"), "palette"),
+    ],
+)
+def test_what_stays_of_the_colors_is_one_flag_everywhere(verb, arguments, colors):
+    values, rest = parse(load(verb), *arguments, "a.jpg")
+    assert (values["preserve_colors"], rest) == (colors, ["a.jpg"])
+
+
+def test_only_main_reads_the_flags():
+    """And the lines of a module that define them, in the main scripts as in what they stand on."""
+    for path in glob.glob(os.path.join(ROOT, "*.py")):
+        with open(path, encoding="utf-8") as file:
+            tree = ast.parse(file.read())
+        functions = [
+            node for node in tree.body if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and node.name != "main"
+        ]
+        names = {node.id for function in functions for node in ast.walk(function) if isinstance(node, ast.Name)}
+        assert "FLAGS" not in names, path
 
 
 ASKING = ["train.py", "optimize.py", "distill.py", "figures.py", "benchmark.py train", "benchmark.py optimize"]

@@ -81,18 +81,18 @@ def test_pixels_are_the_originals(initializer, height, width, channels):
     np.testing.assert_allclose(ours, theirs[:, :height, :width], atol=0.1)
 
 
-def test_the_output_affine_moves_what_the_last_norm_gives_to_the_paintings_colours():
+def test_the_output_affine_moves_what_the_last_norm_gives_to_the_paintings_colors():
     photo, painting = (tf.random.stateless_uniform([1, 32, 32, 3], [i, 0], 30, 150 + 50 * i) for i in range(2))
     kernels = model.create_kernels("identity", 3)
     affine = model.create_affine(painting)
-    expected = np.arctanh(painting[0].numpy() / 127.5 - 1)
-    np.testing.assert_allclose(affine["deconv3/scale"], expected.std((0, 1)), rtol=1e-4)
-    np.testing.assert_allclose(affine["deconv3/offset"], expected.mean((0, 1)), rtol=1e-4)
+    colors = np.arctanh(painting[0].numpy() / 127.5 - 1)
+    np.testing.assert_allclose(affine["deconv3/scale"], colors.std((0, 1)), rtol=1e-4)
+    np.testing.assert_allclose(affine["deconv3/offset"], colors.mean((0, 1)), rtol=1e-4)
     # With the border's 10 pixels, which the net cuts off, the norm's own means and deviations would be 0 and 1.
     normed = np.arctanh(np.clip(original.image_transform_net(photo, kernels).numpy() / 127.5 - 1, -0.999999, 0.999999))
-    wanted = 127.5 * (1 + np.tanh(normed * affine["deconv3/scale"] + affine["deconv3/offset"]))
-    np.testing.assert_allclose(model.image_transform_net(photo, kernels | affine), wanted, atol=0.1)
-    assert np.abs(wanted - original.image_transform_net(photo, kernels)).mean() > 5
+    expected = 127.5 * (1 + np.tanh(normed * affine["deconv3/scale"] + affine["deconv3/offset"]))
+    np.testing.assert_allclose(model.image_transform_net(photo, kernels | affine), expected, atol=0.1)
+    assert np.abs(expected - original.image_transform_net(photo, kernels)).mean() > 5
 
 
 def test_the_output_affine_of_black_and_white_is_finite():

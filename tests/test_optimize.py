@@ -1,4 +1,4 @@
-"""optimize.py as a person runs it, right and wrong, and the colours it can keep."""
+"""optimize.py as a person runs it, with right and wrong command lines, and how it keeps a photo's colors."""
 
 import csv
 import re
@@ -21,6 +21,8 @@ def easel(tmp_path):
     Image.fromarray(photo(36, 32, 5)).save(tmp_path / "style.png")
     Image.fromarray(np.repeat([[0, 255]], 8, 0).astype(np.uint8)).save(tmp_path / "mask.png")
     Image.new("L", (8, 8)).save(tmp_path / "black.png")
+    (tmp_path / "folder" / "o.csv").mkdir(parents=True)
+    (tmp_path / "tab.yml").write_text("seed: 1\n\titerations: 2\n")
     np.savez(tmp_path / "vgg.npz", **vgg_weights(VGG_16_CONVS[:7]))
     conf = {
         "loss_model": "vgg_16",
@@ -37,7 +39,7 @@ def easel(tmp_path):
     return tmp_path
 
 
-BOTH = ("--content_image", "photo.png", "--style_image", "style.png")
+BOTH = ("--image_file", "photo.png", "--style_file", "style.png")
 
 
 def run(easel, *flags):
@@ -85,18 +87,18 @@ def test_a_picture_too_large_for_the_memory_is_refused(easel, monkeypatch):
     result = run(easel, *BOTH, "--image_size", 6000)
     assert result.returncode == 1
     words = r"6000x4500 pixels need about (\d+) GB of memory, 2 GB are there; use --image_size (\d+)"
-    found = re.search(words, result.stderr)
-    assert found, result.stderr
-    assert int(found[1]) > 2
-    assert 40 < int(found[2]) < 6000
+    match = re.search(words, result.stderr)
+    assert match, result.stderr
+    assert int(match[1]) > 2
+    assert 40 < int(match[2]) < 6000
 
 
 @pytest.mark.parametrize(
     "flags",
     [
-        ("--style_image", "style.png", "--content_weight", 0),
-        ("--content_image", "photo.png", "--style_weight", 0),
-        (*BOTH, "--style_image", "photo.png", "--style_weights", "1,3", "--mask", "mask.png", "--mask", "mask.png"),
+        ("--style_file", "style.png", "--content_weight", 0),
+        ("--image_file", "photo.png", "--style_weight", 0),
+        (*BOTH, "--style_file", "photo.png", "--style_weights", "1,3", "--mask", "mask.png", "--mask", "mask.png"),
         (*BOTH, "--preserve_colors", "luminance", "--init", "style.png"),
         (*BOTH, "--preserve_colors", "histogram", "--init", "style", "--style_scale", 0.5, "--seed", 3),
     ],
@@ -119,47 +121,71 @@ def test_a_sweep_is_one_sheet(easel):
     assert not (easel / "out" / "o.csv").exists()
 
 
+def test_the_old_name_of_the_palette_gives_the_same_pixels(easel):
+    images = []
+    for colors in (("palette",), ("histogram",)):
+        result = run(easel, *BOTH, "--preserve_colors", *colors)
+        assert result.returncode == 0, result.stderr
+        images.append(np.asarray(Image.open(easel / "out" / "o.png"), float))
+    np.testing.assert_allclose(*images, atol=1)
+
+
+@pytest.mark.parametrize("flags", [(), ("--sweep", "style_image=style.png,photo.png")])
+def test_the_old_names_of_the_pictures_flags_give_the_same_pixels(flags, easel):
+    """--content_image and --style_image, also where the latter is there twice, or swept."""
+    images = []
+    for photo_flag, style_flag, words in (
+        ("--image_file", "--style_file", [flag.replace("style_image=", "style_file=") for flag in flags]),
+        ("--content_image", "--style_image", flags),
+    ):
+        two = (photo_flag, "photo.png", style_flag, "style.png", style_flag, "photo.png")
+        result = run(easel, *two, *words)
+        assert result.returncode == 0, result.stderr
+        images.append(np.asarray(Image.open(easel / "out" / "o.png"), float))
+    np.testing.assert_allclose(*images, atol=1)
+
+
 @pytest.mark.parametrize(
     ("flags", "expected"),
     [
         (("content_weight=0,1",), [(0, "auto", "no"), (1, "auto", "no")]),
         (("init=style,noise", "--content_weight", 0), [(0, "style", "no"), (0, "noise", "no")]),
-        (("preserve_colors=histogram,no",), [(1, "auto", "histogram"), (1, "auto", "no")]),
+        (("preserve_colors=histogram,no",), [(1, "auto", "palette"), (1, "auto", "no")]),
     ],
 )
 def test_each_tile_of_a_sweep_is_the_run_of_its_own_setting(flags, expected, easel, monkeypatch):
-    seen, run_one = [], optimize.run
+    settings, run_one = [], optimize.run
 
-    def noted(job, conf):
-        seen.append((conf.content_weight, conf.init, job.preserve_colors))
+    def record(job, conf):
+        settings.append((conf.content_weight, conf.init, job.preserve_colors))
         return run_one(job, conf)
 
-    monkeypatch.setattr(optimize, "run", noted)
+    monkeypatch.setattr(optimize, "run", record)
     result = run(easel, *BOTH, "--sweep", *flags)
     assert result.returncode == 0, result.stderr
-    assert seen == expected
+    assert settings == expected
 
 
 def test_style_images_their_weights_and_masks_can_be_swept(easel, monkeypatch):
-    seen, stylize = [], optimize.gatys.stylize
+    runs, stylize = [], optimize.gatys.stylize
 
-    def noted(conf, network, content, given, *rest):
-        seen.append([(style.image.shape, round(style.weight, 2), style.mask is not None) for style in given])
-        return stylize(conf, network, content, given, *rest)
+    def record(conf, network, content, styles, *rest):
+        runs.append([(style.image.shape, round(style.weight, 2), style.mask is not None) for style in styles])
+        return stylize(conf, network, content, styles, *rest)
 
-    monkeypatch.setattr(optimize.gatys, "stylize", noted)
+    monkeypatch.setattr(optimize.gatys, "stylize", record)
     style, photo = (np.asarray(Image.open(easel / name)).shape for name in ("style.png", "photo.png"))
-    content = ("--content_image", "photo.png")
-    two = (*content, "--style_image", "style.png", "--style_image", "photo.png")
+    content = ("--image_file", "photo.png")
+    two = (*content, "--style_file", "style.png", "--style_file", "photo.png")
     for flags in (
-        (*content, "--sweep", "style_image=style.png,style.png+photo.png"),
+        (*content, "--sweep", "style_file=style.png,style.png+photo.png"),
         (*two, "--sweep", "style_weights=1+3,3+1"),
         (*two, "--sweep", "mask=mask.png+mask.png"),
     ):
         result = run(easel, *flags)
         assert result.returncode == 0, result.stderr
     assert style != photo
-    assert seen == [
+    assert runs == [
         [(style, 1, False)],
         [(style, 0.5, False), (photo, 0.5, False)],
         [(style, 0.25, False), (photo, 0.75, False)],
@@ -168,7 +194,7 @@ def test_style_images_their_weights_and_masks_can_be_swept(easel, monkeypatch):
     ]
 
 
-def test_of_a_sweep_that_cannot_be_none_is_begun(easel, monkeypatch):
+def test_a_sweep_with_a_wrong_value_begins_no_run(easel, monkeypatch):
     monkeypatch.delattr(optimize.gatys, "stylize")
     for values, words in (
         ("mask=mask.png,none.png", "none.png: no such image"),
@@ -179,45 +205,45 @@ def test_of_a_sweep_that_cannot_be_none_is_begun(easel, monkeypatch):
         assert (result.returncode, words in result.stderr) == (1, True), result.stderr
 
 
-def interrupted_at(iteration, run_number, monkeypatch):
-    """Has Ctrl-C come at an iteration of the n-th run; returns what the callback is given, [(losses, image)]."""
-    stylize, seen, runs = optimize.gatys.stylize, [], []
+def interrupt_at(iteration, run_number, monkeypatch):
+    """Makes Ctrl-C come at an iteration of the n-th run. Returns a list to which all add (total loss, [h,w,3] image)."""
+    stylize, iterates, runs = optimize.gatys.stylize, [], []
 
-    def interrupted(conf, network, content, given, start, callback):
-        def until_then(done, image, parts):
-            seen.append((float(parts["total"]), image.copy()))
+    def stylize_and_interrupt(conf, network, content, styles, start, callback):
+        def call_and_interrupt(done, image, parts):
+            iterates.append((float(parts["total"]), image.copy()))
             callback(done, image, parts)
             if done == iteration and len(runs) == run_number:
                 raise KeyboardInterrupt
 
         runs.append(conf)
-        return stylize(conf, network, content, given, start, until_then)
+        return stylize(conf, network, content, styles, start, call_and_interrupt)
 
-    monkeypatch.setattr(optimize.gatys, "stylize", interrupted)
-    return seen
+    monkeypatch.setattr(optimize.gatys, "stylize", stylize_and_interrupt)
+    return iterates
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "lbfgs"])
-def test_ctrl_c_keeps_what_there_is_beside_an_earlier_result(optimizer, easel, monkeypatch):
-    """The last mean of Adam's iterates, the best of L-BFGS', which tries worse ones; and the losses up to then."""
+def test_ctrl_c_writes_the_unfinished_picture_beside_an_earlier_result(optimizer, easel, monkeypatch):
+    """Of Adam the last mean of the iterates, of L-BFGS the best iterate; and the losses up to then."""
     conf = yaml.safe_load((easel / "conf.yml").read_text()) | {"optimizer": optimizer, "start_size": 0, "iterations": 30}
     (easel / "one.yml").write_text(yaml.safe_dump(conf))
     (easel / "out").mkdir()
     (easel / "out" / "o.png").write_bytes(b"earlier")
-    seen = interrupted_at(9, 1, monkeypatch)
+    iterates = interrupt_at(9, 1, monkeypatch)
     result = run(easel, *BOTH, "-c", "one.yml", "--show_every", 2, "--animation", "out/o.gif")
     assert (result.returncode, "interrupted after 9 iterations" in result.stderr) == (130, True)
     assert (easel / "out" / "o.png").read_bytes() == b"earlier"
     assert (easel / "out" / "o-interrupted.gif").exists()
     with open(easel / "out" / "o-interrupted.csv", encoding="utf-8") as file:
         assert len(list(csv.DictReader(file))) == 9
-    kept = np.asarray(Image.open(easel / "out" / "o-interrupted.png"), float)
-    expected = seen[-1] if optimizer == "adam" else min(seen, key=lambda each: each[0])
-    assert np.abs(kept - np.clip(expected[1], 0, 255)).max() < 1
+    output = np.asarray(Image.open(easel / "out" / "o-interrupted.png"), float)
+    expected = iterates[-1] if optimizer == "adam" else min(iterates, key=lambda iterate: iterate[0])
+    assert np.abs(output - np.clip(expected[1], 0, 255)).max() < 1
 
 
 def test_a_sweep_keeps_its_finished_tiles_on_ctrl_c(easel, monkeypatch):
-    interrupted_at(3, 3, monkeypatch)
+    interrupt_at(3, 3, monkeypatch)
     result = run(easel, *BOTH, "--sweep", "style_weight=1,2,3")
     assert (result.returncode, "interrupted" in result.stderr) == (130, True)
     assert Image.open(easel / "out" / "o.png").width > 2 * 40
@@ -226,7 +252,7 @@ def test_a_sweep_keeps_its_finished_tiles_on_ctrl_c(easel, monkeypatch):
 def test_a_stretched_style_may_be_narrow(easel):
     Image.new("RGB", (400, 8), "red").save(easel / "narrow.png")
     conf = yaml.safe_load((easel / "conf.yml").read_text())
-    narrow = ("--content_image", "photo.png", "--style_image", "narrow.png")
+    narrow = ("--image_file", "photo.png", "--style_file", "narrow.png")
     assert "narrow.png: its short side is 1 pixels" in run(easel, *narrow).stderr
     (easel / "stretched.yml").write_text(yaml.safe_dump(conf | {"style_stretched": True}))
     result = run(easel, *narrow, "-c", "stretched.yml")
@@ -235,16 +261,16 @@ def test_a_stretched_style_may_be_narrow(easel):
 
 def test_luminance_is_matched_and_transferred_alone(easel, monkeypatch):
     """The loss network sees gray, the style as bright and as contrasty as the photo; the result has the photo's chroma."""
-    seen, stylize = [], optimize.gatys.stylize
+    inputs, stylize = [], optimize.gatys.stylize
 
-    def noted(conf, network, content, given, *rest):
-        seen.extend((content, given[0].image))
-        return stylize(conf, network, content, given, *rest)
+    def record(conf, network, content, styles, *rest):
+        inputs.extend((content, styles[0].image))
+        return stylize(conf, network, content, styles, *rest)
 
-    monkeypatch.setattr(optimize.gatys, "stylize", noted)
+    monkeypatch.setattr(optimize.gatys, "stylize", record)
     result = run(easel, *BOTH, "--preserve_colors", "luminance")
     assert result.returncode == 0, result.stderr
-    content, style = seen
+    content, style = inputs
     assert np.ptp(content, 2).max() == np.ptp(style, 2).max() == 0
     assert style.mean() == pytest.approx(content.mean(), abs=1)
     assert style.std() == pytest.approx(content.std(), rel=0.05)  # but for clipping
@@ -285,30 +311,35 @@ def test_where_nothing_can_be_written_no_time_is_spent(easel, monkeypatch):
 
 
 def test_a_picture_that_its_last_step_broke_is_not_written(easel, monkeypatch):
-    """No loss tells of it: each is that before its step."""
+    """No loss shows it: every loss is computed before its step."""
     stylize = optimize.gatys.stylize
-    monkeypatch.setattr(optimize.gatys, "stylize", lambda *given: stylize(*given) * np.float32("nan"))
+    monkeypatch.setattr(optimize.gatys, "stylize", lambda *arguments: stylize(*arguments) * np.float32("nan"))
     result = run(easel, *BOTH)
     assert (result.returncode, "iteration 9: the picture is no longer finite" in result.stderr) == (1, True)
     assert not (easel / "out").exists()
 
 
-def test_every_round_of_lbfgs_is_told(easel):
+def test_the_losses_of_every_round_of_lbfgs_are_printed(easel):
     conf = yaml.safe_load((easel / "conf.yml").read_text())
     (easel / "lbfgs.yml").write_text(yaml.safe_dump(conf | {"optimizer": "lbfgs", "rounds": 4, "start_size": 0}))
     result = run(easel, *BOTH, "-c", "lbfgs.yml")
     assert result.returncode == 0, result.stderr
-    told = re.findall(r"after (\d+) iterations: content", result.stdout + result.stderr)
+    counts = re.findall(r"after (\d+) iterations: content", result.stdout + result.stderr)
     with open(easel / "out" / "o.csv", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    assert (len(told), int(told[-1])) == (4, len(rows))
+    assert (len(counts), int(counts[-1])) == (4, len(rows))
 
 
 @pytest.mark.parametrize(
     ("flags", "code", "words"),
     [
-        (("--style_image", "style.png"), 2, "--content_image is missing"),
-        (("--content_image", "photo.png"), 2, "--style_image is missing"),
+        (("--style_file", "style.png"), 2, "--image_file is missing"),
+        ((*BOTH, "--preserve_colors=sepia"), 2, "--preserve_colors=sepia: value should be one of <no|luminance|palette>"),
+        ((*BOTH, "--show_every", "x"), 2, "--show_every=x: a whole number is needed"),
+        ((*BOTH, "--init", "folder"), 1, "folder: a folder; a picture's file is needed"),
+        ((*BOTH, "--output_file", "folder/o.png"), 1, "folder/o.csv: cannot be written (it is a folder)"),
+        ((*BOTH, "-c", "tab.yml"), 1, "tab.yml: not a YAML file"),
+        (("--image_file", "photo.png"), 2, "--style_file is missing"),
         ((*BOTH, "--mask", "mask.png", "--mask", "mask.png"), 2, "--mask: 2 given for 1 style images"),
         ((*BOTH, "--style_weights", "a"), 2, "--style_weights: got 'a', numbers above 0 are needed"),
         ((*BOTH, "--animation", "o.avi"), 2, "it needs a .gif or .mp4"),
@@ -322,8 +353,8 @@ def test_every_round_of_lbfgs_is_told(easel):
         ),
         ((*BOTH, "--style_scale", 0.1), 1, "style.png: its short side is 2 pixels at the smallest scale, 4 are needed"),
         (("--style_weight", 0, "--content_weight", 0), 2, "both 0"),
-        (("--style_weight", 0, "--init", "style", "--content_image", "photo.png"), 2, "--style_image is missing"),
-        (("--content_image", "none.jpg", "--style_image", "style.png"), 1, "none.jpg: no such image"),
+        (("--style_weight", 0, "--init", "style", "--image_file", "photo.png"), 2, "--style_file is missing"),
+        (("--image_file", "none.jpg", "--style_file", "style.png"), 1, "none.jpg: no such image"),
         ((*BOTH, "--sweep", "style_weight=[1,2]"), 2, "such as style_weight=1,10,100 is needed"),
         ((*BOTH, "--sweep", "style_weight"), 2, "such as style_weight=1,10,100 is needed"),
         ((*BOTH, "--sweep", "style_layer_weights=1+2,1"), 1, "style_layer_weights: 1 for 2 style_layers"),
@@ -337,20 +368,20 @@ def test_every_round_of_lbfgs_is_told(easel):
         ((*BOTH, "--output_file", "photo.png/o.png"), 1, "photo.png/o.png: cannot be written"),
         ((*BOTH, "--output_file", "out.gif", "--animation", "out.gif"), 2, "is the --output_file too"),
         ((*BOTH, "--animation", "photo.png/o.gif"), 1, "photo.png/o.gif: cannot be written"),
-        ((*BOTH, "--sweep", "preserve_colors=some"), 2, "preserve_colors is one of no, luminance, histogram"),
+        ((*BOTH, "--sweep", "preserve_colors=some"), 2, "preserve_colors: got 'some', one of no, luminance, palette"),
         ((*BOTH, "--sweep", "style_weights=1+2,a"), 2, "--style_weights: 2 given for 1 style images"),
         ((*BOTH, "--sweep", "style_weights=a"), 2, "--style_weights: got 'a', numbers above 0 are needed"),
         ((*BOTH, "--sweep", "mask=none.png"), 1, "none.png: no such image"),
-        ((*BOTH, "--sweep", "style_image=a.png,out/o.png"), 1, "out/o.png: would be overwritten"),
+        ((*BOTH, "--sweep", "style_file=a.png,out/o.png"), 1, "out/o.png: would be overwritten"),
         ((*BOTH, "--sweep", "init=noise,out/o.png"), 1, "out/o.png: would be overwritten"),
         ((*BOTH, "--init", "out/o.png"), 1, "out/o.png: would be overwritten"),
         ((*BOTH, "--mask", "out/o-losses.png"), 1, "out/o-losses.png: would be overwritten"),
         (
-            ("--style_image", "a.gif", "--content_image", "photo.png", "--animation", "a.gif"),
+            ("--style_file", "a.gif", "--image_file", "photo.png", "--animation", "a.gif"),
             1,
             "a.gif: would be overwritten",
         ),
-        (("--style_image", "style.png", "--content_weight", 0, "--init", "content"), 2, "init is content"),
+        (("--style_file", "style.png", "--content_weight", 0, "--init", "content"), 2, "init is content"),
         ((*BOTH, "--mask", "black.png"), 1, "black.png: black everywhere"),
         ((*BOTH, "-c", "layers.yml"), 1, "vgg_16/nonsense: the loss network has no such layer"),
         ((*BOTH, "--style_weight", "nan"), 1, "style_weight: got 'nan', a finite number is needed"),
@@ -364,7 +395,7 @@ def test_a_mistake_is_one_line(flags, code, words, easel):
     assert not (easel / "out").exists()
 
 
-def test_matched_colours_have_the_sources_mean_and_covariance():
+def test_matched_colors_have_the_sources_mean_and_covariance():
     rng = np.random.default_rng(0)
     image = rng.uniform(100, 150, (40, 50, 3))
     source = rng.uniform(80, 120, (30, 20, 3)) @ np.array([[1, 0.3, 0], [0, 0.8, 0.1], [0, 0, 0.9]])
@@ -375,7 +406,7 @@ def test_matched_colours_have_the_sources_mean_and_covariance():
     )
 
 
-def test_a_gray_picture_takes_colours_without_noise():
+def test_a_gray_picture_takes_colors_without_noise():
     gray = np.repeat(np.linspace(0, 255, 64).reshape(8, 8, 1), 3, 2)
     matched = pictures.match_covariance(gray, photo(20, 20))
     assert np.isfinite(matched).all()

@@ -57,8 +57,8 @@ def test_every_mode_gives_the_picture(mode, tmp_path):
     path = tmp_path / ("a.jpg" if mode in ("YCbCr", "CMYK") else "a.tif" if mode in ("F", "I") else "a.png")
     image.save(path, quality=100, subsampling=0) if path.suffix == ".jpg" else image.save(path)
     picture = pictures.read_image(path)
-    in_colour = {"P": image.convert("RGB"), "1": image.convert("RGB"), "CMYK": RGB, "YCbCr": RGB} if mode != "F" else {}
-    expected = np.asarray(in_colour.get(mode, np.dstack([gray] * 3)))
+    in_color = {"P": image.convert("RGB"), "1": image.convert("RGB"), "CMYK": RGB, "YCbCr": RGB} if mode != "F" else {}
+    expected = np.asarray(in_color.get(mode, np.dstack([gray] * 3)))
     assert picture.rgb.shape == RGB.shape
     assert np.abs(picture.rgb.astype(int) - expected).mean() < (4 if path.suffix == ".jpg" else 0.6)
     assert (picture.alpha is not None) == (mode == "LA")
@@ -71,7 +71,7 @@ def test_palette_with_transparency(tmp_path):
     np.testing.assert_array_equal(alpha == 0, np.asarray(image) == 0)
 
 
-def test_colour_profile_is_brought_to_srgb(tmp_path):
+def test_a_color_profile_is_converted_to_srgb(tmp_path):
     lab = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     Image.fromarray(RGB).save(tmp_path / "same.png", icc_profile=lab)
     assert np.abs(pictures.read_image(tmp_path / "same.png").rgb.astype(int) - RGB).max() <= 1
@@ -116,7 +116,7 @@ def jpeg():
     ("data", "words"),
     [
         (b"hello", "not a readable image"),
-        (b"", "not a readable image"),
+        (b"", "not a readable image .the file is empty"),
         (jpeg()[:2000], "not a readable image"),
         (bomb(), "header claims too many pixels"),
         (None, "no such image"),
@@ -129,6 +129,11 @@ def test_a_bad_file_is_named(data, words, tmp_path):
     with pytest.raises(UserError, match=words) as error:
         pictures.read_image(str(path))
     assert "bad.jpg" in str(error.value)
+
+
+def test_a_folder_instead_of_a_picture_is_reported_as_one(tmp_path):
+    with pytest.raises(UserError, match="a folder; a picture's file is needed"):
+        pictures.read_image(str(tmp_path))
 
 
 def test_a_bad_target_is_named(tmp_path):
@@ -212,8 +217,8 @@ def test_squares_of_the_readable_pictures(house, capsys):
     (house / "photos" / "broken.jpg").write_text("text")
     squares = list(reader.read_squares([str(house / "photos" / "broken.jpg"), *paths], 16))
     assert [square.shape for square in squares] == [(16, 16, 3)] * 6
-    assert "skipped" in (said := capsys.readouterr().err)
-    assert "broken.jpg" in said
+    assert "skipped" in (errors := capsys.readouterr().err)
+    assert "broken.jpg" in errors
     with pytest.raises(UserError, match="none can be read"):
         list(reader.read_squares([str(house / "photos" / "broken.jpg")], 16))
     assert list(reader.read_squares([], 16)) == []

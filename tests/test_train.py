@@ -52,8 +52,9 @@ def test_the_learning_rate(keys, rates):
 
 
 def tensors(path):
-    found = tf.train.load_checkpoint(str(path))
-    return {name: found.get_tensor(name) for name in found.get_variable_to_shape_map()}
+    """{name: array} of a checkpoint."""
+    reader = tf.train.load_checkpoint(str(path))
+    return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -69,9 +70,9 @@ def test_the_contract_of_a_method(name, house):
         path = write_conf(house, **johnson)
     conf = methods.load_conf(str(path))
     method = METHODS[name](conf, training=True)
-    variables = train.trainable(method)
-    kept = {v.ref() for v in method.kept}
-    frozen = [(v, v.numpy()) for v in method.variables if not v.trainable and v.ref() not in kept]
+    variables = train.trainable_variables(method)
+    changing = {v.ref() for v in method.extra_variables}
+    frozen = [(v, v.numpy()) for v in method.variables if not v.trainable and v.ref() not in changing]
     assert variables
     assert frozen
     content = tf.constant(np.stack([photo(32, 32, 1), photo(32, 32, 2)]), tf.float32)
@@ -105,7 +106,7 @@ def test_stylize_is_traced_once_for_all_sizes():
 def test_a_step_is_traced_once_for_each_phase(house):
     conf = methods.load_conf(str(write_conf(house, reconstruction_steps=2)))
     method = METHODS["johnson"](conf, training=True)
-    variables = train.trainable(method)
+    variables = train.trainable_variables(method)
     optimizer = Adam(variables, 1e-4)
     losses = [method.train_step(tf.ones([2, 32, 32, 3]) * 100, optimizer, variables) for _ in range(5)]
     assert ["style_losses/vgg_16/conv1/conv1_2" in parts for parts in losses] == [False] * 2 + [True] * 3
@@ -212,6 +213,7 @@ def test_a_resumed_run_draws_the_same_styles(house):
 
 
 def wait_for(path, process):
+    """Waits until the path exists. Raises AssertionError when the process ends, or three minutes pass, before."""
     for _ in range(9000):
         if path.exists():
             return
@@ -278,7 +280,7 @@ def test_a_wrong_command_line_is_usage():
 
 
 def test_a_run_is_trained_by_one_process_at_a_time(house):
-    """Two that wrote into one folder would each take the other's checkpoints for their own."""
+    """Two processes that wrote into one folder would resume from the other's checkpoints."""
     pytest.importorskip("fcntl", reason="needs flock")
     conf = write_conf(house, steps=1)
     with system.sole_user(str(house / "models" / "small")):
@@ -289,7 +291,7 @@ def test_a_run_is_trained_by_one_process_at_a_time(house):
     assert inside(train, "-c", conf, cwd=house).returncode == 0
 
 
-def test_a_changed_conf_is_said_on_resuming(house):
+def test_a_changed_conf_is_reported_on_resuming(house):
     inside(train, "-c", write_conf(house), cwd=house)
     result = inside(train, "-c", write_conf(house, steps=6), cwd=house)
     assert result.returncode == 0, result.stderr
@@ -327,10 +329,11 @@ def test_previews_show_the_photo_before_and_after(house):
     assert np.abs(preview[:, 60:] - photo(40, 60)).mean() > 20
 
 
-def test_a_painting_and_a_name_may_be_flags(house):
+@pytest.mark.parametrize("flag", ["--style_file", "--style_image"])
+def test_a_painting_and_a_name_may_be_flags(flag, house):
     """They go into the recipe as if the conf had them; a method without a painting of its own refuses one."""
     Image.fromarray(photo(50, 50, 7)).save(house / "mine.png")
-    flags = ("--style_image", "mine.png", "--naming", "mine", "--train_data", "photos")
+    flags = (flag, "mine.png", "--naming", "mine", "--train_data", "photos")
     result = inside(train, "-c", write_conf(house, style_image="absent.png"), *flags, cwd=house)
     assert result.returncode == 0, result.stderr
     recipe = yaml.safe_load((house / "models" / "mine" / "fast-style-model.yml").read_text())
@@ -338,7 +341,7 @@ def test_a_painting_and_a_name_may_be_flags(house):
     assert os.path.exists(house / "generated" / "target_style_mine.jpg")
     refused = inside(train, "-c", universal_conf(house, "wct"), *flags, cwd=house)
     assert refused.returncode == 2
-    assert "--style_image: the method wct has no such key" in refused.stderr
+    assert "--style_file: is for the method johnson, not wct" in refused.stderr
 
 
 def test_the_preview_grid_trains_every_cell_once(house):
@@ -371,9 +374,35 @@ def test_a_folder_on_the_command_line_wins(house):
     assert "none: no such folder; point train_data at any folder of photos" in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("flags", "code", "words"),
+    [
+        (("--grid_weights", "1"), 2, "--grid_weights, --grid_sizes and --grid_steps go with --preview_grid"),
+        (("--grid_steps", "x"), 2, "--grid_steps=x: a whole number is needed"),
+        (("--style_file", "photos"), 1, "photos: a folder; a picture's file is needed"),
+        (("--train_data", "style.png"), 1, "style.png: no such folder"),
+        (("-c", "photos"), 1, "photos: cannot be read (Is a directory)"),
+        (("-c", "style.png"), 1, "style.png: not a YAML file"),
+        (("--naming", "/dev/null/x"), 1, "cannot be written"),
+    ],
+)
+def test_a_mistake_on_the_command_line_is_one_line(flags, code, words, house):
+    result = inside(train, "-c", write_conf(house), *flags, cwd=house)
+    assert (result.returncode, words in result.stderr) == (code, True), result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert not (house / "models").exists()
+
+
+def test_a_missing_preview_image_is_reported_before_anything_is_written(house):
+    result = inside(train, "-c", write_conf(house, preview_image="none.jpg"), cwd=house)
+    assert (result.returncode, "none.jpg: no such image" in result.stderr) == (1, True)
+    assert not (house / "generated").exists()
+    assert not (house / "models").exists()
+
+
 @pytest.mark.parametrize(("before", "after"), [(False, True), (True, True), (True, False)])
 def test_the_output_affine_begins_as_the_runs_own_style(before, after, house):
-    """An initial model may have one, of its own style, or none: the kernels are taken and the colours are not."""
+    """An initial model may have one, of its own style, or none: its kernels are taken, its colors are not."""
     assert inside(train, "-c", write_conf(house, naming="first", steps=1, output_affine=before), cwd=house).returncode == 0
     first = house / "models" / "first" / "fast-style-model.ckpt-done"
     other = np.uint8(photo(40, 40, 9) * [0.9, 0.5, 0.2])
@@ -391,7 +420,7 @@ def test_the_output_affine_begins_as_the_runs_own_style(before, after, house):
         np.testing.assert_allclose(new["deconv3/scale"], colors.std((0, 1)), atol=1e-4)
 
 
-def test_a_run_by_muon_moves_the_kernels_between_features_otherwise(house):
+def test_muon_moves_the_kernels_between_features_differently_from_adam(house):
     for naming, muon in (("adam", False), ("muon", True)):
         result = inside(train, "-c", write_conf(house, naming=naming, muon=muon, steps=1), cwd=house)
         assert result.returncode == 0, result.stderr

@@ -39,7 +39,7 @@ def method(request, house):
 
 
 def named(*texts, size=None):
-    return styles.named(texts, ["style", "0"], size)
+    return styles.parse(texts, ["style", "0"], size)
 
 
 def test_comatch_against_numpy():
@@ -107,7 +107,7 @@ def test_no_place_is_far_longer_than_the_others():
 
 def test_comatchs_matrix_learns_and_the_grams_are_kept(house):
     method = METHODS["msgnet"](methods.load_conf(str(many_styles_conf(house, "msgnet"))), training=True)
-    variables = train.trainable(method)
+    variables = train.trainable_variables(method)
     assert not any(v is method.grams for v in variables)
     before, optimizer = method.match.numpy(), Adam(variables, 1e-5)
     content = tf.constant(np.stack([photo(32, 32, 1), photo(32, 32, 2)]), tf.float32)
@@ -123,7 +123,7 @@ def test_a_size_may_have_several_turns(house):
     """Each of all styles; there is one Gram matrix of it."""
     method = make("msgnet", house, training=True, steps=8, style_sizes=[48, 32, 48])
     assert method.grams.shape[:2] == (2, 2)
-    found, optimizer = [], Adam(train.trainable(method), 0.0)
+    found, optimizer = [], Adam(train.trainable_variables(method), 0.0)
     method._train_step = lambda content, optimizer, variables, index, *_, **__: found.append(int(index))
     for step in range(8):
         optimizer.iterations.assign(step)
@@ -136,14 +136,14 @@ def test_a_size_may_have_several_turns(house):
 def test_whole_grams_are_taken_in_three_visits_of_four(house):
     """The others, and all before the encoder has settled, take that of a crop."""
     method = make("msgnet", house, training=True)
-    kept, optimizer = method.grams.numpy(), Adam(train.trainable(method), 0.0)
+    kept, optimizer = method.grams.numpy(), Adam(train.trainable_variables(method), 0.0)
     content, follows = tf.constant(photo(32, 32, 1)[None], tf.float32), []
     for visit in (1, *range(1000, 1005)):
         totals = []
         for grams in (kept, kept[::-1]):
             method.grams.assign(grams)
             optimizer.iterations.assign(4 * visit)  # two styles at two sizes
-            totals.append(float(method.train_step(content, optimizer, train.trainable(method))["total_loss"]))
+            totals.append(float(method.train_step(content, optimizer, train.trainable_variables(method))["total_loss"]))
         follows.append(abs(totals[0] / totals[1] - 1) > 1e-4)
     assert follows == [False, False, True, True, True, False]
 
@@ -166,7 +166,7 @@ def test_the_norms_of_a_style_are_its_own(house):
 def test_steps_with_whole_grams_teach_a_styles_norms(house):
     """Those of the style whose turn it is, and none in the steps that take crops."""
     method = make("msgnet", house, training=True)
-    variables, content = train.trainable(method), tf.constant(photo(32, 32, 1)[None], tf.float32)
+    variables, content = train.trainable_variables(method), tf.constant(photo(32, 32, 1)[None], tf.float32)
     for visit, changed in ((1, []), (1000, []), (1001, ["0"])):
         optimizer = Adam(variables, 1e-3)
         optimizer.iterations.assign(4 * visit + method.style_names.index("0"))
@@ -330,7 +330,7 @@ def test_without_a_style_the_bank_gives_the_photo_back(house):
 def test_the_rounds_of_stylebank(house):
     """T steps of styles in turn, each touching its own bank and the shared net, and one of reconstruction."""
     method = make("stylebank", house, training=True, bank_blocks=1)
-    variables = train.trainable(method)
+    variables = train.trainable_variables(method)
     content = tf.constant(np.stack([photo(32, 32, 1), photo(32, 32, 2)]), tf.float32)
     for step in range(6):
         optimizer = Adam(variables, 1e-3)  # a new one each time: without momentum
@@ -429,7 +429,7 @@ def test_the_content_path_counts_once_for_a_mixture(house):
 def test_the_reconstructions_gradient_is_as_long_as_the_stylisings(house):
     """Times lambda: seen in a plain gradient step."""
     method = make("stylebank", house, training=True, reconstruction_weight=0.5)
-    variables = train.trainable(method)
+    variables = train.trainable_variables(method)
     plain = SimpleNamespace(iterations=tf.constant(0, tf.int64), found=None)
 
     def keep(pairs):
@@ -499,7 +499,7 @@ def test_the_flags_of_eval(desk):
         ("stylebank", ("--style", "0:0", "--style", "style:0"), "--style: all weights are 0"),
         ("stylebank", ("--style_file", "style.png"), "--style_file: stylebank.ckpt-done has styles of its own"),
         ("msgnet", ("--style", "0", "--style_file", "style.png"), "--style_file: does not go with --style"),
-        ("msgnet", ("--style", "0", "--preserve_colors=coral"), "--preserve_colors=coral: recolours --style_file"),
+        ("msgnet", ("--style", "0", "--preserve_colors=coral"), "--preserve_colors=palette: recolors --style_file"),
         ("stylebank", ("--texture", "20"), "--texture: needs a model of any style"),
         ("stylebank", ("--style", "0", "--style_size", "64"), "--style_size: stylebank.ckpt-done has brushes of one size"),
         ("stylebank", ("--style", "0="), "--style: got '0=', a mask's file is needed"),
@@ -519,9 +519,9 @@ def test_a_mistake_is_one_line(name, arguments, words, house):
 
 def test_a_mask_that_is_none(house):
     with pytest.raises(UserError, match="no such image"):
-        styles.named(["a=none.png"], ["a"])
+        styles.parse(["a=none.png"], ["a"])
     with pytest.raises(UsageError, match="no style 'b'"):
-        styles.named(["b"], ["a"])
+        styles.parse(["b"], ["a"])
     with pytest.raises(UserError, match="two are called a"):
         styles.names(["x/a.jpg", "y/a.png"])
 

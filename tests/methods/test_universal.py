@@ -295,7 +295,7 @@ def test_the_flags_of_eval(desk):
             "johnson",
             ("photos/0.jpg", "--preserve_colors=coral"),
             2,
-            "--preserve_colors=coral: recolours --style_file, and there is none",
+            "--preserve_colors=palette: recolors --style_file, and there is none",
         ),
         ("johnson", ("--texture", 20), 2, "--texture: needs a model of any style"),
         ("adain", (*STYLED, "--strength", "1,1"), 2, "--strength: 2 given, adain.ckpt-done takes one"),

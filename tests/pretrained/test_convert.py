@@ -76,6 +76,16 @@ def test_an_encoder_of_pytorch_comes_out_under_slims_names(save, tmp_path):
         assert value.ndim == 1 or name.split("/")[0] in result.stdout
 
 
+def test_the_state_dict_may_be_the_section_model_of_a_file(monkeypatch, tmp_path):
+    state = {name: Tensor(value) for name, value in in_pytorchs_form(encoder()).items()}
+    (tmp_path / "3SE.pth").write_bytes(b"")
+    for content in (state, {"model": state}):
+        monkeypatch.setitem(
+            sys.modules, "torch", types.SimpleNamespace(load=lambda *_, content=content, **options: content)
+        )
+        assert set(vgg.read_weights("vgg_19_distilled", str(tmp_path / "3SE.pth"))) == set(encoder())
+
+
 def test_no_deeper_than_asked_for(tmp_path):
     np.savez(tmp_path / "all.npz", **encoder())
     flags = ("--last", "conv2_1", "--output_file", "some.npz")
