@@ -209,7 +209,8 @@ def normalize_colors(style):
     """A style image with means and contrast that a net without create_affine() can reach. [1,H,W,3] RGB 0..255 -> the same.
 
     Each channel gets mean 0 and variance 1 before the tanh, as in every result of such a net. Trained towards the style
-    image itself, a net hides extreme colors in dark areas or at the edge, to bring the mean of all else nearer to it.
+    image itself, a net hides extreme colors in dark areas or at the edge, which brings the mean of the rest nearer to the
+    style's.
     """
     return (tf.tanh(instance_norm(atanh(style))) + 1) * 127.5
 

@@ -451,17 +451,18 @@ def test_mixed_precision_computes_about_the_same_and_is_the_runs_own(has, house,
     np.testing.assert_allclose(pictures[1], pictures[0], atol=1e-2)
 
 
-def test_border_losses_see_what_is_cut_off(house):
-    """Reflected photos through the same net: other losses, of more pixels; the style picture is as it was."""
+def test_a_normalized_style_is_another_target(house):
+    """As if the painting itself had the contrast of the net's results; the photos' targets are as they were."""
     losses = []
-    for border in (False, True):
-        conf = methods.load_conf(write_conf(house, border_losses=border, initializer="identity", batch_size=1))
+    for normalized in (False, True):
+        conf = methods.load_conf(write_conf(house, normalized_style=normalized, initializer="identity", batch_size=1))
         method = METHODS["johnson"](conf, training=True)
         content = tf.random.stateless_uniform([1, 32, 32, 3], [1, 2]) * 255
         variables = [*method.kernels.values()]
         losses.append(method.train_step(content, Adam(variables, 1e-3), variables))
-    assert losses[0].keys() == losses[1].keys()
-    assert float(losses[0]["losses/content_loss"]) != pytest.approx(float(losses[1]["losses/content_loss"]), rel=1e-4)
+    plain, normalized = ({tag: float(loss) for tag, loss in parts.items()} for parts in losses)
+    assert plain["losses/content_loss"] == pytest.approx(normalized["losses/content_loss"], rel=1e-5)
+    assert plain["losses/style_loss"] != pytest.approx(normalized["losses/style_loss"], rel=1e-2)
 
 
 def test_a_run_may_begin_with_another_style(house):
