@@ -114,7 +114,7 @@ def main(argv):
     pictures.check_writable_format(job.output_file)
     for path in written_files(job):
         system.check_writable(path)
-    conf = config.load_conf(system.located(cli.require_conf(FLAGS.conf)), gatys.GatysConf)
+    conf = config.load_conf(system.find_file(cli.require_conf(FLAGS.conf)), gatys.GatysConf)
     conf = config.replace_values(conf, changes, "the command line")
     if conf.style_stretched and "style_scale" in changes:
         raise cli.UsageError("--style_scale: without effect, as the conf says style_stretched")

@@ -207,7 +207,7 @@ def trainable_variables(method):
 
 def used_files(conf):
     """{conf key: path} of the files, other than the photos, that decide what a run learns."""
-    loss_model_file = system.located(conf.loss_model_file)
+    loss_model_file = system.find_file(conf.loss_model_file)
     if not os.path.isfile(loss_model_file):  # the prefix of a V2 checkpoint, or the word "imagenet"
         loss_model_file += ".data-00000-of-00001"
     files = {"style_image": getattr(conf, "style_image", ""), "loss_model_file": loss_model_file}

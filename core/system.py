@@ -87,7 +87,7 @@ def sole_user(folder):
             os.close(handle)
 
 
-def located(path):
+def find_file(path):
     """`path`, or where only the project's folder has a file of that name, its path there: scripts can be run anywhere."""
     in_project = os.path.join(ROOT, path)
     return in_project if not os.path.exists(path) and os.path.exists(in_project) else path

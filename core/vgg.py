@@ -137,7 +137,7 @@ def read_weights(scope, path, exclude_scopes=""):
     topology(scope)
     if path == "imagenet":
         return _check(_read_imagenet(scope), scope, path)
-    path, kind = system.located(path), os.path.splitext(path)[1]
+    path, kind = system.find_file(path), os.path.splitext(path)[1]
     reader = {".h5": _read_h5, ".mat": _read_mat, ".npz": _read_npz, ".pth": _read_pth}.get(kind)
     if not os.path.exists(path) and (reader or not os.path.exists(path + ".index")):
         remedy = (

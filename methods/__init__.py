@@ -67,7 +67,7 @@ def check_encoder(path, conf, trained):
       conf, trained: its recipe, as load_recipe returns it.
     """
     recorded = trained.get("sha256", {}).get("loss_model_file")
-    encoder = system.located(conf.loss_model_file)
+    encoder = system.find_file(conf.loss_model_file)
     if recorded and os.path.isfile(encoder) and system.hex_digest(encoder) != recorded:
         raise UserError(
             f"{encoder}: not the file that {path} was trained with, whose SHA-256 is {recorded} "
