@@ -88,7 +88,7 @@ def sole_user(folder):
 
 
 def find_file(path):
-    """`path`, or where only the project's folder has a file of that name, its path there: scripts can be run anywhere."""
+    """The path, or if there is no such file, that in the project's folder: scripts can be run from anywhere."""
     in_project = os.path.join(ROOT, path)
     return in_project if not os.path.exists(path) and os.path.exists(in_project) else path
 
