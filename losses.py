@@ -28,9 +28,10 @@ def read_loss_network(conf, layers):
 
 
 def read_loss_networks(conf):
-    """The conf's loss network and, if it names one, its second: a list of vgg.Vgg, each up to its own of the conf's layers.
+    """The conf's loss network and its second one, if it names one: a list of vgg.Vgg.
 
-    The first is left out when all layers belong to the second.
+    A layer belongs to the second network if its name begins with that one's scope, else to the first, which is left out
+    when no layer is its own.
 
     Raises UserError as read_loss_network does, or when no layer belongs to the second network.
     """
@@ -61,8 +62,8 @@ class PerceptualLoss(tf.Module):
     """The one objective, of nets that are trained and of pixels that are optimized: content, style and total variation.
 
     Departures from Johnson et al., all off by default:
-    - conf.turned_losses: the loss network sees each batch in a random one of VIEWS views. A grid of a few pixels that it
-      mistakes for brush strokes is a different pattern when turned, so such a grid is useless to the net.
+    - conf.turned_losses: the loss network sees each batch in a random one of VIEWS views. A net may learn to paint a grid
+      of a few pixels that the loss network mistakes for brush strokes; turned, the grid is another pattern, thus useless.
     - conf.color_weight: the pixels' colors are one more style layer. Colors near the loss network's means hardly show in
       its Gram matrices: without this layer a net may paint lilac where the style has ochre.
     - conf.luminance_weight: blurred light and dark are one more content layer. Deep layers hardly tell one evenly colored
@@ -89,9 +90,9 @@ class PerceptualLoss(tf.Module):
         self._style_shares = layer_shares(self._style_layers, style_is_mean, conf.style_layer_weights)
 
     def style_targets(self, image, view_range=None):
-        """What a style image [1,h,w,3] RGB 0..255 should make of a picture: {layer: style_matrix() of each view, [V,C,C]}.
+        """The targets of a style image [1,h,w,3] RGB 0..255: {style layer: its style_matrix() in each view, [V,C,C]}.
 
-        The views are those of `view_range`; None: all that the conf asks for.
+        The views are those of `view_range`, or, if None, views(conf).
         """
         targets = {layer: [] for layer in self._style_layers}
         for view in view_range or views(self.conf):
@@ -178,7 +179,7 @@ def views(conf):
 
 
 def draw_view(conf, step):
-    """The view of a step, a scalar: random in 0..VIEWS-1, but the same for the same seed and step; else 0."""
+    """The view of a step: 0, or with conf.turned_losses random in 0..VIEWS-1, the same for the same seed and step."""
     if not conf.turned_losses:
         return 0
     seed = tf.stack([tf.constant(conf.seed, tf.int64), tf.cast(step, tf.int64)])

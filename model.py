@@ -17,7 +17,7 @@ from core import winograd
 from vgg_preprocessing import mean_image_subtraction
 
 AFFINE = ("deconv3/scale", "deconv3/offset")  # the variables of create_affine()
-BORDER = 10  # pixels: the input is reflected by so many; edge artifacts fall into this border, which the output is without
+BORDER = 10  # pixels reflected around the input: edge artifacts fall into this border, which is cropped from the output
 WIDTH = 32  # channels of conv1 in the paper
 
 
@@ -120,7 +120,7 @@ def reflect_border(x, width):
 
 
 def reflect(x, axis, start, stop):
-    """x at the positions start..stop-1 of an axis, those outside of x reflected into it as often as it takes."""
+    """x at the positions start..stop-1 of an axis; positions outside of x are reflected until they are inside."""
     size = tf.shape(x)[axis]
     period = tf.maximum(2 * (size - 1), 1)
     index = tf.math.floormod(tf.range(start, stop), period)
@@ -151,7 +151,7 @@ def tanh(x, least_slope):
 def image_transform_net(images, w, least_slope=0.0):
     """The image transform net. [N,H,W,3] RGB 0..255 -> [N,H,W,3] RGB 0..255.
 
-    The original rounds H and W up to a multiple of 4; here what is too much is cut off at the bottom and the right.
+    The original rounds H and W up to multiples of 4; here the surplus is cropped, at the bottom and the right.
 
     Args:
       w: kernels by scope as in kernel_sizes(), and what create_affine() returns if the net has it.
@@ -206,7 +206,7 @@ def create_affine(style):
 
 
 def normalize_colors(style):
-    """A style image with means and contrast that a net without create_affine() can reach. [1,H,W,3] RGB 0..255 -> the same.
+    """Gives a style image the means and contrast of a net without create_affine(). [1,H,W,3] RGB 0..255 -> the same.
 
     Each channel gets mean 0 and variance 1 before the tanh, as in every result of such a net. Trained towards the style
     image itself, a net hides extreme colors in dark areas or at the edge, which brings the mean of the rest nearer to the
@@ -216,5 +216,5 @@ def normalize_colors(style):
 
 
 def atanh(images):
-    """What the final tanh gets where the net's output is RGB 0..255; clipped to 4..251, as it is infinite at the ends."""
+    """What the final tanh must get to give images RGB 0..255, clipped to 4..251, as it is infinite at the ends."""
     return tf.atanh(tf.clip_by_value(images / 127.5 - 1, -0.97, 0.97))

@@ -18,9 +18,9 @@ class ManyStylesConf(config.MethodConf, config.PerceptualConf):
 class Method(tf.Module):
     """A net that stylizes pictures, built from its conf; for training, with its losses too.
 
-    A method must have a conf_class, `__init__(conf, training)`, train_step(), stylize() and `memory`; the defaults of the
-    other attributes fit a method of one style. Its variables have their checkpoint names from the start. train.py trains
-    the trainable ones outside of the loss network's scope.
+    A subclass must have conf_class, `__init__(conf, training)`, train_step(), stylize() and `memory`; the defaults of the
+    other attributes fit a method of one style. Its variables are named as in checkpoints. train.py trains the trainable
+    ones outside the loss network's scope.
 
     Attributes:
       conf_class: the class of its conf.
