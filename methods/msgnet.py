@@ -117,7 +117,7 @@ class MsgNet(base.Method):
         """Takes a step towards a style.
 
         Args:
-          index: scalar, of the style at one of its sizes in self._images.
+          index: a scalar tensor, the place in self._images of the style at one of its sizes.
           style: a crop of the style image, [1,h,w,3] RGB 0..255, whose Gram matrix CoMatch gets; None: it gets `gram`.
           gram: the Gram matrix of the whole style image, [C,C].
         """
@@ -127,11 +127,11 @@ class MsgNet(base.Method):
 
         def compute_losses():
             if gram is None:
-                matched, norms = self._compute_gram(style)[0], self._identity_norms()
-            else:  # a product instead of an index, whose gradient would be tf.IndexedSlices: the optimizer takes tensors
+                style_gram, norms = self._compute_gram(style)[0], self._identity_norms()
+            else:  # a product, as the gradient of norm_changes[i] is a tf.IndexedSlices, which the optimizer does not take
                 one_hot = tf.one_hot(index // len(self.sizes), len(self.style_names))
-                matched, norms = gram, self._identity_norms() + tf.tensordot(one_hot, self.norm_changes, 1)
-            generated = self._decode(comatch(self._encode(content), self.match, matched, self.path), norms)
+                style_gram, norms = gram, self._identity_norms() + tf.tensordot(one_hot, self.norm_changes, 1)
+            generated = self._decode(comatch(self._encode(content), self.match, style_gram, self.path), norms)
             return self.perceptual_loss(generated, content_targets, style_targets, self.conf.style_weight, view)
 
         return base.minimize(compute_losses, variables, optimizer)
