@@ -110,7 +110,7 @@ def page(confs, seconds, command, network):
     """The recipes' sheet as Markdown."""
     rows = [
         f"| `conf/{name}.yml` | {RECIPES[name]} | {conf.loss_model} | {conf.optimizer} "
-        f"| {gatys.iterations(conf)} | {len(gatys.scales(conf))} "
+        f"| {gatys.iterations_per_scale(conf)} | {len(gatys.scales(conf))} "
         f"| {seconds[name]:.0f} |"
         for name, conf in confs.items()
     ]

@@ -75,8 +75,8 @@ def teachers_wct(folder):
         for depth, (layer, encoder, decoder) in levels.items():
             images = (content, tf.cast(style.image, tf.float32)[None])
             own, target = (encoder(layers.pad_to_multiple(image, depth))[layer][0] for image in images)
-            mean, covariance = wct.statistics(target)
-            features = wct.whitened_and_coloured(own, 1.0, mean, wct.power(covariance, 0.5))
+            mean, covariance = wct.mean_and_covariance(target)
+            features = wct.whiten_and_color(own, 1.0, mean, wct.matrix_power(covariance, 0.5))
             content = 255 * tf.nn.relu(decoders.apply_decoder(features[None], decoder))[:, :height, :width]
         return content[0]
 
