@@ -110,13 +110,12 @@ def test_any_size_keeps_its_size(size):
 
 
 def test_a_normalized_style_is_what_the_last_norm_can_give():
-    """Each channel has mean 0 and deviation 1 before the tanh, whatever the style's colors; once more changes nothing."""
+    """Each channel has mean 0 and deviation 1 before the tanh, whatever the style's colors."""
     style = np.float32(photo(40, 50)[None]) * [0.5, 0.3, 0.2] + [10, 30, 20]
     once = model.normalize_colors(tf.constant(style, tf.float32))
     before_tanh = np.arctanh(np.clip(once / 127.5 - 1, -0.9999, 0.9999))
     np.testing.assert_allclose(before_tanh.mean((0, 1, 2)), 0, atol=0.01)
     np.testing.assert_allclose(before_tanh.std((0, 1, 2)), 1, atol=0.01)
-    np.testing.assert_allclose(model.normalize_colors(once), once, atol=2)
 
 
 @pytest.mark.parametrize("size", [1, 2, 5, 11, 40])
