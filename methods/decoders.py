@@ -72,7 +72,7 @@ def inversion_losses(encoder, layer, decoder, features, images):
 
 
 def apply_decoder(x, decoder):
-    """The convolutions of a decoder, as create_decoder() returns it, one after the other: [N,h,w,C] -> [N,H,W,3] in UNIT.
+    """The convolutions of a decoder, as create_decoder() returns it, one after the other: [N,h,w,C] -> [N,H,W,3].
 
     Edges are reflected; where the encoder pools, the decoder repeats each pixel 2x2 times.
     """
