@@ -71,7 +71,7 @@ class MsgNet(base.Method):
         channels = 4 * conf.width
         noise = tf.random.stateless_uniform([channels, channels], [conf.seed, -1], 0, 0.02)
         self.match = tf.Variable(tf.eye(channels) + noise, name="msgnet/comatch/weights")
-        self.path = tf.Variable(tf.zeros([channels] * 2), name="msgnet/comatch/path")
+        self.path = tf.Variable(tf.zeros([channels] * 2), name="msgnet/comatch/path")  # see comatch()
         zeros = tf.zeros([len(self.style_names), 2, sum(norm_channels(conf).values())])
         self.norm_changes = tf.Variable(zeros, name="msgnet/norms")  # added to layers.identity_norms
         zeros = tf.zeros([len(self.style_names), len(self.sizes), channels, channels])
@@ -282,7 +282,7 @@ def normalize(x, norms, scope):
 
 
 def limit_length(x):
-    """Softly limits the length of each pixel's features to LIMIT times its root mean square in the image.
+    """Softly limits the length of each pixel's features to LIMIT times the root mean square of all lengths in the image.
 
     [N,H,W,C] -> the same. Not in the paper: norms hide the scale of features, but a few huge ones in an image decide its
     deviation. Without a limit each block made them larger, at eyes and edges, up to 75 times the median before the last
