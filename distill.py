@@ -45,8 +45,8 @@ def main(argv):
         raise cli.UserError(f"batch_size: got {conf.batch_size}; Gram distances are compared within a batch, 3 are needed")
     if not conf.steps:
         raise cli.UserError("steps: missing; the student settles in the last fifth of them, so a number above 0 is needed")
-    if 2 * conf.optimised_images >= conf.batch_size:
-        raise cli.UserError(f"optimised_images: got {conf.optimised_images}, less than half of batch_size is needed")
+    if 2 * conf.optimized_images >= conf.batch_size:
+        raise cli.UserError(f"optimized_images: got {conf.optimized_images}, less than half of batch_size is needed")
     paths, _ = reader.hold_out(reader.list_images(conf.train_data), conf.hold_out)
     lesson = Lesson(conf, paths)
     used = {"teacher_file": conf.teacher_file, "deep_teacher_file": conf.deep_teacher_file}
@@ -91,7 +91,7 @@ class Lesson(tf.Module):
             *self.student.moments(),
             *(variable for head in self.heads.values() for variable in head.variables),
         ]
-        self.easel = Easel(self.student, conf) if conf.optimised_images else None
+        self.easel = Easel(self.student, conf) if conf.optimized_images else None
 
     def train_step(self, content, optimizer, variables):
         """One step on [N,S,S,3] photos, RGB 0..255.
@@ -118,7 +118,7 @@ class Lesson(tf.Module):
                 matrix = head.update(features[layer], target)
                 shares[layer] = unexplained_share(tf.tensordot(features[layer], matrix, 1), target)
                 scaled = features[layer] * tf.norm(matrix, axis=1)  # as weights() scales the channels
-                disorder[layer] = gram_disorder(scaled, target, self.conf.optimised_images)
+                disorder[layer] = gram_disorder(scaled, target, self.conf.optimized_images)
             # Logarithms, so that a layer that is nearly right, as the first ones soon are, still counts as much as others.
             total = tf.add_n([tf.math.log(share) for share in shares.values()])
             total += tf.add_n(list(disorder.values()))
@@ -245,7 +245,7 @@ class Easel(tf.Module):
 
     def __init__(self, student, conf):
         super().__init__()
-        self.student, self.count, self.conf = student, conf.optimised_images, conf
+        self.student, self.count, self.conf = student, conf.optimized_images, conf
         paths = [path for folder in conf.style_data for path in reader.list_images(folder)]
         self.paintings = tf.stack([*reader.read_squares(paths, 2 * conf.image_size)]) if paths else None
         shape = [self.SLOTS * self.count, conf.image_size, conf.image_size, 3]

@@ -22,6 +22,7 @@ REMOVED_KEYS = {  # keys of earlier versions, and what to write instead
     "gram_weight": "the order of Gram distances always weighs as much as the features; leave the line out",
     "relative_losses": "write content_form: relative and style_form: relative instead of true, nothing instead of false",
     "style_normaliser": "write style_form with the same value, size or channels",
+    "optimised_images": "write optimized_images with the same value",
     "content_path": "CoMatch always has a matrix that all styles share; leave the line out",
     "style_norms": "each named style always has scales and offsets of its own; leave the line out",
     "whole_grams": "after 4000 steps most always take the Gram matrices of whole paintings; leave the line out",
@@ -185,7 +186,7 @@ class DistillConf(RunConf):
     deep_teacher_layers: tuple[str, ...]
     style_models: tuple[str, ...] = ()  # model files of nets whose outputs are among the images
     # In each batch N images are pictures optimized towards a style by the student's style losses, N more are those styles
-    optimised_images: int = 0
+    optimized_images: int = 0
     style_data: tuple[str, ...] = ()  # folders of paintings for those styles; (): photos
 
 
@@ -212,7 +213,7 @@ def load_recipe(path, kind):
     if isinstance(kind, dict):
         kind = _choose_kind(values.get("method", "johnson"), kind, path, lines)
     if trained:
-        values = _drop_removed_keys(values, find_limits(kind, "style_form"))
+        values = _drop_removed_keys(values, kind)
     converted = _convert_values(values, kind, lambda key: f"{path}, line {lines.get(str(key), '?')}")
     for field in dataclasses.fields(kind):
         if field.default is dataclasses.MISSING and field.name not in values:
@@ -272,17 +273,14 @@ def _read_yaml(path):
     return values, lines
 
 
-def _drop_removed_keys(values, style_form):
-    """A recipe's values without REMOVED_KEYS; those that others replace live on in them.
-
-    `style_form` are the Limits of the key that replaces style_normaliser, as the recipe's class has them.
-    """
-    forms = {}
-    if values.get("relative_losses") and style_form.choices:
-        forms = {"content_form": "relative", "style_form": "relative"}
-    elif values.get("style_normaliser") in style_form.choices:
-        forms = {"style_form": values["style_normaliser"]}
-    return forms | {key: value for key, value in values.items() if key not in REMOVED_KEYS}
+def _drop_removed_keys(values, kind):
+    """A recipe's values without REMOVED_KEYS; keys of `kind`, the recipe's class, take over what they meant."""
+    successors = {"style_form": values.get("style_normaliser"), "optimized_images": values.get("optimised_images")}
+    if values.get("relative_losses"):
+        successors |= {"content_form": "relative", "style_form": "relative"}
+    keys = {field.name for field in dataclasses.fields(kind)}
+    successors = {key: value for key, value in successors.items() if key in keys and value is not None}
+    return successors | {key: value for key, value in values.items() if key not in REMOVED_KEYS}
 
 
 def _choose_kind(method, kinds, path, lines):

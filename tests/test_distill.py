@@ -48,7 +48,7 @@ def write(school, **changes):
         "image_size": 32,
         "batch_size": 4,
         "steps": 4,
-        "optimised_images": 1,
+        "optimized_images": 1,
         "learning_rate": 2e-3,
     } | changes
     path = school / "conf.yml"
@@ -75,7 +75,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(school):
     done = "models/{}/fast-style-model.ckpt-done"
     method = METHODS["johnson"](johnson.JohnsonConf(style_image="x", naming="x", initializer="identity"))
     checkpoints.save(str(school / "style.ckpt-done"), method.variables)
-    keys = {"style_models": ["style.ckpt-done"], "optimised_images": 0, "learning_rate_schedule": "constant"}
+    keys = {"style_models": ["style.ckpt-done"], "optimized_images": 0, "learning_rate_schedule": "constant"}
     assert inside(distill, "-c", write(school, naming="straight", **keys), cwd=school).returncode == 0
     for steps in (2, 4):
         assert inside(distill, "-c", write(school, naming="halved", steps=steps, **keys), cwd=school).returncode == 0
@@ -137,7 +137,7 @@ def test_varied_images_stay_images_and_repeat():
 
 def test_optimized_pictures_go_where_the_student_leads(school):
     """Visit by visit nearer to their styles' Gram matrices; they begin anew after their life."""
-    taught = lesson(school, optimised_images=2, batch_size=5)
+    taught = lesson(school, optimized_images=2, batch_size=5)
     photos = tf.constant(np.stack([photo(32, 32, i) for i in range(4)]), tf.float32)
     easel, errors = taught.easel, []
     targets = easel._grams(photos[2:])
@@ -189,7 +189,7 @@ def test_paintings_are_the_styles_of_optimized_pictures(school):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"optimised_images": 2}, "optimised_images: got 2, less than half of batch_size is needed"),
+        ({"optimized_images": 2}, "optimized_images: got 2, less than half of batch_size is needed"),
         ({"hold_out": 6}, "hold_out: got 6, but train_data has only 6 pictures"),
         ({"batch_size": 2}, "batch_size: got 2"),
         ({"widths": [4, 6]}, "widths: got [4, 6], 5 whole numbers above 0 are needed"),
