@@ -87,7 +87,10 @@ class Lesson(tf.Module):
         deepest = max(i for i, name in enumerate(by_name) if name in channels)
         self.student = Student(conf.loss_model, weights, list(by_name.values())[: deepest + 1])
         self.heads = {layer: Head(layer, weights, channels[name]) for name, layer in by_name.items() if name in channels}
-        self.extra_variables = [*self.student.moments(), *(variable for head in self.heads.values() for variable in head.variables)]
+        self.extra_variables = [
+            *self.student.moments(),
+            *(variable for head in self.heads.values() for variable in head.variables),
+        ]
         self.easel = Easel(self.student, conf) if conf.optimized_images else None
 
     def train_step(self, content, optimizer, variables):

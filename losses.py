@@ -1,6 +1,6 @@
-"""Perceptual losses (Johnson et al. 2016) with the normalisers of hzy46/fast-neural-style-tensorflow.
+"""Perceptual losses (Johnson et al. 2016), normalized as in hzy46/fast-neural-style-tensorflow.
 
-All take and return float32; images are [N,H,W,3] RGB 0..255, features [N,h,w,C] by layer name.
+Everything is float32. Images are [N,H,W,3] RGB 0..255, features are {layer name: [N,h,w,C]}.
 """
 
 import dataclasses
@@ -10,14 +10,15 @@ import tensorflow as tf
 from core import vgg
 from core.cli import UserError
 
-COLORS, LUMINANCE = "colors", "luminance"  # of the pixels themselves: one more style layer, one more content layer
-SQUARE = 8  # pixels on a side, over which LUMINANCE is averaged
-VIEWS = 8  # ways to mirror and turn a picture by quarters
-BACK = (0, 1, 2, 3, 4, 6, 5, 7)  # for each view the one that undoes it
+COLORS, LUMINANCE = "colors", "luminance"  # layers without a network: a style layer and a content layer of the pixels
+SQUARE_SIDE = 8  # pixels: LUMINANCE is averaged over squares of this size
+VIEWS = 8  # a picture can be mirrored and turned by quarters in 8 ways
+INVERSE_VIEWS = (0, 1, 2, 3, 4, 6, 5, 7)  # the view that undoes each view
+UNDIVIDED_FORMS = ("half_sum", "quarter_mean", "image")  # compare F F^T, so that a larger style image weighs more
 
 
-def loss_network(conf, layers):
-    """The conf's loss network up to the deepest of `layers`, on the GPU where there is one.
+def read_loss_network(conf, layers):
+    """The conf's loss network up to the deepest of `layers`, a vgg.Vgg on the GPU if there is one.
 
     Raises UserError as vgg.read_weights and vgg.Vgg do.
     """
@@ -26,163 +27,184 @@ def loss_network(conf, layers):
         return vgg.Vgg(conf.loss_model, weights, layers, conf.pooling, conf.repeated_edges)
 
 
-def loss_networks(conf):
-    """[the conf's loss network, and its second one where it names any], each with those of the conf's layers that are its.
+def read_loss_networks(conf):
+    """The conf's loss network and its second one, if it names one: a list of vgg.Vgg.
 
-    Raises UserError as loss_network does, or when no layer is the second network's.
+    A layer belongs to the second network if its name begins with that one's scope, else to the first, which is left out
+    when no layer is its own.
+
+    Raises UserError as read_loss_network does, or when no layer belongs to the second network.
     """
     layers = {*conf.content_layers, *conf.style_layers}
     second = {layer for layer in layers if conf.second_loss_model and layer.startswith(f"{conf.second_loss_model}/")}
     if conf.second_loss_model and not second:
         raise UserError(f"second_loss_model: no layer begins with {conf.second_loss_model}/; name one in style_layers")
-    networks = [loss_network(conf, layers - second)] if layers - second else []
+    networks = [read_loss_network(conf, layers - second)] if layers - second else []
     if second:
         keys = {"loss_model": conf.second_loss_model, "loss_model_file": conf.second_loss_model_file}
-        networks.append(loss_network(dataclasses.replace(conf, **keys), second))
+        networks.append(read_loss_network(dataclasses.replace(conf, **keys), second))
     return networks
 
 
-def teachers(conf):
-    """The two networks that a DistillConf's student learns from, up to the layers they teach.
+def read_teachers(conf):
+    """The two networks that a DistillConf's student learns from, a list of vgg.Vgg up to the layers that they teach.
 
     Raises UserError as vgg.read_weights and vgg.Vgg do.
     """
-    networks = (conf.teacher_file, conf.teacher_layers), (conf.deep_teacher_file, conf.deep_teacher_layers)
-    scopes = [layers[0].split("/")[0] for _, layers in networks]
-    return [
-        vgg.Vgg(scope, vgg.read_weights(scope, path), layers)
-        for scope, (path, layers) in zip(scopes, networks, strict=True)
-    ]
+    teachers = []
+    for path, layers in ((conf.teacher_file, conf.teacher_layers), (conf.deep_teacher_file, conf.deep_teacher_layers)):
+        scope = layers[0].split("/")[0]
+        teachers.append(vgg.Vgg(scope, vgg.read_weights(scope, path), layers))
+    return teachers
 
 
 class PerceptualLoss(tf.Module):
-    """How far pictures are from a content and from styles, and how rough: for nets that are trained and for pixels.
+    """The one objective, of nets that are trained and of pixels that are optimized: content, style and total variation.
 
-    With conf.turned_losses the loss networks see a batch in one of VIEWS views, drawn for each step. A grid of a few pixels
-    that one network mistakes for brush strokes is another pattern to it when turned: showing it each batch in a random
-    view makes such a grid useless.
-
-    With conf.color_weight the pixels are one more style layer: colours near the loss network's means hardly show in its
-    Gram matrices, so that a net may choose any gray, lilac instead of ochre. With conf.luminance_weight light and dark are
-    one more content layer: deep layers hardly tell flats apart, so that a black one may turn into the brightest hue.
+    Departures from Johnson et al., all off by default:
+    - conf.turned_losses: the loss network sees each batch in a random one of VIEWS views. A net may learn to paint a grid
+      of a few pixels that the loss network mistakes for brush strokes; turned, the grid is another pattern, thus useless.
+    - conf.color_weight: the pixels' colors are one more style layer. Colors near the loss network's means hardly show in
+      its Gram matrices: without this layer a net may paint lilac where the style has ochre.
+    - conf.luminance_weight: blurred light and dark are one more content layer. Deep layers hardly tell one evenly colored
+      area from another: without this layer a black one may turn into the brightest color.
+    - conf.second_loss_model: the layers that begin with its scope come from a second network.
 
     Args:
       conf: a PerceptualConf, or a GatysConf.
-      network: the conf's loss network with all layers of the conf; None: it is read.
+      network: the conf's loss network with all layers of the conf; None: read from its file.
 
-    Raises UserError as loss_network does, or when no layer is the second network's.
+    Raises UserError as read_loss_networks does.
     """
 
     def __init__(self, conf, network=None):
         super().__init__()
-        self.conf, self._networks = conf, [network] if network else loss_networks(conf)
+        self.conf, self._networks = conf, [network] if network else read_loss_networks(conf)
         self._content_layers = (*conf.content_layers, *([LUMINANCE] if conf.luminance_weight else []))
         self._style_layers = (*conf.style_layers, *([COLORS] if conf.color_weight else []))
         self._factors = {LUMINANCE: conf.luminance_weight, COLORS: conf.color_weight}
-        averages_content, averages_style = (
+        content_is_mean, style_is_mean = (
             conf.averages_layers or form == "relative" for form in (conf.content_form, conf.style_form)
         )
-        self._content_shares = layer_shares(self._content_layers, averages_content)
-        self._style_shares = layer_shares(self._style_layers, averages_style, conf.style_layer_weights)
+        self._content_shares = layer_shares(self._content_layers, content_is_mean)
+        self._style_shares = layer_shares(self._style_layers, style_is_mean, conf.style_layer_weights)
 
     def style_targets(self, image, view_range=None):
-        """{layer: matrices [V,C,C], one for each view of views(conf), or of a range} of [1,h,w,3] RGB 0..255."""
+        """The targets of a style image [1,h,w,3] RGB 0..255: {style layer: its style_matrix() in each view, [V,C,C]}.
+
+        The views are those of `view_range`, or, if None, views(conf).
+        """
         targets = {layer: [] for layer in self._style_layers}
         for view in view_range or views(self.conf):
             features = self._features(image, view, self._style_layers)
             for layer, matrices in targets.items():
                 matrices.append(style_matrix(features[layer], self.conf.style_form))
-            del features  # or they stay until the next view's are there
+            del features  # before the next view's are computed: one view's take most of the memory
         return {layer: tf.concat(matrices, 0) for layer, matrices in targets.items()}
 
     def content_targets(self, content, view=0):
-        """{layer: features [N,h,w,C]} of photos [N,H,W,3]; no gradient goes through them."""
+        """{layer: features [N,h,w,C]} of photos [N,H,W,3] RGB 0..255 in a view; no gradient goes through them."""
         features = self._features(content, view, self._content_layers)
         return {layer: tf.stop_gradient(features[layer]) for layer in self._content_layers}
 
     def errors(self, images, content_targets, styles, view=0):
-        """How far pictures [N,H,W,3] RGB 0..255 are from their targets, in the conf's forms.
+        """How far pictures [N,H,W,3] RGB 0..255 are from their targets, in the conf's forms, before the conf's weights.
 
         Args:
-          content_targets: as content_targets() gives them for this view; {}: no content.
-          styles: [(weight, guides, targets)]: targets from style_targets(); guides {layer: [1,h,w,1]} are what features are
-            multiplied by where a style has a region of its own, or None. []: no style.
+          content_targets: what content_targets() returns for the same view; {}: no content.
+          styles: a list of (weight, guides, targets), one for each style; []: no style. `targets` are what style_targets()
+            returns. `guides` limit a style to its region, {layer: [1,h,w,1] to multiply the features by}; None: no limit.
 
         Returns:
-          ({"tv", "content", "style": scalar}, the last two where there are targets, {style layer: scalar}).
+          ({"tv": scalar, "content": scalar, "style": scalar}, {style layer: scalar}), without "content" and "style" where
+          there are no targets.
         """
-        conf, layers = self.conf, dict.fromkeys([*content_targets, *(layer for _, _, t in styles for layer in t)])
-        features, parts, of_style = self._features(images, view, layers), {}, {}
-        parts["tv"] = total_variation_loss(images, conf.tv_form)
+        layers = dict.fromkeys([*content_targets, *(layer for _, _, targets in styles for layer in targets)])
+        features, style_errors = self._features(images, view, layers), {}
+        parts = {"tv": total_variation_loss(images, self.conf.tv_form)}
         if content_targets:
-            of_content = content_losses(features, content_targets, conf.content_form)
-            errors = [self._content_shares[k] * self._factors.get(k, 1.0) * error for k, error in of_content.items()]
-            parts["content"] = tf.add_n(errors)
+            content_errors = [
+                self._content_shares[layer]
+                * self._factors.get(layer, 1.0)
+                * content_error(features[layer], target, self.conf.content_form)
+                for layer, target in content_targets.items()
+            ]
+            parts["content"] = tf.add_n(content_errors)
+        pixels = tf.reduce_prod(tf.shape(images)[1:3])
         for weight, guides, targets in styles:
             for layer, matrices in targets.items():
-                guided = features[layer] * turned(guides[layer], view) if guides else features[layer]
-                pixels = tf.reduce_prod(tf.shape(images)[1:3])
-                error = style_error(guided, matrices[view], conf.style_form, pixels)
-                of_style[layer] = of_style.get(layer, 0.0) + weight * self._factors.get(layer, 1.0) * error
+                inside = features[layer] * turn(guides[layer], view) if guides else features[layer]
+                error = style_error(inside, matrices[view], self.conf.style_form, pixels)
+                style_errors[layer] = style_errors.get(layer, 0.0) + weight * self._factors.get(layer, 1.0) * error
         if styles:
-            parts["style"] = tf.add_n([self._style_shares[layer] * error for layer, error in of_style.items()])
-        return parts, of_style
+            parts["style"] = tf.add_n([self._style_shares[layer] * error for layer, error in style_errors.items()])
+        return parts, style_errors
 
     def __call__(self, generated, content_targets, style_targets, style_weight, view=0):
-        """The scalar losses of [N,H,W,3] RGB 0..255 by their TensorBoard tags; content targets of the same view."""
-        parts, of_style = self.errors(generated, content_targets, [(1.0, None, style_targets)], view)
+        """The scalar losses of a net's pictures [N,H,W,3] RGB 0..255 by TensorBoard tag, as tag_losses() returns them.
+
+        `content_targets` and `style_targets` are what the methods of these names return, the former for the same view.
+        """
+        parts, style_errors = self.errors(generated, content_targets, [(1.0, None, style_targets)], view)
         weights = {"content": self.conf.content_weight, "style": style_weight, "tv": self.conf.tv_weight}
         names = {"content": "content_loss", "style": "style_loss", "tv": "regularizer_loss"}
-        return weighted_sum({names[part]: (parts[part], weights[part]) for part in names}, of_style)
+        return tag_losses({names[part]: (parts[part], weights[part]) for part in names}, style_errors)
 
     def _features(self, images, view, layers):
-        images = turned(images, view)
-        of_pixels = {COLORS: colors, LUMINANCE: luminance}
-        features = {layer: of_pixels[layer](images) for layer in layers if layer in of_pixels}
+        """{layer: [N,h,w,C]} of images [N,H,W,3] RGB 0..255 in a view."""
+        images = turn(images, view)
+        pixel_layers = {COLORS: colors, LUMINANCE: luminance}
+        features = {layer: pixel_layers[layer](images) for layer in layers if layer in pixel_layers}
         for network in self._networks:
-            if of_network := [layer for layer in network.layers if layer in layers]:
-                features |= network(images, of_network)
+            if own_layers := [layer for layer in network.layers if layer in layers]:
+                features |= network(images, own_layers)
         return features
 
 
-def layer_shares(layers, averages, weights=()):
-    """{layer: what its error counts in a loss}: its weight, by default 1; as a share of all weights where it averages."""
+def layer_shares(layers, is_mean, weights=()):
+    """{layer: factor of its error in a loss}: its weight, 1 by default, for a sum; divided by all weights for a mean."""
     weights = weights or [1.0] * len(layers)
-    total = sum(weights) if averages else 1.0
+    total = sum(weights) if is_mean else 1.0
     return {layer: weight / total for layer, weight in zip(layers, weights, strict=True)}
 
 
 def colors(images):
-    """[N,H,W,3] RGB 0..255 -> [N,H,W,4]: -1..1 and 1, so that their Gram matrix holds means and second moments."""
+    """[N,H,W,3] RGB 0..255 -> [N,H,W,4]: RGB in -1..1, and a 1, with which the Gram matrix holds the colors' means too."""
     return tf.concat([images / 127.5 - 1, tf.ones_like(images[..., :1])], 3)
 
 
 def views(conf):
-    """The views of a picture that the loss network is shown."""
+    """The views in which the loss network may see a picture: a range."""
     return range(VIEWS if conf.turned_losses else 1)
 
 
-def drawn_view(conf, step):
-    """The view of a step: 0 without conf.turned_losses, or drawn from the conf's seed and the step alone."""
+def draw_view(conf, step):
+    """The view of a step: 0, or with conf.turned_losses random in 0..VIEWS-1, the same for the same seed and step."""
     if not conf.turned_losses:
         return 0
     seed = tf.stack([tf.constant(conf.seed, tf.int64), tf.cast(step, tf.int64)])
     return tf.random.stateless_uniform([], seed, 0, VIEWS, tf.int32)
 
 
-def turned(images, view):
-    """Images [N,H,W,C] in one of VIEWS views: mirrored up-down (1), left-right (2), and with their axes swapped (4)."""
-    if isinstance(view, int) and view == 0:  # all that there is without turned_losses
+def turn(images, view):
+    """Images [N,H,W,C] in one of VIEWS views, [N,H,W,C] or [N,W,H,C].
+
+    The view's bits say how: 1 mirrors up-down, 2 left-right, and then 4 swaps height and width.
+    """
+    if isinstance(view, int) and view == 0:  # without turned_losses: no op in the graph
         return images
-    view = tf.convert_to_tensor(view)  # a number too: in a graph tf.cond takes no Python bool
+    view = tf.convert_to_tensor(view)  # tf.cond refuses the bool that a Python number would lead to
     images = tf.where(view % 2 == 1, tf.reverse(images, [1]), images)
     images = tf.where(view // 2 % 2 == 1, tf.reverse(images, [2]), images)
     return tf.cond(view // 4 == 1, lambda: tf.transpose(images, [0, 2, 1, 3]), lambda: images)
 
 
 def luminance(images):
-    """[N,H,W,3] RGB 0..255 -> [N,ceil(H/8),ceil(W/8),1]: of squares (Rec. 601), each image's with mean 0, variance 1."""
-    squares = tf.nn.avg_pool2d(tf.tensordot(images, [[0.299], [0.587], [0.114]], 1), SQUARE, SQUARE, "SAME")
+    """Luminance (Rec. 601) of squares of 8x8 pixels, of mean 0 and variance 1 in each image.
+
+    [N,H,W,3] RGB 0..255 -> [N,ceil(H/8),ceil(W/8),1].
+    """
+    squares = tf.nn.avg_pool2d(tf.tensordot(images, [[0.299], [0.587], [0.114]], 1), SQUARE_SIDE, SQUARE_SIDE, "SAME")
     mean, variance = tf.nn.moments(squares, [1, 2], keepdims=True)
     return (squares - mean) * tf.math.rsqrt(variance + 1.0)
 
@@ -195,45 +217,47 @@ def gram(features):
     size = tf.cast(tf.reduce_prod(shape[1:]), features.dtype)
 
     def gradient(upstream):
-        # TensorFlow would multiply by `rows` twice, once for each factor of the product.
+        # TensorFlow's own gradient multiplies by `rows` twice, once for each factor of the product.
         both = (upstream + tf.linalg.matrix_transpose(upstream)) / size
         return tf.reshape(tf.matmul(rows, both), shape)
 
     return tf.matmul(rows, rows, transpose_a=True) / size, gradient
 
 
-def style_weight(conf, step):
-    """conf.style_weight at a step; raised from 0 after the steps of reconstruction when the conf says so."""
+def schedule_style_weight(conf, step):
+    """The style weight of a step: from 0 after conf.reconstruction_steps to all of it conf.style_warmup_steps later."""
     if not conf.style_warmup_steps:
         return conf.style_weight
-    done = tf.cast(step - conf.reconstruction_steps + 1, tf.float32) / conf.style_warmup_steps
-    return conf.style_weight * tf.minimum(done, 1.0)
+    progress = tf.cast(step - conf.reconstruction_steps + 1, tf.float32) / conf.style_warmup_steps
+    return conf.style_weight * tf.minimum(progress, 1.0)
 
 
-def weighted_sum(parts, of_style):
-    """What a training step reports, by TensorBoard tag: each loss, each times its weight, the style's by layer, the total.
+def tag_losses(parts, style_errors):
+    """The scalars that a training step reports, by TensorBoard tag.
 
-    `parts` is {"content_loss": (scalar, weight), ...}, `of_style` {layer: scalar}.
+    Args:
+      parts: {"content_loss": (scalar, weight), ...}.
+      style_errors: {style layer: scalar}.
+
+    Returns:
+      {"losses/<part>", "weighted_losses/weighted_<part>", "style_losses/<layer>", and last "total_loss": scalar}.
     """
     weighted = {name: weight * loss for name, (loss, weight) in parts.items()}
     return (
         {f"losses/{name}": loss for name, (loss, _) in parts.items()}
         | {f"weighted_losses/weighted_{name}": loss for name, loss in weighted.items()}
-        | {f"style_losses/{layer}": loss for layer, loss in of_style.items()}
+        | {f"style_losses/{layer}": loss for layer, loss in style_errors.items()}
         | {"total_loss": tf.add_n(list(weighted.values()))}
     )
 
 
-def content_losses(features, targets, form="mean"):
-    """{layer: error} of features against target features, in one of content_error's forms."""
-    return {layer: content_error(features[layer], target, form) for layer, target in targets.items()}
-
-
 def content_error(features, target, form):
-    """How far features [N,h,w,C] are from a target's.
+    """How far features are from a target's, both [N,h,w,C]: a scalar.
 
-    Forms: "mean" of the squared differences (Johnson), their "sum" (Keras' example of Gatys' method), "half_sum" (Gatys et
-    al. 2016), "quarter_mean", and "relative": their share of the target's energy.
+    Forms, of the squared differences:
+      "mean" (Johnson et al. 2016), "quarter_mean" (a quarter of it).
+      "sum" (Keras' example of Gatys' method), "half_sum" (Gatys et al. 2016).
+      "relative": their sum divided by the sum of the target's squares.
     """
     squares = tf.square(features - target)
     if form == "relative":
@@ -243,25 +267,28 @@ def content_error(features, target, form):
     return tf.reduce_mean(squares) * (0.25 if form == "quarter_mean" else 1.0)
 
 
-UNDIVIDED = ("half_sum", "quarter_mean", "image")  # forms of F F^T: there the size of the style image counts
-
-
 def style_matrix(features, form):
-    """The matrices [N,C,C] that one of style_error's forms compares: gram()'s, or F F^T undivided."""
+    """What style_error() compares in a form: features [N,h,w,C] -> [N,C,C], gram(), or undivided F F^T."""
     size = tf.cast(tf.size(features[0]), features.dtype)
-    return gram(features) * (size if form in UNDIVIDED else 1.0)
+    return gram(features) * (size if form in UNDIVIDED_FORMS else 1.0)
 
 
-def style_error(features, target, form, pixels=None):
-    """How far features [N,h,w,C] are from a style's matrix A [C,C], as style_matrix gives it; G the features' own.
+def style_error(features, target, form, pixels):
+    """How far features [N,h,w,C] are from a style: a scalar.
 
-    "size": |G-A|^2 over the batch, divided by the features' size N*h*w*C. That is the normaliser of
-      hzy46/fast-neural-style-tensorflow, kept so that the weights in its confs keep their meaning; the Lua reference
-      divides by C^2 instead.
-    "channels": |G-A|^2 / C^2, mean over the batch, as the Lua reference and MSG-Net.
-    "relative": |G-A|^2 / |A|^2, mean over the batch.
-    Of undivided matrices, F F^T: "half_sum" of the squared differences, or "quarter_mean", their sum divided by
-      4 C^2 (h w)^2 (Gatys et al. 2016); "image" divides by 4 3^2 pixels^2 instead, with the image's H*W, as Keras' example.
+    Args:
+      target: the style's matrix A [C,C], as style_matrix() returns it for the form; G is the features' own.
+      pixels: how many the picture has, H*W; "image" alone uses it.
+
+    Forms that compare gram():
+      "size": |G-A|^2 over the batch, divided by the features' size N*h*w*C. That is how hzy46/fast-neural-style-tensorflow
+        normalizes, so the weights in its confs keep their meaning; the Lua reference divides by C^2 instead.
+      "channels": |G-A|^2 / C^2, mean over the batch, as the Lua reference and MSG-Net.
+      "relative": |G-A|^2 / |A|^2, mean over the batch.
+    Forms that compare F F^T:
+      "half_sum": |G-A|^2 / 2.
+      "quarter_mean": |G-A|^2 / (4 C^2 (h w)^2) (Gatys et al. 2016).
+      "image": |G-A|^2 / (4 3^2 pixels^2), as Keras' example.
     """
     errors = tf.reduce_sum(tf.square(style_matrix(features, form) - target), [1, 2])
     if form == "relative":
@@ -277,23 +304,25 @@ def style_error(features, target, form, pixels=None):
     return tf.reduce_sum(errors) / tf.cast(tf.size(features), errors.dtype)
 
 
-def total_variation_loss(images, form="mean"):
-    """Half the mean squared difference between neighbours, down plus across: l2_loss(d)/size(d), as the original.
+def total_variation_loss(images, form):
+    """How much neighboring pixels of images [N,H,W,C] differ: a scalar.
 
-    "power" is the sum of (down^2 + across^2)^1.25 instead, over pixels that have both neighbours, as in Keras' example.
+    Forms:
+      "mean": half the mean squared difference, down plus across, as in hzy46/fast-neural-style-tensorflow.
+      "power": the sum of (down^2 + across^2)^1.25 over pixels that have both neighbors, as in Keras' example.
     """
     down, across = differences(images, 1), differences(images, 2)
     if form == "power":
-        # The power's gradient at 0 is 0, but TensorFlow computes it as 0 * infinity only below 1: 1.25 is safe.
-        return tf.reduce_sum(tf.pow(tf.square(all_but_last(down, 2)) + tf.square(all_but_last(across, 1)), 1.25))
+        # Safe on even areas: only exponents below 1 have an infinite slope at 0.
+        return tf.reduce_sum(tf.pow(tf.square(drop_last(down, 2)) + tf.square(drop_last(across, 1)), 1.25))
     return 0.5 * (tf.reduce_mean(tf.square(down)) + tf.reduce_mean(tf.square(across)))
 
 
 def differences(images, axis):
-    """Each pixel less the one before it along an axis: one fewer than there are pixels."""
-    return tf.split(images, [1, -1], axis)[1] - all_but_last(images, axis)
+    """Each pixel less the one before it along an axis, which becomes one shorter."""
+    return tf.split(images, [1, -1], axis)[1] - drop_last(images, axis)
 
 
-def all_but_last(x, axis):
-    """x[..., :-1] along an axis. A split's gradient is one copy; that of x[:, :-1] goes through it element by element."""
+def drop_last(x, axis):
+    """x without its last element along an axis. The gradient of a split is one copy, that of x[:, :-1] is much slower."""
     return tf.split(x, [-1, 1], axis)[0]

@@ -1,8 +1,11 @@
 """The image transform net of Johnson et al. 2016 (arXiv 1603.08155) as hzy46/fast-neural-style-tensorflow built it.
 
-Departures of that repo from the paper, kept here: resize-convolution instead of transposed convolution, instance
-normalisation without scale and offset instead of batch normalisation, none of it inside the residual blocks, tanh at the
-end. Tensors are NHWC float32, kernels HWIO.
+Departures of that repo from the paper, which this one has too:
+- Resizing and a convolution (resize_conv2d) instead of transposed convolutions.
+- Instance norm without scale and offset instead of batch norm, and no norm inside residual blocks.
+- A norm before the final tanh.
+
+Images and features are NHWC float32, kernels HWIO.
 """
 
 import math
@@ -13,14 +16,13 @@ import tensorflow as tf
 from core import winograd
 from vgg_preprocessing import mean_image_subtraction
 
-AFFINE = ("deconv3/scale", "deconv3/offset")  # output_affine's variables
-BORDER = 10  # pixels of reflection around the input: they take the blame for what happens at the edge and are cut off
-
+AFFINE = ("deconv3/scale", "deconv3/offset")  # the variables of create_affine()
+BORDER = 10  # pixels reflected around the input: edge artifacts fall into this border, which is cropped from the output
 WIDTH = 32  # channels of conv1 in the paper
 
 
-def kernel_sizes(width=WIDTH):
-    """{scope: (kernel size, channels in, channels out)} of the net; TF1 checkpoints add "/weight" to the scope."""
+def kernel_sizes(width):
+    """{scope: (kernel size, channels in, channels out)} of the net; checkpoints add "/weight" to the scope."""
     return {
         "conv1/conv": (9, 3, width),
         "conv2/conv": (3, width, 2 * width),
@@ -32,12 +34,12 @@ def kernel_sizes(width=WIDTH):
     }
 
 
-# Nearest x4 then stride 2, seen from one axis: tap j of a 3-tap kernel reads input pixel m-1 (first column) or m (second)
-# for the even output 2m, and always m for the odd output 2m+1. FOLD[parity, pixel, tap].
-FOLD = np.array([[[1, 0, 0], [0, 1, 1]], [[0, 0, 0], [1, 1, 1]]], np.float32)
+# How resize_conv2d reads its input along one axis. Output 2m (parity 0) reads pixel m-1 by tap 0 of the kernel and pixel m
+# by taps 1 and 2; output 2m+1 (parity 1) reads pixel m by all taps. FOLD_X4[parity, pixel m-1 or m, tap].
+FOLD_X4 = np.array([[[1, 0, 0], [0, 1, 1]], [[0, 0, 0], [1, 1, 1]]], np.float32)
 
-# Nearest x2, likewise: pixel m-1 (first column) or m (second) for the outputs 2m-1 and 2m.
-FOLD_2 = np.array([[[1, 1, 0], [0, 0, 1]], [[1, 0, 0], [0, 1, 1]]], np.float32)
+# The same of upsample_conv2d: pixels m-1 and m, of which the outputs 2m-1 and 2m are made.
+FOLD_X2 = np.array([[[1, 1, 0], [0, 0, 1]], [[1, 0, 0], [0, 1, 1]]], np.float32)
 
 
 def conv2d(x, kernel, strides):
@@ -46,32 +48,33 @@ def conv2d(x, kernel, strides):
 
 
 def conv2d_to_image(x, kernel):
-    """conv2d of stride 1 for few output channels. [N,H,W,I] and [k,k,I,O] -> [N,H,W,O]; H and W even.
+    """conv2d of stride 1, faster for few output channels. [N,H,W,I] and [k,k,I,O] -> [N,H,W,O]; H and W even.
 
-    CPU and GPU convolutions work on 8 or 16 output channels at once, so 3 of them leave the machine idle. Here a kernel one
-    wider, holding the four shifts of the given one, makes 2x2 pixels of the image at a time: the same numbers from 4*O
-    channels at stride 2.
+    CPUs and GPUs compute 8 or 16 output channels at once, so 3 of them use a fraction of the machine. This makes 2x2 pixels
+    at a time instead, by one convolution of stride 2 with 4*O channels: its kernel, one wider, holds the four shifts of the
+    given one. The numbers are the same.
     """
     shifts = [tf.pad(kernel, [[p, 1 - p], [q, 1 - q], [0, 0], [0, 0]]) for p in (0, 1) for q in (0, 1)]
     return tf.nn.depth_to_space(tf.nn.conv2d(reflect_pad(x, kernel), tf.concat(shifts, 3), 2, "VALID"), 2)
 
 
 def reflect_pad(x, kernel):
-    """x with edges reflected by half of a kernel's size, so that a VALID convolution keeps H and W."""
+    """x [N,H,W,C] with edges reflected by half of a kernel's size, so that a VALID convolution keeps H and W."""
     pad = kernel.shape[0] // 2
     return tf.pad(x, [[0, 0], [pad, pad], [pad, pad], [0, 0]], "REFLECT")
 
 
 def instance_norm(x, scale=None, offset=None):
-    """Each image's channels to mean 0 and variance 1 over H and W, then by scale and offset [C], if given.
+    """Brings each image's channels to mean 0 and variance 1, then applies scale and offset [C], if any. [N,H,W,C] -> same.
 
-    [N,H,W,C] -> the same. That is batch normalisation of one image at a time, whose fused op passes over memory less often
-    than moments, subtraction and division do. N must be known when the graph is built.
+    N must be known when the graph is built: this is batch norm of one image at a time, as its fused op passes over memory
+    less often than moments, subtraction and division do.
     """
     scale = tf.ones(x.shape[3]) if scale is None else scale
-    offset, none = tf.zeros(x.shape[3]) if offset is None else offset, tf.zeros(0)
+    offset = tf.zeros(x.shape[3]) if offset is None else offset
+    unused = tf.zeros(0)
     images = [
-        tf.raw_ops.FusedBatchNormV3(x=image, scale=scale, offset=offset, mean=none, variance=none, epsilon=1e-9)[0]
+        tf.raw_ops.FusedBatchNormV3(x=image, scale=scale, offset=offset, mean=unused, variance=unused, epsilon=1e-9)[0]
         for image in tf.split(x, x.shape[0])
     ]
     return tf.concat(images, 0)
@@ -85,50 +88,50 @@ def residual(x, kernel, kernel_1):
 def resize_conv2d(x, kernel):
     """Nearest resize x4, then a 3x3 convolution of stride 2. [N,H,W,I] and [3,3,I,O] -> [N,2H,2W,O].
 
-    Of the 9 pixels under the kernel at most 2x2 differ, so the same numbers come from one 2x2 convolution with 4*O channels
-    (one group for each parity of row and column), without the 16 times larger tensor and with 16 multiply-adds per
-    input pixel and channel pair instead of 36.
+    At most 2x2 different pixels lie under the kernel, so one 2x2 convolution with 4*O channels, O for each parity of row
+    and column, gives the same numbers: with 16 multiply-adds for each input pixel and pair of channels instead of 36, and
+    without the 16 times larger tensor.
     """
     channels_in, channels_out = kernel.shape[2:]
-    folded = tf.einsum("pai,qbj,ijcd->abcpqd", FOLD, FOLD, kernel)
+    folded = tf.einsum("pai,qbj,ijcd->abcpqd", FOLD_X4, FOLD_X4, kernel)
     folded = tf.reshape(folded, [2, 2, channels_in, 4 * channels_out])
-    x = tf.pad(x, [[0, 0], [1, 0], [1, 0], [0, 0]], "SYMMETRIC")  # pixel -1 is pixel 0: the reflected row lies in its block
+    x = tf.pad(x, [[0, 0], [1, 0], [1, 0], [0, 0]], "SYMMETRIC")  # a reflected row of the resized x is one more of pixel 0
     return tf.nn.depth_to_space(tf.nn.conv2d(x, folded, 1, "VALID"), 2)
 
 
 def upsample_conv2d(x, kernel):
     """Nearest upsampling x2, then a 3x3 convolution with reflected edges. [N,H,W,I] and [3,3,I,O] -> [N,2H,2W,O].
 
-    As in resize_conv2d at most 2x2 different pixels lie under the kernel: 16 multiply-adds instead of 36. The window on
-    pixels m-1 and m makes the outputs 2m-1 and 2m, so a row too many at each edge is cut off.
+    By one 2x2 convolution, as resize_conv2d: 16 multiply-adds instead of 36. Pixels m-1 and m make the outputs 2m-1 and
+    2m, so at each edge one row or column is too much, and cut off.
     """
     channels_in, channels_out = kernel.shape[2:]
-    folded = tf.einsum("pai,qbj,ijcd->abcpqd", FOLD_2, FOLD_2, kernel)
+    folded = tf.einsum("pai,qbj,ijcd->abcpqd", FOLD_X2, FOLD_X2, kernel)
     folded = tf.reshape(folded, [2, 2, channels_in, 4 * channels_out])
-    x = tf.pad(x, [[0, 0], [1, 1], [1, 1], [0, 0]], "SYMMETRIC")  # the reflected row lies in the edge's own block
+    x = tf.pad(x, [[0, 0], [1, 1], [1, 1], [0, 0]], "SYMMETRIC")  # a reflected row of the resized x equals the edge
     return tf.nn.depth_to_space(tf.nn.conv2d(x, folded, 1, "VALID"), 2)[:, 1:-1, 1:-1]
 
 
 def reflect_border(x, width):
-    """Reflects `width` pixels around images of any size, also smaller than the border. [N,H,W,C] -> [N,H+2w,W+2w,C]."""
+    """Adds `width` reflected pixels on each side of images, however small. [N,H,W,C] -> [N,H+2*width,W+2*width,C]."""
     for axis in (1, 2):
-        x = reflected(x, axis, -width, tf.shape(x)[axis] + width)
+        x = reflect(x, axis, -width, tf.shape(x)[axis] + width)
     return x
 
 
-def reflected(x, axis, first, last):
-    """x at the positions first..last-1 along an axis; those outside are reflected into it, however far they lie."""
+def reflect(x, axis, start, stop):
+    """x at the positions start..stop-1 of an axis; positions outside of x are reflected until they are inside."""
     size = tf.shape(x)[axis]
     period = tf.maximum(2 * (size - 1), 1)
-    index = tf.math.floormod(tf.range(first, last), period)
+    index = tf.math.floormod(tf.range(start, stop), period)
     return tf.gather(x, tf.minimum(index, period - index), axis=axis)
 
 
 def tanh(x, least_slope):
-    """tanh whose gradient is at least `least_slope` where it leads back from saturation. Any shape -> the same.
+    """tanh whose slope is at least `least_slope` in the backward pass, where that leads back to 0. Any shape -> the same.
 
-    Where |tanh| is near 1 its own gradient vanishes: a dark area whose green and blue were once driven to 0 stays red.
-    Away from saturation, and with least_slope 0, the gradient is tanh's own.
+    Where |tanh| is near 1 its true slope vanishes: a dark area whose green and blue once fell to 0 would stay red. Where
+    the gradient leads away from 0, and with least_slope 0, the slope is the true one.
     """
 
     @tf.custom_gradient
@@ -137,7 +140,8 @@ def tanh(x, least_slope):
 
         def gradient(upstream):
             slope = 1 - tf.square(y)
-            return upstream * tf.where(upstream * y > 0, tf.maximum(slope, least_slope), slope)  # descent goes against it
+            leads_back = upstream * y > 0  # descent moves y against the gradient
+            return upstream * tf.where(leads_back, tf.maximum(slope, least_slope), slope)
 
         return y, gradient
 
@@ -145,10 +149,13 @@ def tanh(x, least_slope):
 
 
 def image_transform_net(images, w, least_slope=0.0):
-    """The net itself. [N,H,W,3] RGB 0..255, and kernels by scope (and output_affine(), if any) -> [N,H,W,3] RGB 0..255.
+    """The image transform net. [N,H,W,3] RGB 0..255 -> [N,H,W,3] RGB 0..255.
 
-    The original's output is H and W rounded up to a multiple of 4; here the surplus is cut at the bottom and the right.
-    `least_slope` is tanh()'s, for training.
+    The original rounds H and W up to multiples of 4; here the surplus is cropped, at the bottom and the right.
+
+    Args:
+      w: kernels by scope as in kernel_sizes(), and what create_affine() returns if the net has it.
+      least_slope: of tanh(), for training.
     """
     x = reflect_border(mean_image_subtraction(images), BORDER)
     x = tf.nn.relu(instance_norm(conv2d(x, w["conv1/conv"], 1)))
@@ -164,12 +171,14 @@ def image_transform_net(images, w, least_slope=0.0):
     return (x[:, BORDER : BORDER + height, BORDER : BORDER + width] + 1) * 127.5
 
 
-def initial_kernels(initializer, seed, width=WIDTH):
-    """New variables by scope, named as in a TF1 checkpoint.
+def create_kernels(initializer, seed, width=WIDTH):
+    """New variables {scope: kernel [k,k,I,O]}, named as in the original's checkpoints.
 
-    "normal" is the original's truncated normal of stddev 0.1 everywhere, with which a residual block multiplies its input
-    about tenfold. "identity" draws at He's scale and puts zero into each block's second convolution, so that a block starts
-    as the identity: what a run of few steps needs.
+    Args:
+      initializer: "normal" is the original's truncated normal of stddev 0.1, with which a residual block makes its input
+        about ten times larger. "identity" is He's scale (He et al. 2015, arXiv 1502.01852), and 0 in each block's second
+        convolution, so that blocks begin as the identity, which a run of few steps needs.
+      width: channels of conv1.
     """
     kernels = {}
     for i, (scope, (size, channels_in, channels_out)) in enumerate(kernel_sizes(width).items()):
@@ -181,12 +190,12 @@ def initial_kernels(initializer, seed, width=WIDTH):
     return kernels
 
 
-def output_affine(style):
-    """New variables by scope: [3] scale and offset after the last norm, with which the net's colours begin as a painting's.
+def create_affine(style):
+    """New variables {scope: [3]}: scale and offset after the last norm, which begin as the style's contrast and colors.
 
-    A departure from the original; the paper's output layer has no norm at all. The last norm alone gives every picture the
-    same mean and contrast in each channel, whatever the style: even the best picture that comes out of it is then far from
-    what optimised pixels reach (python figures.py objective --last_norm).
+    A departure from the original, whose last norm gives each channel the same mean and contrast in every picture: even the
+    best picture with these is far from what optimized pixels reach (python figures.py objective --last_norm). The paper's
+    last layer has no norm.
 
     Args:
       style: [N,H,W,3] RGB 0..255.
@@ -197,15 +206,15 @@ def output_affine(style):
 
 
 def normalize_colors(style):
-    """A style image as a net without output_affine() can give it at best. [1,H,W,3] RGB 0..255 -> the same.
+    """Gives a style image the means and contrast of a net without create_affine(). [1,H,W,3] RGB 0..255 -> the same.
 
     Each channel gets mean 0 and variance 1 before the tanh, as in every result of such a net. Trained towards the style
-    image itself, a net hides extreme colors in dark areas or at the edge: the mean of the rest then comes nearer to the
+    image itself, a net hides extreme colors in dark areas or at the edge, which brings the mean of the rest nearer to the
     style's.
     """
     return (tf.tanh(instance_norm(atanh(style))) + 1) * 127.5
 
 
 def atanh(images):
-    """What the final tanh gets for RGB 0..255; for 4..251 at most, as it is infinite at the ends. Any shape -> the same."""
+    """What the final tanh must get to give images RGB 0..255, clipped to 4..251, as it is infinite at the ends."""
     return tf.atanh(tf.clip_by_value(images / 127.5 - 1, -0.97, 0.97))

@@ -264,7 +264,8 @@ def prepare(job, conf):
       (loss network; photo [H,W,3] RGB 0..255; [styles.Style]; the picture file that init names, [h,w,3], or None).
 
     Raises:
-      UserError: as read_inputs, read_start and losses.loss_network do; the pictures are too small, or too large for memory.
+      UserError: as read_inputs, read_start and losses.read_loss_network do; the pictures are too small, or too large for
+        memory.
     """
     content, style = read_inputs(job, conf)
     start = None if conf.init in gatys.STARTS else read_start(conf.init)

@@ -89,7 +89,10 @@ def train(conf, method, paths):
     def begin():
         if conf.initial_model:
             checkpoints.restore(
-                conf.initial_model, [*trainable_variables(method), *method.extra_variables], method.style_variable_names, method.newer_variable_names
+                conf.initial_model,
+                [*trainable_variables(method), *method.extra_variables],
+                method.style_variable_names,
+                method.newer_variable_names,
             )
 
     code = training.run(

@@ -11,24 +11,24 @@ import yaml
 
 from core.cli import UserError
 
-EMBEDDED = "vgg_16_lite"  # the loss network that the project ships
+EMBEDDED_NETWORK = "vgg_16_lite"  # the loss network that the project ships
 STYLE_LAYERS = ("conv1_2", "conv2_2", "conv3_3", "conv4_3")  # the original's
-
-
-RECIPE_KEY = "trained"  # a model's recipe is its conf with this section added: what came of it
-SMALLEST = 16  # pixels
-REMOVED_KEYS = {  # what takes the place of a key that is gone
-    "style_hue": "hues of style pictures are turned by up to 0.5 radians; leave the line out",
-    "pixel_weight": "both losses of reconstruction count the same; leave the line out",
-    "feature_weight": "both losses of reconstruction count the same; leave the line out",
-    "gram_weight": "the order of Gram distances counts as much as the features; leave the line out",
+RECIPE_KEY = "trained"  # a model's recipe is its conf with this section added, which says what came of the training
+SMALLEST_SIDE = 16  # pixels, of any picture that a loss network sees
+REMOVED_KEYS = {  # keys of earlier versions, and what to write instead
+    "style_hue": "hues of style pictures are always turned by up to 0.5 radians; leave the line out",
+    "pixel_weight": "pixels and features always weigh the same; leave the line out",
+    "feature_weight": "pixels and features always weigh the same; leave the line out",
+    "gram_weight": "the order of Gram distances always weighs as much as the features; leave the line out",
     "relative_losses": "write content_form: relative and style_form: relative instead of true, nothing instead of false",
     "style_normaliser": "write style_form with the same value, size or channels",
+    "optimised_images": "write optimized_images with the same value",
     "content_path": "CoMatch always has a matrix that all styles share; leave the line out",
     "style_norms": "each named style always has scales and offsets of its own; leave the line out",
-    "whole_grams": "later steps always take the Gram matrices of whole paintings; leave the line out",
+    "whole_grams": "after 4000 steps most always take the Gram matrices of whole paintings; leave the line out",
     "bank_norms": "each bank always has scales and offsets of its own; leave the line out",
     "preview_style": "previews show the project's night sky, images/starry.jpg; leave the line out",
+    "border_losses": "write normalized_style: true instead of true, nothing instead of false",
     "teacher": "teacher_layers begin with the teacher's scope; leave the line out",
     "deep_teacher": "deep_teacher_layers begin with the teacher's scope; leave the line out",
 }
@@ -36,27 +36,27 @@ REMOVED_KEYS = {  # what takes the place of a key that is gone
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What values a key may have. Limits of numbers hold for each item of a list."""
+    """Which values a key may have. Limits of numbers hold for each number of a list."""
 
-    choices: tuple[str, ...] = ()
-    may_be_empty: bool = False  # text
-    least: float = 0
-    above: float = -1
-    most: float = float("inf")
-    below: float = float("inf")
-    zero: bool = False  # 0 is allowed whatever the other limits
-    length: int | None = None  # of a list
-    distinct: bool = False  # no item of a list is there twice
-    reason: str = ""  # why, for the message
+    choices: tuple[str, ...] = ()  # texts; (): any text
+    may_be_empty: bool = False  # whether a text may
+    least: float = 0  # number >= least
+    above: float = -1  # number > above
+    most: float = float("inf")  # number <= most
+    below: float = float("inf")  # number < below
+    zero: bool = False  # whether 0 is allowed whatever the other limits
+    length: int | None = None  # of a list; None: any
+    distinct: bool = False  # whether a list's numbers must differ
+    reason: str = ""  # why, for the error message
 
 
 def option(default=dataclasses.MISSING, **limits):
-    """A field of a conf class with Limits. A subclass that gives the key another default keeps them."""
+    """A field of a conf class with Limits, which hold for subclasses with another default too."""
     return dataclasses.field(default=default, metadata={"limits": Limits(**limits)})
 
 
-def limits_of(kind, key):
-    """The Limits of a conf class's key: those of the nearest class that says any."""
+def find_limits(kind, key):
+    """The Limits of a conf class's key: those of the nearest class in its ancestry that sets any."""
     for parent in kind.__mro__:
         field = getattr(parent, "__dataclass_fields__", {}).get(key)
         if field and "limits" in field.metadata:
@@ -64,38 +64,38 @@ def limits_of(kind, key):
     return Limits()
 
 
-SIDE = {"least": SMALLEST, "reason": "the loss network halves the image four times"}  # Limits of a picture's side
+SIDE_LIMITS = {"least": SMALLEST_SIDE, "reason": "the loss network halves the image four times"}  # for option()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class NetworkConf:
-    """Which network sees pictures."""
+    """What confs say of the loss network itself."""
 
-    loss_model: str = EMBEDDED  # scope of the loss network: vgg_16* or vgg_19*
-    # .ckpt, .h5, .mat, .npz, or the word imagenet; "": pretrained/<loss_model>.npz or .ckpt
+    loss_model: str = EMBEDDED_NETWORK  # its scope, a name that begins with vgg_16 or vgg_19
+    # .ckpt, .h5, .mat, .npz, .pth, or the word imagenet; "": pretrained/<loss_model>.ckpt, for the embedded network .npz
     loss_model_file: str = option("", may_be_empty=True)
-    # Comma-separated: not read from the loss network's file
+    # Scopes of a .ckpt that are not read, with commas between them
     checkpoint_exclude_scopes: str = option("vgg_16/fc", may_be_empty=True)
-    pooling: str = option("max", choices=("max", "avg", "avg_same"))  # the loss network's: max, avg or avg_same
-    repeated_edges: bool = False  # the loss network repeats the edge's values instead of padding zeros
+    pooling: str = option("max", choices=("max", "avg", "avg_same"))  # avg_same also pools the last row of an odd side
+    repeated_edges: bool = False  # convolutions repeat the edge's values: zeros, the default, are like a gray frame
 
     def __post_init__(self):
-        """Fills in the loss network's file."""
-        ending = "npz" if self.loss_model == EMBEDDED else "ckpt"
+        """Fills in loss_model_file."""
+        ending = "npz" if self.loss_model == EMBEDDED_NETWORK else "ckpt"
         default = f"pretrained/{self.loss_model}.{ending}"
         object.__setattr__(self, "loss_model_file", self.loss_model_file or default)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LossNetworkConf(NetworkConf):
-    """Which network compares pictures, and where."""
+    """What confs say of a loss network that compares pictures."""
 
-    content_layers: tuple[str, ...] = ()  # (): conv3_3
-    style_layers: tuple[str, ...] = ()  # (): conv1_2, 2_2, 3_3, 4_3
-    turned_losses: bool = False  # at each step the network sees pictures mirrored and turned at random, 8 ways
+    content_layers: tuple[str, ...] = ()  # such as vgg_16/conv3/conv3_3; (): conv3_3, the original's
+    style_layers: tuple[str, ...] = ()  # (): conv1_2, conv2_2, conv3_3 and conv4_3, the original's
+    turned_losses: bool = False  # each step compares pictures in a random one of 8 flips and turns
 
     def __post_init__(self):
-        """Fills in what depends on the loss network: its file, and the original's layers in its scope."""
+        """Fills in loss_model_file and the layers, in the loss network's scope."""
         super().__post_init__()
         defaults = {
             "content_layers": (f"{self.loss_model}/conv3/conv3_3",),
@@ -107,91 +107,91 @@ class LossNetworkConf(NetworkConf):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PerceptualConf(LossNetworkConf):
-    """What a training with perceptual losses may be told of them. Defaults are the original's behaviour."""
+    """What confs of nets trained by losses.PerceptualLoss say of it. The defaults are the original's."""
 
     content_weight: float = 1.0
     style_weight: float = 250.0
     tv_weight: float = 0.0
-    # mean of the squared differences; relative: as a share of the target's energy, mean over the layers
+    # The forms are explained at losses.content_error and losses.style_error. With relative the loss is the mean over its
+    # layers, with the others the sum
     content_form: str = option("mean", choices=("mean", "relative"))
-    # Squared differences of Gram matrices by the features' size, by channels squared; relative: as a share of the
-    # target's energy, mean over the layers
     style_form: str = option("size", choices=("size", "channels", "relative"))
-    color_weight: float = 0.0  # of the pixels' own colours as one more style layer
-    luminance_weight: float = 0.0  # of light and dark, blurred, as one more content layer
-    # Scope of a second loss network, for the layers that begin with it
+    color_weight: float = 0.0  # of the pixels' colors as one more style layer
+    luminance_weight: float = 0.0  # of blurred light and dark as one more content layer
+    # Scope of a second loss network, which gives the layers that begin with it, and its file; "": none
     second_loss_model: str = option("", may_be_empty=True)
     second_loss_model_file: str = option("", may_be_empty=True)
 
-    # What pixels may be optimized by, nets are not trained by.
+    # What losses.PerceptualLoss reads too: pixels may be optimized with other values, nets are trained with these.
     tv_form: typing.ClassVar[str] = "mean"
     style_layer_weights: typing.ClassVar[tuple[float, ...]] = ()
-    averages_layers: typing.ClassVar[bool] = False  # whatever the form
+    averages_layers: typing.ClassVar[bool] = False  # whether losses are the mean over their layers whatever the form
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunConf:
-    """What every training run may be told: photos in, steps, checkpoints out."""
+    """What the confs of all training runs say: photos, steps, optimizer, checkpoints."""
 
     naming: str  # the run's name: its files go to <model_path>/<naming>/
     model_path: str = "models"
-    train_data: str = "train2014/"  # any folder, walked recursively
-    image_size: int = option(256, **SIDE)  # training images are resized to cover, then cropped to, this square
-    random_crops: bool = False  # random scale, place and mirror image instead of the central crop
-    crop_scale: float = option(1.25, least=1, most=8)  # random crops are cut from photos of 1 to so many times image_size
-    random_light: bool = False  # other contrast, brightness and colour cast: black and white flats come up often enough
+    train_data: str = "train2014/"  # a folder of photos, walked recursively
+    image_size: int = option(256, **SIDE_LIMITS)  # side in pixels of the square that photos are resized and cropped to
+    random_crops: bool = False  # random scale, place and mirroring instead of the middle square
+    crop_scale: float = option(1.25, least=1, most=8)  # random_crops resize photos to 1 to this many times image_size first
+    random_light: bool = False  # random contrast, brightness and color cast, so that plain black and white occur often
     batch_size: int = option(4, above=0)
-    epoch: int = option(2, above=0)
-    steps: int = 0  # 0: epoch says how long
+    epoch: int = option(2, above=0)  # passes over the photos
+    steps: int = 0  # length of the run; 0: `epoch` decides
     learning_rate: float = option(1e-3, above=0)
-    # cosine falls to 0 at the last step, inverse is divided by 1 + 5e-5 steps
+    # cosine falls to 0 at the last step; inverse is divided by 1 + 5e-5 * step
     learning_rate_schedule: str = option("constant", choices=("constant", "cosine", "inverse"))
-    warmup_steps: int = 0  # over which the learning rate is raised from 0: fewer ReLUs die while everything still moves
-    muon: bool = False  # kernels between features learn by Muon instead of Adam, in fewer steps
-    clip_norm: float = 0.0  # gradients longer than that, all together, are shortened to it; 0: none are
-    seed: int = 0
+    warmup_steps: int = 0  # the learning rate rises from 0 over the first N steps, in which large ones would kill ReLUs
+    muon: bool = False  # kernels between features are trained by Muon instead of Adam, which takes fewer steps
+    clip_norm: float = 0.0  # the norm of all gradients together is limited to this; 0: not limited
+    seed: int = 0  # of initial weights and of the photos' order and crops
     checkpoint_every: int = option(1000, above=0)  # steps
-    keep_checkpoints: int = option(5, above=0)
+    keep_checkpoints: int = option(5, above=0)  # the newest N stay
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MethodConf(RunConf):
-    """What train.py may be told with every method."""
+    """What the confs of all of train.py's methods say."""
 
-    method: str
-    mixed_precision: bool = False  # steps in bfloat16, on a CPU that has it
-    # A finished model of this method to begin with instead of random weights
+    method: str  # a key of methods.METHODS
+    mixed_precision: bool = False  # steps compute in bfloat16, on a CPU with instructions for it
+    # A finished model of this method, with whose weights training begins; "": random weights
     initial_model: str = option("", may_be_empty=True)
 
-    # To see early whether the settings are right: <model_path>/<naming>/preview-*.jpg.
-    preview_image: str = option("", may_be_empty=True)  # shown before and after, side by side; "": the project's corgi
+    # Previews, <model_path>/<naming>/preview-*.jpg, show early whether the settings are right.
+    preview_image: str = option("", may_be_empty=True)  # shown beside its stylized versions; "": the project's corgi
     preview_every: int = 250  # steps; 0: no previews
 
     def complete(self):
-        """The conf with what files that it names add to it. Raises UserError when they do not fit it."""
+        """The conf with what it leaves to the files that it names. Raises UserError when these do not fit it."""
         return self
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DistillConf(RunConf):
-    """What distill.py may be told. A student layer conv4_1 learns from the teachers' layer conv4_1, or conv4_1_aux."""
+    """The conf of distill.py, which trains a student on the features of two teachers."""
 
-    output: str  # the .npz that the student's weights go to
-    loss_model: str = EMBEDDED  # scope of the student
+    output: str  # the .npz file for the student's weights
+    loss_model: str = EMBEDDED_NETWORK  # the student's scope
     widths: tuple[int, ...] = option(length=5, above=0)  # channels of the student's five blocks
-    hold_out: int = 100  # photos kept out of the training, spread evenly over the sorted paths
+    hold_out: int = 100  # photos that are not trained on, spread evenly over the sorted paths
     teacher_file: str
+    # With scopes, as in vgg_19/conv1/conv1_1: the student's conv1_1 learns from the teacher's conv1_1, or conv1_1_aux
     teacher_layers: tuple[str, ...]
     deep_teacher_file: str
     deep_teacher_layers: tuple[str, ...]
-    style_models: tuple[str, ...] = ()  # nets whose outputs are among the images
-    optimized_images: int = 0  # so many of each batch are pictures that the student's own style losses lead to,
-    # and as many the styles that they are led to
-    style_data: tuple[str, ...] = ()  # folders of paintings for those styles; (): other photos
+    style_models: tuple[str, ...] = ()  # model files of nets whose outputs are among the images
+    # In each batch N images are pictures optimized towards a style by the student's style losses, N more are those styles
+    optimized_images: int = 0
+    style_data: tuple[str, ...] = ()  # folders of paintings for those styles; (): photos
 
 
 def load_conf(path, kind):
-    """Reads a conf file, or a model's recipe, as load_recipe does, and returns the conf alone."""
+    """The conf of a conf file or a model's recipe: load_recipe() without the `trained` section."""
     return load_recipe(path, kind)[0]
 
 
@@ -202,19 +202,19 @@ def load_recipe(path, kind):
       kind: the class of the conf, or {method: class}.
 
     Returns:
-      (an object of that class, the recipe's `trained` section as a dict: empty for a plain conf).
+      (an object of that class; the recipe's `trained` section as a dict, {} for a conf file).
 
     Raises:
-      UserError: the file is missing or no YAML mapping, a key is unknown, missing or twice there, or a value does not fit.
-        A recipe may hold keys that are gone: what its model needs of them is fixed now.
+      UserError: the file is missing or no YAML mapping, a key is unknown, missing or there twice, or a value does not fit.
+        REMOVED_KEYS are errors in conf files; in recipes they have no effect.
     """
     values, lines = _read_yaml(path)
     trained = values.pop(RECIPE_KEY, None) or {}
     if isinstance(kind, dict):
-        kind = _kind_by_method(values.get("method", "johnson"), kind, path, lines)
+        kind = _choose_kind(values.get("method", "johnson"), kind, path, lines)
     if trained:
-        values = _without_removed_keys(values, limits_of(kind, "style_form"))
-    converted = _converted(values, kind, lambda key: f"{path}, line {lines.get(str(key), '?')}")
+        values = _drop_removed_keys(values, kind)
+    converted = _convert_values(values, kind, lambda key: f"{path}, line {lines.get(str(key), '?')}")
     for field in dataclasses.fields(kind):
         if field.default is dataclasses.MISSING and field.name not in values:
             raise UserError(f"{field.name}: missing in {path}, add a line '{field.name}: ...'")
@@ -224,26 +224,36 @@ def load_recipe(path, kind):
         raise UserError(f"{error} ({path})") from None
 
 
-def changed(conf, values, source):
-    """A conf with some values, numbers or text, replaced. Raises UserError, naming the source, as load_conf does."""
+def replace_values(conf, values, source):
+    """The conf with some values replaced.
+
+    Args:
+      values: {key: number or text}.
+      source: where they come from, for error messages.
+
+    Raises UserError as load_conf does, or when a key begins with loss_model.
+    """
     for key in values:
         if key.startswith("loss_model"):
-            raise UserError(f"{key}: cannot be changed here ({source}), as layers and files go with it; write a conf")
-    return dataclasses.replace(conf, **_converted(values, type(conf), lambda key: source))
+            raise UserError(f"{key}: cannot be changed here ({source}), as layers depend on it; write a conf")
+    return dataclasses.replace(conf, **_convert_values(values, type(conf), lambda key: source))
 
 
 def conf_dict(conf):
-    """The conf as a plain dict that YAML can write and load_conf read again."""
+    """The conf as a dict that YAML can write, for load_conf to read."""
     return {key: list(value) if isinstance(value, tuple) else value for key, value in dataclasses.asdict(conf).items()}
 
 
 def read_recipe(path):
-    """The `trained` section of a model's recipe as a dict; empty for a plain conf."""
+    """The `trained` section of a model's recipe as a dict; {} for a conf file."""
     return _read_yaml(path)[0].get(RECIPE_KEY) or {}
 
 
 def _read_yaml(path):
-    """(mapping, line of each key); safe_load only, so a conf cannot run code."""
+    """({key: value}, {key: line number}) of a YAML file, read so that it cannot run code.
+
+    Raises UserError when the file cannot be read, is no YAML mapping, or has a key twice.
+    """
     try:
         with open(path, encoding="utf-8") as file:
             text = file.read()
@@ -251,7 +261,7 @@ def _read_yaml(path):
         root = yaml.compose(text, Loader=yaml.SafeLoader)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); give a conf file such as conf/starry.yml") from None
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: no UTF-8, or a date that is none
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, or an impossible date
         raise UserError(f"{path}: not a YAML file ({error})") from None
     if not isinstance(values, dict):
         raise UserError(f"{path}: 'key: value' lines are expected, as in conf/starry.yml")
@@ -263,24 +273,28 @@ def _read_yaml(path):
     return values, lines
 
 
-def _without_removed_keys(values, style_form):
-    """A recipe's values with the keys of today; `style_form` are the Limits of the key that replaces style_normaliser."""
-    forms = {}
-    if values.get("relative_losses") and style_form.choices:
-        forms = {"content_form": "relative", "style_form": "relative"}
-    elif values.get("style_normaliser") in style_form.choices:
-        forms = {"style_form": values["style_normaliser"]}
-    return forms | {key: value for key, value in values.items() if key not in REMOVED_KEYS}
+def _drop_removed_keys(values, kind):
+    """A recipe's values without REMOVED_KEYS; keys of `kind`, the recipe's class, take over what they meant."""
+    successors = {"style_form": values.get("style_normaliser"), "optimized_images": values.get("optimised_images")}
+    if values.get("relative_losses"):
+        successors |= {"content_form": "relative", "style_form": "relative"}
+    keys = {field.name for field in dataclasses.fields(kind)}
+    successors = {key: value for key, value in successors.items() if key in keys and value is not None}
+    return successors | {key: value for key, value in values.items() if key not in REMOVED_KEYS}
 
 
-def _kind_by_method(method, kinds, path, lines):
+def _choose_kind(method, kinds, path, lines):
+    """The class of a method's conf. Raises UserError when there is no such method."""
     if isinstance(method, str) and method and method not in kinds:
         raise UserError(f"method: got '{method}', one of {', '.join(kinds)} is needed ({path}, line {lines.get('method')})")
-    return kinds.get(str(method), next(iter(kinds.values())))  # no text at all: for _convert to say
+    return kinds.get(str(method), next(iter(kinds.values())))  # any will do: _convert refuses a method that is no text
 
 
-def _converted(values, kind, source):
-    """The values as the fields of `kind` need them; source(key) tells where one came from."""
+def _convert_values(values, kind, source):
+    """{key: value} converted to the types of the fields of `kind` and checked.
+
+    Raises UserError when a key or a value does not fit; source(key) says where it comes from.
+    """
     defaults = {field.name: field.default for field in dataclasses.fields(kind)}
     types, converted = typing.get_type_hints(kind), {}
     for key, value in values.items():
@@ -289,15 +303,18 @@ def _converted(values, kind, source):
         if key not in defaults:
             raise UserError(f"{key}: no such key ({source(key)}); the keys are {', '.join(sorted(defaults))}")
         try:
-            empty = value == [] and defaults[key] == ()  # as a run's own record has it
-            converted[key] = () if empty else _check(_convert(value, types[key]), limits_of(kind, key))
+            empty = value == [] and defaults[key] == ()  # conf_dict() writes it so
+            converted[key] = () if empty else _check_limits(_convert(value, types[key]), find_limits(kind, key))
         except ValueError as error:
             raise UserError(f"{key}: got {value!r}, {error} ({source(key)})") from None
     return converted
 
 
 def _convert(value, kind):
-    """`value` as `kind`. YAML reads 1e-3 as text, so numbers go through float(); ValueError says what is needed."""
+    """The value converted to `kind`. Raises ValueError, which says what is needed.
+
+    YAML reads 1e-3 as text, so texts that float() accepts are numbers.
+    """
     if kind is bool:
         if isinstance(value, bool):
             return value
@@ -326,8 +343,8 @@ def _convert(value, kind):
     raise ValueError("a list of names is needed" if item_kind is str else "a list of whole numbers is needed")
 
 
-def _check(value, limits):
-    """The value. Raises ValueError, which says what is needed, when it is not within its option's limits."""
+def _check_limits(value, limits):
+    """Returns the value. Raises ValueError, which says what is needed, when it is not within the limits."""
     if limits.choices and value not in limits.choices:
         raise ValueError(f"{' or '.join(limits.choices)} is needed")
     if isinstance(value, str) and not value and not limits.may_be_empty:
@@ -339,7 +356,7 @@ def _check(value, limits):
         raise ValueError("a number below 2^63 is needed")
     fits = all(_fits(number, limits) for number in numbers) and limits.length in (None, len(numbers))
     if not fits or (limits.distinct and len({*numbers}) < len(numbers)):
-        raise ValueError(_needed(limits, value))
+        raise ValueError(_describe_limits(limits, value))
     return value
 
 
@@ -350,7 +367,7 @@ def _fits(number, limits):
     return number >= limits.least and number > limits.above and number <= limits.most and number < limits.below
 
 
-def _needed(limits, value):
+def _describe_limits(limits, value):
     """What to give instead of a value, in words: "a number of at least 16 is needed: ..."."""
     if limits.above >= 0:
         range_ = f"above {limits.above:g}"

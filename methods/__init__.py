@@ -1,4 +1,4 @@
-"""The methods by the name that a conf calls them, and their models opened."""
+"""The methods by their names in confs, and how to open a conf, a recipe or a model of any of them."""
 
 import os
 
@@ -16,7 +16,7 @@ CONFS = {name: method.conf_class for name, method in METHODS.items()}
 
 
 def load_conf(path):
-    """A conf file of train.py as an object of its method's class of conf, complete.
+    """Reads a conf file of train.py: an object of its method's conf_class, with what complete() adds.
 
     Raises UserError as config.load_conf and the conf's complete() do.
     """
@@ -24,11 +24,11 @@ def load_conf(path):
 
 
 def load_recipe(model_file):
-    """(conf, `trained` section) of the recipe beside a model.
+    """Reads the recipe beside a model file: (conf, its `trained` section as a dict).
 
-    A model without one is taken as the original repo's: a Johnson net with its settings.
+    Without a recipe the model is taken for one of hzy46/fast-neural-style-tensorflow: its conf is a JohnsonConf.
 
-    Raises UserError as load_conf does, or, without a recipe, when the model file cannot be opened.
+    Raises UserError as config.load_recipe does, or, without a recipe, as checkpoints.read_shapes does.
     """
     path = checkpoints.recipe_path(model_file)
     if os.path.exists(path):
@@ -38,7 +38,7 @@ def load_recipe(model_file):
         raise UserError(
             f"{model_file}: not a model of the original project, and its recipe {path} is missing; put it there"
         )
-    settings = {}  # what a model of this project without its recipe still tells; the original's tells nothing else
+    settings = {}  # a model of this project that lost its recipe may have an affine and another width: its variables tell
     if "deconv3/scale" in shapes:
         settings["output_affine"] = True
     if len(shapes.get("conv1/conv/weight", ())) == 4:
@@ -47,10 +47,9 @@ def load_recipe(model_file):
 
 
 def load_model(path, training=False):
-    """The method that a model file's recipe names, its variables restored; with its losses when `training`.
+    """Opens a model file: the method that its recipe names, a base.Method, with its losses too if `training`.
 
-    Raises:
-      UserError: as checkpoints.restore and load_recipe do, or the model's encoder is missing or another than it was.
+    Raises UserError as load_recipe, check_encoder, the method's __init__ and checkpoints.restore do.
     """
     conf, trained = load_recipe(path)
     if isinstance(conf, EncoderConf):
@@ -61,7 +60,12 @@ def load_model(path, training=False):
 
 
 def check_encoder(path, conf, trained):
-    """Raises UserError when the loss network that a model's decoders invert is not, by its hash, its recipe's."""
+    """Raises UserError when the loss network's file is not the one that the model's decoders were trained to invert.
+
+    Args:
+      path: the model file.
+      conf, trained: its recipe, as load_recipe returns it.
+    """
     recorded = trained.get("sha256", {}).get("loss_model_file")
     encoder = system.find_file(conf.loss_model_file)
     if recorded and os.path.isfile(encoder) and system.hex_digest(encoder) != recorded:

@@ -1,4 +1,4 @@
-"""The contract of a method: what train.py, eval.py and the reports rely on, and the one gradient step of all of them."""
+"""The contract of a method, which train.py, eval.py and the reports rely on, and the gradient step that all share."""
 
 import dataclasses
 import typing
@@ -10,70 +10,76 @@ from core import config
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ManyStylesConf(config.MethodConf, config.PerceptualConf):
-    """What methods share that hold several styles, each called as its file is."""
+    """What the confs of methods share that hold several styles."""
 
-    style_images: tuple[str, ...]
+    style_images: tuple[str, ...]  # the paintings; a style's name is its file's, without the ending
 
 
 class Method(tf.Module):
     """A net that stylizes pictures, built from its conf; for training, with its losses too.
 
-    A method gives its class of conf, `__init__(conf, training)`, `train_step`, `stylize` and its need of memory. Its
-    variables have, from the start, the names that they have in a checkpoint; train.py trains those that are trainable and
-    outside the loss network's scope. The rest of the contract has defaults, which fit a method of one style:
+    A subclass must have conf_class, `__init__(conf, training)`, train_step(), stylize() and `memory`; the defaults of the
+    other attributes fit a method of one style. Its variables are named as in checkpoints. train.py trains the trainable
+    ones outside the loss network's scope.
 
-      style_kinds: what stylize() takes as styles: "name" for styles that the model holds, "image" for any picture; () for
-        a model whose one style is in its weights.
+    Attributes:
+      conf_class: the class of its conf.
+      memory: (bytes, bytes for each pixel) at the peak of stylize(), as `python benchmark.py memory` measures them.
+      style_kinds: what stylize() takes as styles: "name", a style that the model holds; "image", any picture; (): neither,
+        as the model has a single style.
       style_names: the names of the styles that the model holds.
-      kept: variables that a model file holds beside those that are trained.
-      of_style: names of variables that an initial_model, often of another style, does not give.
-      added_later: names of variables that model files of earlier versions lack: they then begin where they change nothing.
+      extra_variables: variables that a model file holds beside the trained ones.
+      style_variable_names: names of variables that belong to the style: an initial_model, which often has another style,
+        does not set them.
+      newer_variable_names: names of variables that model files of earlier versions lack: they begin without effect.
     """
 
     conf_class: type[config.MethodConf]
-    memory: tuple[float, float]  # bytes at the peak of stylize(), and more for each pixel: python benchmark.py memory
+    memory: tuple[float, float]
     style_kinds: tuple[str, ...] = ()
     style_names: typing.Sequence[str] = ()
-    kept: typing.Sequence[tf.Variable] = ()
-    of_style: typing.Sequence[str] = ()
-    added_later: typing.Sequence[str] = ()
+    extra_variables: typing.Sequence[tf.Variable] = ()
+    style_variable_names: typing.Sequence[str] = ()
+    newer_variable_names: typing.Sequence[str] = ()
 
     def __init__(self, conf):
         super().__init__()
         self.conf = conf
 
     def train_step(self, content, optimizer, variables):
-        """One step of the optimizer.
+        """Takes one step of training.
 
         Args:
           content: photos [N,S,S,3] float32 RGB 0..255.
-          optimizer: whose `iterations` is the number of the steps done before.
-          variables: what it may change.
+          optimizer: a core.optimizer.Adam or Muon; its `iterations` counts the steps taken before.
+          variables: those that the step may change.
 
         Returns:
-          The step's scalar losses by their TensorBoard tags; "total_loss", where there is one, is the last.
+          {TensorBoard tag: scalar loss}; "total_loss" is the last, if there is one.
         """
         raise NotImplementedError
 
     def stylize(self, content, style=None, strength=1.0):
-        """[N,H,W,3] float32 RGB 0..255 -> the same size stylized.
+        """Pictures in one or several styles. [N,H,W,3] float32 RGB 0..255 -> the same.
 
         Args:
-          style: a list of styles.Style of one of style_kinds; None when there is no kind.
-          strength: from 0, the content or the best that the method makes of it without a style, to 1.
+          style: a list of styles.Style of the style_kinds; None for a method that has none.
+          strength: 0, the content as well as the method can give it back, to 1, the full style.
         """
         raise NotImplementedError
 
 
 def minimize(compute_losses, variables, optimizer, adjust=lambda gradients: gradients):
-    """One step of an optimizer on variables, against the gradient of a loss.
+    """Takes one step of an optimizer that lowers a loss.
 
     Args:
-      compute_losses: a function without arguments that returns scalar losses by tag. The last of them is minimized.
-      adjust: called with the gradients, None where a variable has no part in the loss; returns those that are applied.
+      compute_losses: a function without arguments that returns {tag: scalar loss}; the step lowers the last one.
+      variables: those that the step changes.
+      adjust: a function from the list of gradients, None for a variable without effect on the loss, to those that the
+        optimizer applies.
 
     Returns:
-      The losses.
+      What compute_losses returned.
     """
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(variables)

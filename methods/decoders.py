@@ -1,7 +1,6 @@
-"""Decoders that mirror a loss network, and what the methods share that train them.
+"""Decoders that mirror a loss network, the encoder, and what the methods that train them share.
 
-They (Huang and Belongie 2017, Li et al. 2017) have the network's widths, whatever they are. Encoders end at relu{k}_1;
-`depth` is k.
+Huang and Belongie 2017, Li et al. 2017. An encoder of `depth` k ends at relu{k}_1; its decoder has the same widths.
 """
 
 import dataclasses
@@ -16,65 +15,72 @@ from methods import layers
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EncoderConf(config.MethodConf, config.NetworkConf):
-    """What methods share that decode a loss network's features. Their models need its file again."""
+    """What the confs of methods that decode a loss network's features share. Their models need the network's file too."""
 
     batch_size: int = 8
     learning_rate: float = 1e-4
     random_crops: bool = True
 
 
-def end_layers(scope, depths):
-    """The encoder's last layer for each depth: ["vgg_16/conv4/conv4_1", ...]."""
+def last_layers(scope, depths):
+    """The last layer of an encoder of each depth: ["vgg_16/conv4/conv4_1", ...]."""
     return [f"{scope}/conv{depth}/conv{depth}_1" for depth in depths]
 
 
-def regions(shares, images, depth, features):
-    """Shares of the styles [S,H,W] for images [N,H,W,3], padded and scaled as their features [N,h,w,C] are: [S,h,w,1].
+def resize_shares(shares, images, depth, features):
+    """The styles' shares of each pixel, [S,H,W], at the size of features [N,h,w,C] of padded images [N,H,W,3]: [S,h,w,1].
 
-    Shares without size, [S,1,1], stand for the whole picture.
+    Shares [S,1,1] are of the whole picture.
     """
-    masks = layers.padded(tf.image.resize(shares[..., None], tf.shape(images)[1:3], "area"), depth)
+    masks = layers.pad_to_multiple(tf.image.resize(shares[..., None], tf.shape(images)[1:3], "area"), depth)
     return tf.image.resize(masks, tf.shape(features)[1:3], "area")
 
 
-def decoder_variables(name, encoder, depth, seed):
-    """New {conv: (kernel, biases)} of a decoder from relu{depth}_1, in order, at He's scale.
+def create_decoder(name, encoder, depth, seed):
+    """A new decoder from relu{depth}_1 to pixels: {conv of the encoder: (kernel, biases)}, deepest first.
 
-    For VGG-16 and depth 4 the published one: 512-256, up, 256-256, 256-256, 256-128, up, 128-128, 128-64, up, 64-64, 64-3.
+    With VGG-16 and depth 4 it is the published one: 512-256, up, 256-256, 256-256, 256-128, up, 128-128, 128-64, up, 64-64,
+    64-3.
     """
-    convs = [name for name in vgg.topology(encoder.scope) if int(name[4]) < depth] + [f"conv{depth}_1"]
+    convs = [conv for conv in vgg.topology(encoder.scope) if int(conv[4]) < depth] + [f"conv{depth}_1"]
     shapes = {}
-    for found in reversed(convs):
-        size, _, channels_out, channels_in = encoder.kernel_shapes()[found]
-        shapes[found] = (size, channels_in, channels_out)
-    return layers.layer_variables(name, shapes, seed)
+    for conv in reversed(convs):
+        size, _, channels_out, channels_in = encoder.kernel_shapes()[conv]
+        shapes[conv] = (size, channels_in, channels_out)
+    return layers.create_layers(name, shapes, seed)
 
 
 def decode(features, decoder):
-    """Features [N,h,w,C] -> images [N,H,W,3], RGB in about 0..255, not clipped; H and W are as layers.multiple() says."""
-    return layers.in_pixels(decoded_maps(features, decoder))
+    """Features [N,h,w,C] -> pictures [N,H,W,3], RGB in about 0..255, not clipped. See create_decoder and side_multiple."""
+    return layers.to_pixels(apply_decoder(features, decoder))
 
 
 def inversion_losses(encoder, layer, decoder, features, images):
-    """(pixels', features') error of what a decoder makes of images' [N,H,W,3] features [N,h,w,C] at a layer.
+    """How well a decoder inverts an encoder: (pixel loss, feature loss), scalars.
 
-    The first is the mean squared error as a share of a photo's usual variance, the second a share of the features' energy.
+    Args:
+      images: [N,H,W,3] RGB 0..255.
+      features: what the encoder makes of them at `layer`, [N,h,w,C].
+
+    Returns:
+      The mean squared difference of decoded and given pixels in UNIT, and losses.content_error's "relative" form of their
+      features.
     """
-    found = decode(features, decoder)
-    of_features = losses.content_error(encoder(found, [layer])[layer], features, "relative")
-    return tf.reduce_mean(tf.square((found - images) / layers.UNIT)), of_features
+    decoded_images = decode(features, decoder)
+    feature_loss = losses.content_error(encoder(decoded_images, [layer])[layer], features, "relative")
+    return tf.reduce_mean(tf.square((decoded_images - images) / layers.UNIT)), feature_loss
 
 
-def decoded_maps(x, decoder):
-    """What the last convolution of a decoder {conv: (kernel, biases)} gives: [N,h,w,C] -> [N,H,W,3].
+def apply_decoder(x, decoder):
+    """The convolutions of a decoder, as create_decoder() returns it, one after the other: [N,h,w,C] -> [N,H,W,3].
 
-    Each convolution of the encoder, backwards, with reflected edges; where the encoder pools, nearest upsampling.
+    Edges are reflected; where the encoder pools, the decoder repeats each pixel 2x2 times.
     """
-    above = None
-    for name, layer in decoder.items():
-        if name == "conv1_1":
-            return layers.image_conv(x, layer)
-        upsamples = above is not None and re.fullmatch(r"conv\d_1", above)
+    last_conv = ""
+    for conv, layer in decoder.items():
+        if conv == "conv1_1":
+            return layers.conv_to_image(x, layer)
+        upsamples = re.fullmatch(r"conv\d_1", last_conv)
         x = tf.nn.relu(layers.upsample_conv(x, layer) if upsamples else layers.conv(x, layer))
-        above = name
+        last_conv = conv
     raise ValueError("a decoder ends with conv1_1")

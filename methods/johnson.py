@@ -1,4 +1,4 @@
-"""Johnson et al. 2016: one image transform net for each style, trained with perceptual losses."""
+"""Johnson et al. 2016 (arXiv 1603.08155): one image transform net for each style, trained with perceptual losses."""
 
 import dataclasses
 
@@ -13,36 +13,40 @@ from methods import base
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class JohnsonConf(config.MethodConf, config.PerceptualConf):
-    """What the training of one style may be told. Defaults of the optional keys are the original's behaviour."""
+    """The conf of a net for one style. Without the optional keys it is the original's training."""
 
     style_image: str  # the painting
     method: str = "johnson"
-    # Short side of a style image, whole; 0: like the training images (image_size, cropped)
+    # Short side of the uncropped style image in pixels; 0: cropped and resized as the photos are
     style_size: int = config.option(0, zero=True, **config.SIDE_LIMITS)
-    # Channels of the net's first convolution; the next have twice and four times as many
+    # Channels of the net's first convolution; the next two have twice and four times as many
     width: int = config.option(32, above=0)
 
-    output_affine: bool = False  # scale and offset after the last norm, beginning as the style's; the original has none
+    # The net gets model.create_affine(): contrast and colors of its own, which begin as the style's
+    output_affine: bool = False
 
     # The style image's channels first get the means and deviations that every result of a net without output_affine has
+    # (model.normalize_colors)
     normalized_style: bool = False
 
-    # Help for runs of few steps.
-    least_slope: float = 0.0  # of the final tanh in the backward pass, where it leads out of saturation
-    # normal: stddev 0.1 everywhere. identity: He's scale, each residual block starts as x
+    # These help runs of few steps.
+    least_slope: float = 0.0  # of the final tanh in the backward pass, where it leads out of saturation (model.tanh)
+    # normal: stddev 0.1 everywhere. identity: He's scale, residual blocks begin as the identity (model.create_kernels)
     initializer: str = config.option("normal", choices=("normal", "identity"))
-    reconstruction_steps: int = 0  # first so many steps learn to give the photo back
-    style_warmup_steps: int = 0  # after them the style weight is raised from 0 over so many steps
+    reconstruction_steps: int = 0  # the first N steps teach the net to give the photo back
+    style_warmup_steps: int = 0  # over the N steps after them the style weight rises from 0
 
 
 class Johnson(base.Method):
     """The image transform net and, for training, its loss network and the style's Gram matrices.
 
-    Raises UserError, when training, as reader.read_style and losses.loss_network do.
+    Departures from the original, all off by default, are those of JohnsonConf, losses.PerceptualLoss and model.py.
+
+    Raises UserError, for training, as reader.read_style and losses.PerceptualLoss do.
     """
 
     conf_class = JohnsonConf
-    of_style = model.AFFINE
+    style_variable_names = model.AFFINE
 
     def __init__(self, conf, training=False):
         super().__init__(conf)
@@ -50,39 +54,39 @@ class Johnson(base.Method):
         style = reader.read_style(conf.style_image, conf) if training else tf.zeros([1, 1, 1, 3])
         if training and conf.normalized_style:
             style = model.normalize_colors(style)
-        affine = model.output_affine(style) if conf.output_affine else {}
-        self.kernels = model.initial_kernels(conf.initializer, conf.seed, conf.width) | affine
+        affine = model.create_affine(style) if conf.output_affine else {}
+        self.kernels = model.create_kernels(conf.initializer, conf.seed, conf.width) | affine
         if training:
             self.perceptual_loss = losses.PerceptualLoss(conf)
             self.style_targets = {"": self.perceptual_loss.style_targets(style)}
 
     def train_step(self, content, optimizer, variables):
-        """One step on a batch [N,S,S,3] of RGB 0..255; returns its scalar losses by their TensorBoard tags."""
-        reconstructs = int(optimizer.iterations) < self.conf.reconstruction_steps
-        return self._train_step(content, optimizer, variables, reconstructs)
+        """As base.Method.train_step; the first conf.reconstruction_steps report "total_loss" alone."""
+        is_reconstruction = int(optimizer.iterations) < self.conf.reconstruction_steps
+        return self._train_step(content, optimizer, variables, is_reconstruction)
 
     def stylize(self, content, style=None, strength=1.0):
-        """[N,H,W,3] float32 RGB 0..255 -> the same size stylised; strength 0 is the content, 1 the net's output."""
+        """As base.Method.stylize; the strength mixes the content (0) with the net's output (1)."""
         return self._stylize(content, strength)
 
     @tf.function(autograph=False)
-    def _train_step(self, content, optimizer, variables, reconstructs):
+    def _train_step(self, content, optimizer, variables, is_reconstruction):
         def compute_losses():
             generated = model.image_transform_net(content, self.kernels, self.conf.least_slope)
-            if reconstructs:
-                # Towards the photo as the last norm could give it at best: its own means and contrast are out of reach.
+            if is_reconstruction:
+                # The target is the photo after the last norm: the net cannot give back the photo's own mean and contrast.
                 norm = model.instance_norm(content, *map(self.kernels.get, model.AFFINE))
                 target = tf.stop_gradient(tf.tanh(norm) + 1) * 127.5
                 return {"total_loss": tf.reduce_mean(tf.square(generated - target)) / 255}
-            view = losses.drawn_view(self.conf, optimizer.iterations)
+            view = losses.draw_view(self.conf, optimizer.iterations)
             targets = self.perceptual_loss.content_targets(content, view)
-            weight = losses.style_weight(self.conf, optimizer.iterations)
+            weight = losses.schedule_style_weight(self.conf, optimizer.iterations)
             return self.perceptual_loss(generated, targets, self.style_targets[""], weight, view)
 
         return base.minimize(compute_losses, variables, optimizer)
 
     @tf.function(autograph=False, input_signature=[tf.TensorSpec([None, None, None, 3]), tf.TensorSpec([])])
     def _stylize(self, content, strength):
-        # One image at a time: as fast as together, and in the memory of one.
+        # One image at a time, as fast as all at once, so that memory stays that of a single image.
         images = tf.map_fn(lambda image: model.image_transform_net(image[None], self.kernels)[0], content)
         return content + strength * (images - content)

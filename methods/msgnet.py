@@ -1,4 +1,4 @@
-"""Zhang and Dana 2017 (arXiv 1703.06953), MSG-Net: many styles in one net, whose brush follows the style image's size."""
+"""Zhang and Dana 2017 (arXiv 1703.06953), MSG-Net: many styles in one net, its strokes as large as the style image is."""
 
 import dataclasses
 import functools
@@ -13,24 +13,26 @@ from core import config, styles
 from core.cli import UserError
 from methods import base, layers
 
-DEPTH = 3  # of the encoder as layers.padded counts: both sides are halved twice
-LIMIT = 3.0  # of a place's length in the features, in root mean squares
-REFRESHING = 8  # rounds of all styles and sizes of which one computes the kept Gram matrices anew, of whole images
+DEPTH = 3  # of the encoder, as layers.side_multiple counts it: both sides are halved twice
+LIMIT = 3.0  # of limit_length()
 NO_NORMS = types.MappingProxyType({})
-SETTLED = 4000  # steps after which an encoder changes slowly enough for Gram matrices kept since some rounds ago
-CROPPING = 4  # rounds, after SETTLED steps, of which one still takes the Gram matrices of crops
+# A round is a step for each style at each size.
+REFRESH_EVERY = 8  # rounds: one of them computes anew the Gram matrices of whole style images, which the model holds
+SETTLING_STEPS = 4000  # steps until the encoder changes so slowly that Gram matrices of some rounds ago fit it
+CROP_EVERY = 4  # rounds after SETTLING_STEPS: one of them still takes Gram matrices of crops
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MsgNetConf(base.ManyStylesConf):
-    """What the training of MSG-Net may be told. The net's size is the paper's; conf/msgnet.yml has the rest of it."""
+    """The conf of MSG-Net. By default the net's size is the paper's; conf/msgnet.yml has the paper's training."""
 
     method: str = "msgnet"
     style_weight: float = 5.0
     style_form: str = "channels"
     width: int = config.option(128, above=0)  # channels inside a bottleneck; four times as many between them
-    blocks: int = 6  # bottlenecks at the smallest size
-    # Long sides of each style image: of the brush; in turn, may repeat
+    blocks: int = 6  # residual blocks between encoder and upsampling
+    # Long sides in pixels to which each style image is resized, for strokes of as many sizes. They take turns, and one that
+    # is named twice has two of them
     style_sizes: tuple[int, ...] = config.option((256, 384, 512), **config.SIDE_LIMITS)
 
 
@@ -40,126 +42,139 @@ class MsgNet(base.Method):
     Departures from the paper and its code:
     - Pixels are in units of layers.UNIT around the means.
     - Norms have no scale and offset of their own. Instead each named style has a scale and an offset for every channel of
-      the decoder's norms, as in Dumoulin et al. 2017 (arXiv 1610.07629); a style image has none.
+      the decoder's norms, as in Dumoulin et al. 2017 (arXiv 1610.07629); a style image has neither.
     - The first convolution has no norm: it would hide from the Gram matrix which colors a style has.
-    - The norm before the last convolution is a joint_norm.
-    - ReLUs behind norms end at 6 and blocks with limited(): places of high contrast, up to 14 deviations from the mean,
-      were made larger by every block and looked alike in all styles.
-    - Gram matrices have the norm 1. CoMatch's matrix begins at the identity plus the published noise, so that its result is
-      not the same map in every channel, and CoMatch adds a second matrix, which all styles share (comatch).
-    - Training takes the Gram matrix of a crop of the style image: its gradient teaches the encoder to read styles. After
-      SETTLED steps three rounds of four take that of the whole image, which is kept in the model for each named style and
-      each of conf.style_sizes, and learn the style's scales and offsets. So the model needs no picture of a named style.
+    - The norm before the last convolution is joint_norm().
+    - ReLUs after norms end at 6, and blocks end with limit_length(). Places of high contrast, up to 14 deviations from the
+      mean, became larger with every block and looked alike in all styles.
+    - Gram matrices have the norm 1.
+    - CoMatch's matrix begins as the identity plus the published noise: from noise alone all channels begin nearly alike.
+    - CoMatch adds a second matrix, which all styles share (comatch).
+    - At first steps take the Gram matrix of a crop of the style image, and its gradient teaches the encoder to read styles.
+      After SETTLING_STEPS three of four rounds take that of the whole image and teach the style's scales and offsets. The
+      model holds these matrices, one for each named style and each of conf.style_sizes, so it needs no picture of them.
 
-    Raises UserError as losses.PerceptualLoss and, when training, layers.check_size and reader.read_painting do.
+    Raises UserError as styles.names does and, for training, as losses.PerceptualLoss, layers.check_size and
+    reader.read_painting do, or when conf.steps is less than a round.
     """
 
     conf_class = MsgNetConf
-    added_later = ("msgnet/comatch/path", "msgnet/norms")
+    newer_variable_names = ("msgnet/comatch/path", "msgnet/norms")
     style_kinds = ("name", "image")
     memory = (700e6, 1470)
 
     def __init__(self, conf, training=False):
         super().__init__(conf)
         self.style_names = styles.names(conf.style_images)
-        self.layers = initial_layers(conf)
+        self.layers = create_layers(conf)
         self.sizes = sorted(set(conf.style_sizes))
         channels = 4 * conf.width
         noise = tf.random.stateless_uniform([channels, channels], [conf.seed, -1], 0, 0.02)
         self.match = tf.Variable(tf.eye(channels) + noise, name="msgnet/comatch/weights")
-        self.path = tf.Variable(tf.zeros([channels] * 2), name="msgnet/comatch/path")
-        none = tf.zeros([len(self.style_names), 2, sum(norm_channels(conf).values())])
-        self.norm_changes = tf.Variable(none, name="msgnet/norms")  # from identity_norms
-        kept = tf.zeros([len(self.style_names), len(self.sizes), channels, channels])
-        self.grams = tf.Variable(kept, trainable=False, name="msgnet/grams")
-        self._of_image = functools.lru_cache(maxsize=16)(lambda style: self._gram(np.float32(style.image)[None]))
+        self.path = tf.Variable(tf.zeros([channels] * 2), name="msgnet/comatch/path")  # see comatch()
+        zeros = tf.zeros([len(self.style_names), 2, sum(norm_channels(conf).values())])
+        self.norm_changes = tf.Variable(zeros, name="msgnet/norms")  # added to layers.identity_norms
+        zeros = tf.zeros([len(self.style_names), len(self.sizes), channels, channels])
+        self.grams = tf.Variable(zeros, trainable=False, name="msgnet/grams")
+        # One style image often goes with many pictures.
+        self._image_gram = functools.lru_cache(maxsize=16)(lambda style: self._traced_gram(np.float32(style.image)[None]))
         if training:
             layers.check_size(conf, DEPTH)
             if 0 < conf.steps < len(conf.style_images) * len(conf.style_sizes):
                 raise UserError(f"steps: got {conf.steps}, less than there are styles times style_sizes; raise it")
             images = [reader.read_painting(path, size).rgb for path in conf.style_images for size in self.sizes]
             self.perceptual_loss = losses.PerceptualLoss(conf)
-            found = [self.perceptual_loss.style_targets(np.float32(image)[None]) for image in images]
-            self._targets = {layer: tf.stack([each[layer] for each in found]) for layer in found[0]}
+            targets = [self.perceptual_loss.style_targets(np.float32(image)[None]) for image in images]
+            self._targets = {layer: tf.stack([matrices[layer] for matrices in targets]) for layer in targets[0]}
             self._images = [tf.constant(image) for image in images]
-            of_the_largest = found[len(self.sizes) - 1 :: len(self.sizes)]
-            self.style_targets = dict(zip(self.style_names, of_the_largest, strict=True))
+            largest = targets[len(self.sizes) - 1 :: len(self.sizes)]
+            self.style_targets = dict(zip(self.style_names, largest, strict=True))
 
     @property
-    def kept(self):
-        """What a model file holds beside the trainable variables."""
+    def extra_variables(self):
+        """The Gram matrices of the named styles."""
         return [self.grams]
 
     def train_step(self, content, optimizer, variables):
-        """One step on a batch [N,S,S,3] of RGB 0..255, with the next style at the next size; returns its losses by tag."""
-        turn, which = divmod(int(optimizer.iterations), len(self.style_names))
-        visit, turn = divmod(turn, len(self.conf.style_sizes))
-        place = which, self.sizes.index(self.conf.style_sizes[turn])
-        index = which * len(self.sizes) + place[1]
+        """As base.Method.train_step, with the next style or, after the last one, the next size."""
+        turn, style_index = divmod(int(optimizer.iterations), len(self.style_names))
+        round_, turn = divmod(turn, len(self.conf.style_sizes))
+        size_index = self.sizes.index(self.conf.style_sizes[turn])
+        index = style_index * len(self.sizes) + size_index
         image = self._images[index]
-        if visit % REFRESHING == 0:
-            self.grams.scatter_nd_update([place], self._gram(tf.cast(image, tf.float32)[None]))
-        if int(optimizer.iterations) >= SETTLED and visit % CROPPING:
-            return self._train_step(content, optimizer, variables, tf.constant(index), gram=self.grams[place])
-        size = [min(self.conf.image_size, side) for side in image.shape[:2]]
-        crop = tf.image.stateless_random_crop(image, [*size, 3], [self.conf.seed, int(optimizer.iterations)])
+        if round_ % REFRESH_EVERY == 0:
+            self.grams.scatter_nd_update([[style_index, size_index]], self._traced_gram(tf.cast(image, tf.float32)[None]))
+        if int(optimizer.iterations) >= SETTLING_STEPS and round_ % CROP_EVERY:
+            return self._train_step(
+                content, optimizer, variables, tf.constant(index), gram=self.grams[style_index, size_index]
+            )
+        sides = [min(self.conf.image_size, side) for side in image.shape[:2]]
+        crop = tf.image.stateless_random_crop(image, [*sides, 3], [self.conf.seed, int(optimizer.iterations)])
         return self._train_step(content, optimizer, variables, tf.constant(index), tf.cast(crop, tf.float32)[None])
 
     @tf.function(autograph=False, reduce_retracing=True)
     def _train_step(self, content, optimizer, variables, index, style=None, gram=None):
-        """A step towards the index-th style, of which CoMatch gets the Gram matrix of an image [1,h,w,3], or gram [C,C]."""
-        view = losses.drawn_view(self.conf, optimizer.iterations)
+        """Takes a step towards a style.
+
+        Args:
+          index: a scalar tensor, the place in self._images of the style at one of its sizes.
+          style: a crop of the style image, [1,h,w,3] RGB 0..255, whose Gram matrix CoMatch gets; None: it gets `gram`.
+          gram: the Gram matrix of the whole style image, [C,C].
+        """
+        view = losses.draw_view(self.conf, optimizer.iterations)
         content_targets = self.perceptual_loss.content_targets(content, view)
         style_targets = {layer: targets[index] for layer, targets in self._targets.items()}
 
         def compute_losses():
             if gram is None:
-                matched, norms = self._gram_of(style)[0], self._no_norms()
-            else:  # by a product, since the gradient of an indexed row has another form than the optimizer's
+                style_gram, norms = self._compute_gram(style)[0], self._identity_norms()
+            else:  # a product, as the gradient of norm_changes[i] is a tf.IndexedSlices, which the optimizer does not take
                 one_hot = tf.one_hot(index // len(self.sizes), len(self.style_names))
-                matched, norms = gram, self._no_norms() + tf.tensordot(one_hot, self.norm_changes, 1)
-            generated = self._decoded(comatch(self._encoded(content), self.match, matched, self.path), norms)
+                style_gram, norms = gram, self._identity_norms() + tf.tensordot(one_hot, self.norm_changes, 1)
+            generated = self._decode(comatch(self._encode(content), self.match, style_gram, self.path), norms)
             return self.perceptual_loss(generated, content_targets, style_targets, self.conf.style_weight, view)
 
         return base.minimize(compute_losses, variables, optimizer)
 
     def stylize(self, content, style, strength=1.0):
-        """[N,H,W,3] float32 RGB 0..255 -> the same size in the styles, a list of styles.Style by name or image.
+        """As base.Method.stylize; the strength mixes the content (0) with the net's output (1).
 
-        A named style's `size` is that of its brush; None is the largest it has. Strength 0 is the content, 1 the net's
-        output. Where the styles' masks leave a part of the content to nobody, it stays as it is.
+        Where the masks leave a pixel uncovered, it stays as it is. A named style's `size` is that of its strokes, as if its
+        image had this long side; None: the largest of conf.style_sizes.
         """
         shares = styles.shares(style, *content.shape[1:3])
-        norms = tf.stack([self._norms_of(each) for each in style])
-        grams = tf.concat([self._of_image(each) if each.image is not None else self._of_name(each) for each in style], 0)
-        if all(each.mask is None for each in style):  # CoMatch is linear in the Gram matrix: one then does for all of them
-            grams, norms = (tf.tensordot(shares[:, 0, 0], each, 1)[None] for each in (grams, norms))
+        norms = tf.stack([self._style_norms(s) for s in style])
+        grams = tf.concat([self._named_gram(s) if s.image is None else self._image_gram(s) for s in style], 0)
+        if all(s.mask is None for s in style):  # CoMatch is linear in the Gram matrix: decode once, by the weighted mean
+            grams, norms = (tf.tensordot(shares[:, 0, 0], values, 1)[None] for values in (grams, norms))
             shares = tf.ones([1, 1, 1])
         return self._stylize(content, grams, norms, shares, strength)
 
-    def _norms_of(self, style):
-        """A style's scales and offsets [2,C]: those of a named one."""
+    def _style_norms(self, style):
+        """A Style's scales and offsets [2,C], 1 and 0 for an image."""
         if style.image is not None:
-            return self._no_norms()
-        return self._no_norms() + self.norm_changes[self.style_names.index(style.name)]
+            return self._identity_norms()
+        return self._identity_norms() + self.norm_changes[self.style_names.index(style.name)]
 
-    def _no_norms(self):
+    def _identity_norms(self):
+        """Scales of 1 and offsets of 0 of the decoder's norms, [2,C]."""
         return layers.identity_norms(norm_channels(self.conf))
 
-    def _of_name(self, style):
-        """A named style's Gram matrix [1,C,C], between those of the two nearest sizes."""
-        place = np.interp(style.size or max(self.sizes), self.sizes, range(len(self.sizes)))
-        lower, upper = int(np.floor(place)), int(np.ceil(place))
+    def _named_gram(self, style):
+        """A named Style's Gram matrix [1,C,C], interpolated between those of the two nearest sizes."""
+        position = np.interp(style.size or max(self.sizes), self.sizes, range(len(self.sizes)))
+        lower, upper = int(np.floor(position)), int(np.ceil(position))
         grams = self.grams[self.style_names.index(style.name)]
-        return (grams[lower] + np.float32(place - lower) * (grams[upper] - grams[lower]))[None]
+        return (grams[lower] + np.float32(position - lower) * (grams[upper] - grams[lower]))[None]
 
     @tf.function(autograph=False, input_signature=[tf.TensorSpec([1, None, None, 3])])
-    def _gram(self, image):
-        return self._gram_of(image)
+    def _traced_gram(self, image):
+        """_compute_gram() in a graph of its own, one for all sizes."""
+        return self._compute_gram(image)
 
-    def _gram_of(self, image):
-        """The Gram matrix [1,C,C], of norm 1, of an image [1,h,w,3] of any size."""
-        gram = losses.gram(self._encoded(layers.padded(image, DEPTH)))
+    def _compute_gram(self, image):
+        """The Gram matrix [1,C,C], scaled to norm 1, of a style image [1,h,w,3] RGB 0..255 of any size."""
+        gram = losses.gram(self._encode(layers.pad_to_multiple(image, DEPTH)))
         return gram / (tf.norm(gram) + 1e-12)
 
     @tf.function(
@@ -175,29 +190,30 @@ class MsgNet(base.Method):
     def _stylize(self, content, grams, norms, shares, strength):
         size = tf.shape(content)[1:3]
 
-        def stylized(image):
-            features = self._encoded(layers.padded(image[None], DEPTH))
+        def stylize_image(image):
+            features = self._encode(layers.pad_to_multiple(image[None], DEPTH))
 
-            def added(sum_, each):  # decoded one by one: norms over all would mix the styles' colours
-                share, gram, norms = each
-                decoded = self._decoded(comatch(features, self.match, gram, self.path), norms)[0, : size[0], : size[1]]
-                return sum_ + share[..., None] * tf.clip_by_value(decoded, 0.0, 255.0)
+            def add_style(total, style):
+                share, gram, norms = style
+                decoded = self._decode(comatch(features, self.match, gram, self.path), norms)[0, : size[0], : size[1]]
+                return total + share[..., None] * tf.clip_by_value(decoded, 0.0, 255.0)
 
-            parts = (shares, grams, norms)
-            return tf.foldl(added, parts, tf.zeros_like(image), parallel_iterations=1)  # in the memory of one
+            # Each style is decoded alone, as norms over all of them would mix their colors, and one after the other, so
+            # that memory stays that of a single style.
+            return tf.foldl(add_style, (shares, grams, norms), tf.zeros_like(image), parallel_iterations=1)
 
         rest = 1 - strength * tf.reduce_sum(shares, 0)[..., None]
-        return rest * content + strength * tf.map_fn(stylized, content)
+        return rest * content + strength * tf.map_fn(stylize_image, content)
 
-    def _encoded(self, images):
+    def _encode(self, images):
         """[N,H,W,3] RGB 0..255 -> [N,H/4,W/4,4*width]."""
-        x = layers.in_units(images)
+        x = layers.to_units(images)
         x = tf.nn.relu(layers.conv(x, self.layers["conv1"]))
         x = bottleneck(x, self.layers, "down1", 2)
         return bottleneck(x, self.layers, "down2", 2)
 
-    def _decoded(self, x, norms):
-        """[N,h,w,4*width], and a style's scales and offsets [2,C] -> [N,4*h,4*w,3] RGB in about 0..255."""
+    def _decode(self, x, norms):
+        """[N,h,w,4*width], and a style's scales and offsets [2,C] -> [N,4*h,4*w,3] RGB in about 0..255, not clipped."""
         norms = layers.split_norms(norms, norm_channels(self.conf))
         for i in range(self.conf.blocks):
             x = bottleneck(x, self.layers, f"res{i + 1}", norms=norms)
@@ -205,60 +221,73 @@ class MsgNet(base.Method):
         x = up_bottleneck(x, self.layers, "up2", norms)
         scale, offset = norms["conv2"]
         x = tf.nn.relu6(joint_norm(x) * scale + offset)
-        return layers.in_pixels(layers.image_conv(x, self.layers["conv2"]))
+        return layers.to_pixels(layers.conv_to_image(x, self.layers["conv2"]))
 
 
 def comatch(x, match, gram, path):
-    """CoMatch: features [N,h,w,C] times a learned matrix and a style's Gram matrix, [C,C] both. Equation 3.
+    """CoMatch (equation 3): features times a learned matrix and a style's Gram matrix, both [C,C]. [N,h,w,C] -> the same.
 
-    `path` [C,C], not in the paper, is added to the product: a Gram matrix has few directions and lets no others through.
+    `path` [C,C], which is not in the paper, is added to the product of the matrices: it lets through what the Gram matrix,
+    of low rank, would not.
     """
     return tf.tensordot(x, tf.ensure_shape(tf.matmul(match, gram), match.shape) + path, 1)
 
 
 def joint_norm(x):
-    """x [N,H,W,C] to mean 0 and variance 1 over all places and channels of each image: group norm with one group.
+    """Brings each image to mean 0 and variance 1 over all its pixels and channels. [N,H,W,C] -> the same.
 
-    Instance norm, which the paper has in its place, takes from every channel the mean that tells one style's colours from
-    another's; without any norm 97 of 100 of the ReLU's inputs were negative, and up to a third of a picture the mean gray.
-    N must be known when the graph is built.
+    That is group norm with one group; N must be known when the graph is built. Instance norm, which the paper has in its
+    place, takes from every channel the mean that tells one style's colors from another's. Without any norm 97% of the
+    following ReLU's inputs were negative, and up to a third of a picture was plain gray.
     """
     x -= tf.reduce_mean(x, [1, 2, 3], keepdims=True)
-    # Unlike tf.nn.moments, l2_loss keeps no squares, 256 bytes for each pixel.
+    # tf.nn.moments would hold all squares in memory, 256 bytes for each pixel; l2_loss does not.
     halves = tf.stack([tf.nn.l2_loss(image) for image in tf.split(x, x.shape[0])])
     variance = 2 * halves / tf.cast(tf.size(x[0]), tf.float32)
     return x * tf.math.rsqrt(variance + 1e-6)[:, None, None, None]
 
 
 def bottleneck(x, weights, scope, strides=1, norms=NO_NORMS):
-    """limited() x + 1x1, 3x3 and 1x1 convolutions, each after norm and ReLU (to 6); x through a 1x1 where sizes change."""
+    """A residual block: limit_length(x + convolutions of x). [N,H,W,I] -> [N,ceil(H/strides),ceil(W/strides),O].
+
+    The convolutions are 1x1, 3x3 and 1x1, each after normalize(). Where I and O differ, x passes a 1x1 convolution too.
+
+    Args:
+      weights: {scope: (kernel, biases)}, as create_layers() returns them, of which those below `scope` are used.
+      norms: {scope: (scale [C], offset [C])} of a style.
+    """
     y = layers.conv(normalize(x, norms, f"{scope}/1"), weights[f"{scope}/1"])
     y = layers.conv(normalize(y, norms, f"{scope}/2"), weights[f"{scope}/2"], strides)
     y = layers.conv(normalize(y, norms, f"{scope}/3"), weights[f"{scope}/3"])
     shortcut = weights.get(f"{scope}/shortcut")
-    return limited(y + (layers.conv(x, shortcut, strides) if shortcut else x))
+    return limit_length(y + (layers.conv(x, shortcut, strides) if shortcut else x))
 
 
 def up_bottleneck(x, weights, scope, norms=NO_NORMS):
-    """bottleneck with twice the size: nearest upsampling before the 3x3, and behind the shortcut's 1x1 for less work."""
+    """bottleneck() that doubles the size: [N,H,W,I] -> [N,2H,2W,O].
+
+    Nearest upsampling comes before the 3x3 convolution; in the shortcut after the 1x1, where it gives the same for less
+    work.
+    """
     y = layers.conv(normalize(x, norms, f"{scope}/1"), weights[f"{scope}/1"])
     y = layers.upsample_conv(normalize(y, norms, f"{scope}/2"), weights[f"{scope}/2"])
     y = layers.conv(normalize(y, norms, f"{scope}/3"), weights[f"{scope}/3"])
     shortcut = layers.conv(x, weights[f"{scope}/shortcut"])
-    return limited(y + tf.repeat(tf.repeat(shortcut, 2, 1), 2, 2))
+    return limit_length(y + tf.repeat(tf.repeat(shortcut, 2, 1), 2, 2))
 
 
 def normalize(x, norms, scope):
-    """x [N,h,w,C] through the norm of a scope, without scale and offset where a style has none, and a ReLU to 6."""
+    """The norm of a scope, with its scale and offset if `norms` has them, then a ReLU that ends at 6. [N,h,w,C] -> same."""
     return layers.normalize(x, norms.get(scope, ()), tf.nn.relu6)
 
 
-def limited(x):
-    """x [N,H,W,C], each place's length over the channels held, softly, below LIMIT times the root mean square of them all.
+def limit_length(x):
+    """Softly limits the length of each pixel's features to LIMIT times the root mean square of all lengths in the image.
 
-    Not in the paper. Norms hide the scale of what a net makes, but a few huge values in a map set its deviation: without a
-    limit each block makes them larger, at eyes and edges, up to 75 times the median length before the last convolution,
-    and they show as the same bright patches in every style (the droplets of Karras et al. 2020, arXiv 1912.04958).
+    [N,H,W,C] -> the same. Not in the paper: norms hide the scale of features, but a few huge ones in an image decide its
+    deviation. Without a limit each block made them larger, at eyes and edges, up to 75 times the median before the last
+    convolution, where they showed as bright patches, the same in every style (the droplets of Karras et al. 2020, arXiv
+    1912.04958).
     """
     squares = tf.reduce_mean(tf.square(x), 3, keepdims=True)
     mean = tf.reduce_mean(squares, [1, 2], keepdims=True)
@@ -266,29 +295,29 @@ def limited(x):
 
 
 def norm_channels(conf):
-    """The decoder's norms, each called as the convolution behind it: {scope: channels}."""
+    """The decoder's norms, {scope of the convolution after it: channels}."""
     convs = decoder_shapes(conf).items()
     return {scope: channels_in for scope, (_, channels_in, _) in convs if not scope.endswith("shortcut")}
 
 
 def block_shapes(scope, channels_in, planes, channels_out):
-    """The shapes (size, channels in, out) of a bottleneck's convolutions by scope, with a shortcut's where sizes change."""
+    """The convolutions of a bottleneck, {scope: (kernel size, channels in, channels out)}, `planes` channels inside."""
     shapes = {f"{scope}/1": (1, channels_in, planes), f"{scope}/2": (3, planes, planes)}
     shapes |= {f"{scope}/3": (1, planes, channels_out)}
     return shapes | ({f"{scope}/shortcut": (1, channels_in, channels_out)} if channels_in != channels_out else {})
 
 
 def decoder_shapes(conf):
-    """The shapes of the decoder's convolutions, in order: {scope: (size, channels in, out)}."""
+    """The convolutions of the decoder, in order: {scope: (kernel size, channels in, channels out)}."""
     width, shapes = conf.width, {}
     for i in range(conf.blocks):
         shapes |= block_shapes(f"res{i + 1}", 4 * width, width, 4 * width)
     return shapes | block_shapes("up1", 4 * width, 32, 128) | block_shapes("up2", 128, 16, 64) | {"conv2": (7, 64, 3)}
 
 
-def initial_layers(conf):
+def create_layers(conf):
     """New {scope: (kernel, biases)} at He's scale; residual blocks begin as the identity."""
     shapes = {"conv1": (7, 3, 64)} | block_shapes("down1", 64, 32, 128)
     shapes |= block_shapes("down2", 128, conf.width, 4 * conf.width) | decoder_shapes(conf)
     blocks = [f"res{i + 1}/3" for i in range(conf.blocks)]
-    return layers.layer_variables("msgnet", shapes, conf.seed, at_zero=blocks)
+    return layers.create_layers("msgnet", shapes, conf.seed, zero_scopes=blocks)

@@ -1,4 +1,4 @@
-"""Chen et al. 2017 (arXiv 1703.09210), StyleBank: one autoencoder, and a bank of filters for each style."""
+"""Chen et al. 2017 (arXiv 1703.09210), StyleBank: one encoder and decoder, and a bank of filters for each style."""
 
 import dataclasses
 import os
@@ -13,42 +13,43 @@ from core import checkpoints, config, styles
 from core.cli import UserError
 from methods import base, layers
 
-DEPTH = 3  # of the encoder as layers.padded counts: both sides are halved twice
-NOTHING = 1e-3  # of a pixel, which the styles' masks may leave to nobody without the photo being recovered for it
-NORM_MEMORY = 0.9  # share of the stylising steps' mean gradient norm that each of them keeps
+DEPTH = 3  # of the encoder, as layers.side_multiple counts it: both sides are halved twice
+UNCOVERED_LIMIT = 1e-3  # if masks leave more than this of some pixel uncovered, fill it with the reconstructed photo
+NORM_DECAY = 0.9  # of the running mean of the stylizing steps' gradient norm
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StyleBankConf(base.ManyStylesConf):
-    """What the training of StyleBank may be told. The net's size is the paper's; conf/stylebank.yml has the rest of it."""
+    """The conf of StyleBank. By default the net's size is the paper's; conf/stylebank.yml has the paper's training."""
 
     method: str = "stylebank"
-    # Short side of a style image, whole; 0: like the training images (image_size, cropped)
+    # Short side of the uncropped style images in pixels; 0: cropped and resized as the photos are
     style_size: int = config.option(0, zero=True, **config.SIDE_LIMITS)
     width: int = config.option(256, above=0)  # channels of the encoder's features, and of each filter bank
     blocks: int = 0  # residual blocks at the beginning of the decoder, of which the paper has none
     bank_blocks: int = 0  # residual blocks at the end of each bank, of which the paper has none
-    stylizing_steps: int = config.option(2, above=0)  # between two of reconstruction
-    reconstruction_weight: float = 1.0  # of the latter's gradient, beside those of the former
-    # A finished model of which all stays as it is: only banks that it lacks are trained. width, blocks, bank_blocks and its
-    # styles are taken from its recipe.
+    stylizing_steps: int = config.option(2, above=0)  # for each step of reconstruction, the paper's T
+    # Norm of a reconstruction step's gradient, as a multiple of the stylizing steps' norm: the paper's lambda
+    reconstruction_weight: float = 1.0
+    # A finished model that stays as it is: only banks for styles that it lacks are trained. width, blocks, bank_blocks and
+    # its styles are read from its recipe
     frozen_model: str = config.option("", may_be_empty=True)
 
     def complete(self):
-        """The conf with the size and the styles of its frozen_model, before its own styles.
+        """The conf with its frozen_model's size and, before its own styles, that model's styles.
 
-        Raises UserError as frozen_recipe does, when the conf names another size, or no style that the model lacks.
+        Raises UserError as read_frozen_recipe does, or when the conf has another size, or no style that the model lacks.
         """
         if not self.frozen_model:
             return self
-        recipe, defaults = frozen_recipe(self), {field.name: field.default for field in dataclasses.fields(self)}
+        recipe, defaults = read_frozen_recipe(self), {field.name: field.default for field in dataclasses.fields(self)}
         sizes = {key: getattr(recipe, key) for key in ("width", "blocks", "bank_blocks")}
         for key, value in sizes.items():
             if getattr(self, key) not in (value, defaults[key]):
                 raise UserError(f"{key}: got {getattr(self, key)}, but {self.frozen_model} has {value}; leave the line out")
-        names = styles.names(recipe.style_images)
-        own = dict(zip(styles.names(self.style_images), self.style_images, strict=True))
-        new = [path for name, path in own.items() if name not in names]
+        frozen = styles.names(recipe.style_images)
+        names = styles.names(self.style_images)
+        new = [path for name, path in zip(names, self.style_images, strict=True) if name not in frozen]
         if not new:
             raise UserError(f"style_images: {self.frozen_model} has all of them already; add one")
         return dataclasses.replace(self, style_images=(*recipe.style_images, *new), **sizes)
@@ -57,99 +58,102 @@ class StyleBankConf(base.ManyStylesConf):
 class StyleBank(base.Method):
     """An encoder and a decoder that give a photo back, and for each style a filter bank that goes between them.
 
+    With conf.frozen_model the encoder, the decoder and the banks of a finished model stay as they are; only banks that it
+    lacks are trained.
+
     Departures from the paper:
-    - A recovered photo gets the photo's own mean and deviation in each channel: behind its norms no decoder can tell how
-      bright and colorful the photo was.
-    - Masks divide pictures, one decoded in each style, instead of features: no training step sees such features, and
+    - A reconstructed photo gets the photo's own mean and deviation in each channel: behind its norms the decoder cannot
+      tell how bright and colorful the photo was.
+    - Masks divide pictures, one decoded in each style, instead of features. No training step sees divided features, and
       regions made of them were paler, with gray patches.
     - A bank has a scale and an offset for every channel of its norm and of the decoder's, as in Dumoulin et al. 2017 (arXiv
-      1610.07629): without them each channel that the last convolution reads has the same mean and deviation in all styles.
-    - With conf.blocks the decoder begins with residual blocks, for depth that one convolution at a quarter of the size has
-      not; with conf.bank_blocks each bank ends with some of its own. New ones change nothing.
+      1610.07629). Without them each channel that the last convolution reads has the same mean and deviation in all styles.
+    - conf.blocks and conf.bank_blocks, both 0 by default, add residual blocks at the beginning of the decoder and at the
+      end of each bank: a single convolution at a quarter of the size is shallow. Blocks begin as the identity.
 
-    With conf.frozen_model the encoder, the decoder and the banks of a finished model stay as they are, and only banks that
-    it lacks are trained.
-
-    Raises UserError, when training, as frozen_recipe, losses.PerceptualLoss, layers.check_size, reader.read_style do.
+    Raises UserError as styles.names does and, for training, as read_frozen_recipe, losses.PerceptualLoss, layers.check_size
+    and reader.read_style do.
     """
 
     conf_class = StyleBankConf
     style_kinds = ("name",)
-    memory = (945e6, 415)  # by masks, with the shipped model's blocks
+    memory = (945e6, 415)  # with masks, of the shipped model
 
     def __init__(self, conf, training=False):
         super().__init__(conf)
         self.style_names = styles.names(conf.style_images)
-        frozen = styles.names(frozen_recipe(conf).style_images) if training and conf.frozen_model else ()
-        self.kernels = initial_kernels(conf, trainable=not frozen)
-        self.banks = {name: initial_bank(conf, i, name, name not in frozen) for i, name in enumerate(self.style_names)}
-        self.norms = {name: initial_norms(conf, name, name not in frozen) for name in self.style_names}
+        frozen = styles.names(read_frozen_recipe(conf).style_images) if training and conf.frozen_model else ()
+        self.kernels = create_kernels(conf, trainable=not frozen)
+        self.banks = {name: create_bank(conf, i, name, name not in frozen) for i, name in enumerate(self.style_names)}
+        self.norms = {name: create_norms(conf, name, name not in frozen) for name in self.style_names}
         self._stylizing_norm = tf.Variable(0.0, trainable=False, name="stylebank/stylizing_norm")
         if frozen:
             checkpoints.restore(conf.frozen_model, self.extra_variables, optional=self.newer_variable_names)
         if training:
             layers.check_size(conf, DEPTH)
             self.perceptual_loss = losses.PerceptualLoss(conf)
-            self._trained = [name for name in self.style_names if name not in frozen]
+            self._trained_names = [name for name in self.style_names if name not in frozen]
             paths = dict(zip(self.style_names, conf.style_images, strict=True))
-            images = {name: reader.read_style(paths[name], conf) for name in self._trained}
+            images = {name: reader.read_style(paths[name], conf) for name in self._trained_names}
             self.style_targets = {name: self.perceptual_loss.style_targets(image) for name, image in images.items()}
 
     @property
-    def added_later(self):
-        """The banks' norms, which model files of earlier versions may lack."""
+    def newer_variable_names(self):
+        """The names of the banks' norms."""
         return [f"stylebank/banks/{name}/norms" for name in self.style_names]
 
     @property
-    def kept(self):
-        """What a model file holds beside the trainable variables."""
-        weights = [*self.kernels.values(), *(kernel for bank in self.banks.values() for kernel in bank)]
-        weights += self.norms.values()
-        return [self._stylizing_norm, *(each for each in weights if not each.trainable)]
+    def extra_variables(self):
+        """The mean gradient norm of stylizing steps, and all that conf.frozen_model freezes."""
+        variables = [*self.kernels.values(), *(kernel for bank in self.banks.values() for kernel in bank)]
+        variables += self.norms.values()
+        return [self._stylizing_norm, *(variable for variable in variables if not variable.trainable)]
 
     def train_step(self, content, optimizer, variables):
-        """One step on a batch [N,S,S,3] of RGB 0..255; returns its losses by tag.
+        """As base.Method.train_step: conf.stylizing_steps with the styles in turn, then one of reconstruction, and so on.
 
-        Of conf.stylizing_steps + 1 the last one teaches encoder and decoder to give the photos back.
+        A reconstruction step reports "losses/reconstruction_loss" alone.
         """
         turn, place = divmod(int(optimizer.iterations), self.conf.stylizing_steps + 1)
-        if len(self._trained) < len(self.banks):  # with encoder and decoder frozen there is nothing to give back
+        if len(self._trained_names) < len(self.banks):  # encoder and decoder are frozen: no reconstruction to learn
             count = int(optimizer.iterations)
         elif place == self.conf.stylizing_steps:
             return self._reconstruction_step(content, optimizer, variables)
         else:
             count = turn * self.conf.stylizing_steps + place
-        # A graph for each style: a bank whose turn it is not gets no gradient then, where a zero would have Adam move it.
-        return self._stylizing_step(content, optimizer, variables, self._trained[count % len(self._trained)])
+        # The name is a Python value, so each style has a graph of its own, in which the other banks have no gradient. With
+        # gradients of 0 Adam's momentum would move them.
+        return self._stylizing_step(content, optimizer, variables, self._trained_names[count % len(self._trained_names)])
 
     @tf.function(autograph=False)
     def _stylizing_step(self, content, optimizer, variables, name):
-        view = losses.drawn_view(self.conf, optimizer.iterations)
+        """Takes a step towards the style of a name; returns its losses by tag."""
+        view = losses.draw_view(self.conf, optimizer.iterations)
         content_targets = self.perceptual_loss.content_targets(content, view)
 
         def compute_losses():
             norms = self.norms[name]
-            generated = self._decoded(self._banked(self._encoded(content), self.banks[name], norms), norms)
+            generated = self._decode(self._apply_bank(self._encode(content), self.banks[name], norms), norms)
             targets = self.style_targets[name]
             return self.perceptual_loss(generated, content_targets, targets, self.conf.style_weight, view)
 
         def record_norm(gradients):
             if self.kernels["conv1"].trainable:
-                share = tf.where(self._stylizing_norm > 0, NORM_MEMORY, 0.0)
+                decay = tf.where(self._stylizing_norm > 0, NORM_DECAY, 0.0)
                 norm = self._shared_norm(gradients, variables)
-                self._stylizing_norm.assign(share * self._stylizing_norm + (1 - share) * norm)
+                self._stylizing_norm.assign(decay * self._stylizing_norm + (1 - decay) * norm)
             return gradients
 
         return base.minimize(compute_losses, variables, optimizer, record_norm)
 
     @tf.function(autograph=False)
     def _reconstruction_step(self, content, optimizer, variables):
-        """Its gradient gets lambda times the norm that those of the stylising steps have. Equation 6."""
+        """Takes a step of reconstruction, its gradient scaled to lambda times the stylizing steps' norm (equation 6)."""
 
         def compute_losses():
-            recovered = recolored(self._decoded(self._encoded(content), no_norms(self.conf)), content)
-            loss = losses.content_error(recovered, content, "mean") / layers.UNIT**2
-            return {"losses/reconstruction_loss": loss}  # no total: it would stand beside those of the stylizing steps
+            photos = match_colors(self._decode(self._encode(content), identity_norms(self.conf)), content)
+            loss = losses.content_error(photos, content, "mean") / layers.UNIT**2
+            return {"losses/reconstruction_loss": loss}  # no total_loss: logs would mix it with that of stylizing steps
 
         def scale_gradients(gradients):
             norm = self._shared_norm(gradients, variables)
@@ -159,29 +163,29 @@ class StyleBank(base.Method):
         return base.minimize(compute_losses, variables, optimizer, scale_gradients)
 
     def _shared_norm(self, gradients, variables):
-        """The norm of the encoder's and decoder's gradients."""
+        """The norm of the gradients of encoder and decoder, a scalar."""
         shared = {kernel.ref() for kernel in self.kernels.values()}
         return tf.linalg.global_norm([g for g, v in zip(gradients, variables, strict=True) if v.ref() in shared])
 
     def stylize(self, content, style, strength=1.0):
-        """[N,H,W,3] float32 RGB 0..255 -> the same size in the styles, a list of styles.Style by name.
+        """As base.Method.stylize; [] for `style` is allowed.
 
-        Without styles, with strength 0, or where the styles' masks leave a part to nobody, the content comes back as
-        encoder and decoder recover it.
+        Without styles, with strength 0, or where the masks leave a pixel uncovered, the content comes back as encoder and
+        decoder reconstruct it.
         """
         if not style:
             style, strength = [styles.Style(name=self.style_names[0])], 0.0
         shares = styles.shares(style, *content.shape[1:3])
-        banks = tf.stack([tf.stack(self.banks[each.name]) for each in style])
+        banks = tf.stack([tf.stack(self.banks[s.name]) for s in style])
         strengths = tf.fill([len(style)], float(strength))
-        norms = tf.stack([self.norms[each.name] for each in style])
-        if all(each.mask is None for each in style):  # one fused bank then does for all of them
-            banks, norms = (tf.tensordot(shares[:, 0, 0], each, 1)[None] for each in (banks, norms))
+        norms = tf.stack([self.norms[s.name] for s in style])
+        if all(s.mask is None for s in style):  # decode once, by the weighted mean of the banks
+            banks, norms = (tf.tensordot(shares[:, 0, 0], values, 1)[None] for values in (banks, norms))
             strengths = strengths[:1]
             shares = tf.ones([1, 1, 1])
-        elif (nobodys := 1 - shares.sum(0)).max() > NOTHING:
-            shares = np.concatenate([shares, nobodys[None]])
-            banks, norms = (tf.concat([each, each[:1]], 0) for each in (banks, norms))
+        elif (uncovered := 1 - shares.sum(0)).max() > UNCOVERED_LIMIT:  # one more style, of strength 0
+            shares = np.concatenate([shares, uncovered[None]])
+            banks, norms = (tf.concat([values, values[:1]], 0) for values in (banks, norms))
             strengths = tf.concat([strengths, [0.0]], 0)
         return self._stylize(content, shares, banks, norms, strengths)
 
@@ -196,61 +200,62 @@ class StyleBank(base.Method):
         ],
     )
     def _stylize(self, content, shares, banks, norms, strengths):
-        size, first = tf.shape(content)[1:3], self.banks[self.style_names[0]]
+        size, first_bank = tf.shape(content)[1:3], self.banks[self.style_names[0]]
 
-        def stylized(photo):
-            padded = layers.padded(photo[None], DEPTH)
-            features = self._encoded(padded)
+        def stylize_image(image):
+            padded_image = layers.pad_to_multiple(image[None], DEPTH)
+            features = self._encode(padded_image)
 
-            def added(sum_, each):
-                share, bank, norms, strength = each
-                bank = tf.unstack(tf.ensure_shape(bank, [len(first), *first[0].shape]))
-                x = (1 - strength) * features + strength * self._banked(features, bank, norms)
-                image = self._decoded(x, (1 - strength) * no_norms(self.conf) + strength * norms)
-                image += (1 - strength) * (recolored(image, padded) - image)
-                return sum_ + share[..., None] * tf.clip_by_value(image[0, : size[0], : size[1]], 0.0, 255.0)
+            def add_style(total, style):
+                share, bank, norms, strength = style
+                bank = tf.unstack(tf.ensure_shape(bank, [len(first_bank), *first_bank[0].shape]))
+                x = (1 - strength) * features + strength * self._apply_bank(features, bank, norms)
+                decoded = self._decode(x, (1 - strength) * identity_norms(self.conf) + strength * norms)
+                decoded += (1 - strength) * (match_colors(decoded, padded_image) - decoded)
+                return total + share[..., None] * tf.clip_by_value(decoded[0, : size[0], : size[1]], 0.0, 255.0)
 
+            # One style after the other, so that memory stays that of a single style.
             parts = (shares, banks, norms, strengths)
-            return tf.foldl(added, parts, tf.zeros_like(photo), parallel_iterations=1)  # in the memory of one
+            return tf.foldl(add_style, parts, tf.zeros_like(image), parallel_iterations=1)
 
-        return tf.map_fn(stylized, content)
+        return tf.map_fn(stylize_image, content)
 
-    def _encoded(self, images):
+    def _encode(self, images):
         """[N,H,W,3] RGB 0..255 -> [N,H/4,W/4,width]."""
-        x = layers.in_units(images)
+        x = layers.to_units(images)
         x = layers.normalize(model.conv2d(x, self.kernels["conv1"], 1))
         x = layers.normalize(model.conv2d(x, self.kernels["conv2"], 2))
         x = layers.normalize(model.conv2d(x, self.kernels["conv3"], 2))
         return layers.normalize(model.conv2d(x, self.kernels["conv4"], 1))
 
-    def _banked(self, x, bank, norms):
-        """Features [N,h,w,width] through a style's bank, kernels [3,3,width,width], and the first of its norms."""
-        x = layers.normalize(model.conv2d(x, bank[0], 1), norms_by_scope(norms, self.conf)["bank"])
+    def _apply_bank(self, x, bank, norms):
+        """Features [N,h,w,width] through a style's bank, a list of kernels [3,3,width,width], with its norms [2*C]."""
+        x = layers.normalize(model.conv2d(x, bank[0], 1), split_norms(norms, self.conf)["bank"])
         for kernel, kernel_1 in zip(bank[1::2], bank[2::2], strict=True):
             x = model.residual(x, kernel, kernel_1)
         return x
 
-    def _decoded(self, x, norms):
-        """[N,h,w,width], and a bank's norms -> [N,4*h,4*w,3] RGB in about 0..255."""
-        norms = norms_by_scope(norms, self.conf)
+    def _decode(self, x, norms):
+        """[N,h,w,width], and a bank's norms [2*C] -> [N,4*h,4*w,3] RGB in about 0..255, not clipped."""
+        norms = split_norms(norms, self.conf)
         x = layers.normalize(model.conv2d(x, self.kernels["deconv4"], 1), norms["deconv4"])
         for i in range(self.conf.blocks):
             x = model.residual(x, self.kernels[f"res{i}/a"], self.kernels[f"res{i}/b"])
         x = layers.normalize(model.upsample_conv2d(x, self.kernels["deconv3"]), norms["deconv3"])
         x = layers.normalize(model.upsample_conv2d(x, self.kernels["deconv2"]), norms["deconv2"])
-        return layers.in_pixels(model.conv2d_to_image(x, self.kernels["deconv1"]))
+        return layers.to_pixels(model.conv2d_to_image(x, self.kernels["deconv1"]))
 
 
-def recolored(images, photos):
-    """Images with the mean and deviation that photos have in each channel. [N,H,W,3] both -> the same."""
+def match_colors(images, photos):
+    """Gives each channel of images the mean and deviation that it has in photos. Both [N,H,W,3] -> the same."""
     mean, variance = tf.nn.moments(photos, [1, 2], keepdims=True)
     return mean + tf.sqrt(variance) * model.instance_norm(images)
 
 
-def frozen_recipe(conf):
-    """The conf that the model conf.frozen_model was trained with.
+def read_frozen_recipe(conf):
+    """Reads the recipe of conf.frozen_model: a StyleBankConf.
 
-    Raises UserError when there is no such model with its recipe, it is none of this method, or initial_model is set too.
+    Raises UserError when there is no such recipe, it is of another method, or conf.initial_model is set too.
     """
     path = checkpoints.recipe_path(conf.frozen_model)
     if not os.path.exists(path):
@@ -265,50 +270,50 @@ def frozen_recipe(conf):
         raise UserError(f"frozen_model: {error}") from None
 
 
-def initial_kernels(conf, trainable):
-    """New {scope: kernel} of encoder and decoder."""
+def create_kernels(conf, trainable):
+    """New {scope: kernel} of encoder and decoder, with conf.blocks."""
     shapes = {"conv1": (9, 3, 32), "conv2": (3, 32, 64), "conv3": (3, 64, 128), "conv4": (3, 128, conf.width)}
     shapes |= {"deconv4": (3, conf.width, 128), "deconv3": (3, 128, 64), "deconv2": (3, 64, 32), "deconv1": (9, 32, 3)}
-    kernels = layers.kernel_variables("stylebank", shapes, conf.seed, trainable)
-    return kernels | initial_blocks("stylebank", conf.blocks, 128, conf.seed + 1, trainable)
+    kernels = layers.create_kernels("stylebank", shapes, conf.seed, trainable)
+    return kernels | create_blocks("stylebank", conf.blocks, 128, conf.seed + 1, trainable)
 
 
-def initial_blocks(name, count, channels, seed, trainable):
-    """{scope: kernel [3,3,channels,channels]} of new residual blocks, which change nothing as each's second kernel is 0."""
+def create_blocks(name, count, channels, seed, trainable):
+    """New {scope: kernel [3,3,channels,channels]} of residual blocks, which begin as the identity."""
     shapes = dict.fromkeys(block_scopes(count), (3, channels, channels))
-    return layers.kernel_variables(name, shapes, seed, trainable, at_zero=block_scopes(count)[1::2])
+    return layers.create_kernels(name, shapes, seed, trainable, zero_scopes=block_scopes(count)[1::2])
 
 
 def block_scopes(count):
-    """The scopes of the two kernels of each of `count` residual blocks."""
+    """The scopes of the kernels of residual blocks, two for each: ["res0/a", "res0/b", ...]."""
     return [f"res{i}/{kernel}" for i in range(count) for kernel in "ab"]
 
 
 def norm_channels(conf):
-    """The norms that a style's bank has scales and offsets for, its own and the decoder's: {scope: channels}."""
+    """The norms of which each bank has scales and offsets, its own and the decoder's: {scope: channels}."""
     return {"bank": conf.width, "deconv4": 128, "deconv3": 64, "deconv2": 32}
 
 
-def no_norms(conf):
-    """Scales of 1, then offsets of 0, of all norms that a bank has them for: [2*C]."""
+def identity_norms(conf):
+    """A bank's norms without effect: scales of 1, then offsets of 0, [2*C] for norm_channels() of C together."""
     return tf.reshape(layers.identity_norms(norm_channels(conf)), [-1])
 
 
-def norms_by_scope(norms, conf):
+def split_norms(norms, conf):
     """A bank's norms [2*C], scales and then offsets -> {scope: (scale, offset)}."""
     return layers.split_norms(tf.reshape(norms, [2, -1]), norm_channels(conf))
 
 
-def initial_bank(conf, number, name, trainable):
-    """A new bank, kernels [3,3,width,width]: one that lets features through, with some noise, then those of its blocks."""
+def create_bank(conf, number, name, trainable):
+    """A new bank, a list of kernels [3,3,width,width]: the identity plus noise, seeded by `number`, then its blocks'."""
     name = f"stylebank/banks/{name}"
     shape = [3, 3, conf.width, conf.width]
     noise = tf.random.stateless_truncated_normal(shape, [conf.seed, 100 + number], stddev=0.5 / (9 * conf.width) ** 0.5)
     kernel = noise + tf.pad(tf.eye(conf.width)[None, None], [[1, 1], [1, 1], [0, 0], [0, 0]])
-    blocks = initial_blocks(name, conf.bank_blocks, conf.width, conf.seed + 100 + number, trainable)
+    blocks = create_blocks(name, conf.bank_blocks, conf.width, conf.seed + 100 + number, trainable)
     return [tf.Variable(kernel, trainable=trainable, name=f"{name}/weights"), *blocks.values()]
 
 
-def initial_norms(conf, name, trainable):
-    """A new bank's norms, which change nothing."""
-    return tf.Variable(no_norms(conf), trainable=trainable, name=f"stylebank/banks/{name}/norms")
+def create_norms(conf, name, trainable):
+    """A new bank's norms, identity_norms()."""
+    return tf.Variable(identity_norms(conf), trainable=trainable, name=f"stylebank/banks/{name}/norms")

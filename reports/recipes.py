@@ -19,7 +19,8 @@ RECIPES = {  # {conf of optimize.py: what it is}
     "gatys_basic": "the plainest form",
     "gatys": "the default",
 }
-VGG_SIZE, SIZES = 300.0, {config.EMBEDDED_NETWORK: 1.3}  # root mean square of features at conv2_2 on photos: of VGGs, of others
+# Root mean square of features at conv2_2 on photos: of VGGs, of others
+VGG_SIZE, SIZES = 300.0, {config.EMBEDDED_NETWORK: 1.3}
 OWN_FLAGS = (
     flag.output_dir("docs/recipes"),
     flag.image_file(),

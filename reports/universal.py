@@ -68,7 +68,7 @@ def teachers_wct(folder):
     """
     scope, levels = "vgg_19_distilled", {}
     for depth in range(5, 0, -1):
-        [layer] = decoders.end_layers(scope, [depth])
+        [layer] = decoders.last_layers(scope, [depth])
         encoder = vgg.Vgg(scope, vgg.read_weights(scope, os.path.join(folder, f"encoder{depth}.npz")), [layer])
         levels[depth] = (layer, encoder, read_decoder(os.path.join(folder, f"decoder{depth}.npz")))
 
@@ -76,10 +76,10 @@ def teachers_wct(folder):
         height, width = content.shape[1:3]
         for depth, (layer, encoder, decoder) in levels.items():
             images = (content, tf.cast(style.image, tf.float32)[None])
-            own, target = (encoder(layers.padded(image, depth))[layer][0] for image in images)
-            mean, covariance = wct.statistics(target)
-            features = wct.whitened_and_colored(own, 1.0, mean, wct.power(covariance, 0.5))
-            content = 255 * tf.nn.relu(decoders.decoded_maps(features[None], decoder))[:, :height, :width]
+            own, target = (encoder(layers.pad_to_multiple(image, depth))[layer][0] for image in images)
+            mean, covariance = wct.mean_and_covariance(target)
+            features = wct.whiten_and_color(own, 1.0, mean, wct.matrix_power(covariance, 0.5))
+            content = 255 * tf.nn.relu(decoders.apply_decoder(features[None], decoder))[:, :height, :width]
         return content[0]
 
     return stylize

@@ -64,7 +64,7 @@ def test_instance_norm_has_the_plain_forms_gradient():
 
 def test_nan_is_not_hidden():
     """The original's relu turned NaN into 0; ours lets it through, so that train.py can stop."""
-    kernels = model.initial_kernels("normal", 0)
+    kernels = model.create_kernels("normal", 0)
     kernels["res1/residual/conv"].assign(kernels["res1/residual/conv"] * math.nan)
     assert np.isnan(model.image_transform_net(tf.zeros([1, 16, 16, 3]), kernels)).any()
 
@@ -75,7 +75,7 @@ def test_nan_is_not_hidden():
 )
 def test_pixels_are_the_originals(initializer, height, width, channels):
     images = tf.random.stateless_uniform([2, height, width, 3], [1, 2]) * 255
-    kernels = model.initial_kernels(initializer, 3, channels)
+    kernels = model.create_kernels(initializer, 3, channels)
     ours = model.image_transform_net(images, kernels)
     theirs = original.image_transform_net(images, kernels)
     assert theirs.shape[1:3] == (math.ceil(height / 4) * 4, math.ceil(width / 4) * 4)
@@ -84,8 +84,8 @@ def test_pixels_are_the_originals(initializer, height, width, channels):
 
 def test_the_output_affine_moves_what_the_last_norm_gives_to_the_paintings_colors():
     photo, painting = (tf.random.stateless_uniform([1, 32, 32, 3], [i, 0], 30, 150 + 50 * i) for i in range(2))
-    kernels = model.initial_kernels("identity", 3)
-    affine = model.output_affine(painting)
+    kernels = model.create_kernels("identity", 3)
+    affine = model.create_affine(painting)
     colors = np.arctanh(painting[0].numpy() / 127.5 - 1)
     np.testing.assert_allclose(affine["deconv3/scale"], colors.std((0, 1)), rtol=1e-4)
     np.testing.assert_allclose(affine["deconv3/offset"], colors.mean((0, 1)), rtol=1e-4)
@@ -97,13 +97,13 @@ def test_the_output_affine_moves_what_the_last_norm_gives_to_the_paintings_color
 
 
 def test_the_output_affine_of_black_and_white_is_finite():
-    affine = model.output_affine(tf.constant([[[[0.0] * 3, [255.0] * 3]]]))
+    affine = model.create_affine(tf.constant([[[[0.0] * 3, [255.0] * 3]]]))
     np.testing.assert_allclose(affine["deconv3/scale"], [np.arctanh(0.97)] * 3, rtol=1e-4)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 9), (2, 3), (10, 11), (33, 100)])
 def test_any_size_keeps_its_size(size):
-    kernels = model.initial_kernels("identity", 0)
+    kernels = model.create_kernels("identity", 0)
     image = model.image_transform_net(tf.random.uniform([1, *size, 3]) * 255, kernels)
     assert image.shape == (1, *size, 3)
     assert np.isfinite(image).all()
@@ -126,19 +126,19 @@ def test_reflect_border_is_numpys(size):
 
 
 def test_half_width_is_a_quarter_of_the_weights():
-    nets = [model.initial_kernels("normal", 0, width).values() for width in (32, 16)]
+    nets = [model.create_kernels("normal", 0, width).values() for width in (32, 16)]
     assert [sum(kernel.shape.num_elements() for kernel in net) for net in nets] == [1_674_432, 422_496]
 
 
 def test_identity_start_passes_through_residual_blocks():
-    kernels = model.initial_kernels("identity", 0)
+    kernels = model.create_kernels("identity", 0)
     x = tf.random.normal([1, 8, 8, 128])
     block = model.residual(x, kernels["res1/residual/conv"], kernels["res1/residual/conv_1"])
     np.testing.assert_array_equal(block, x)
 
 
 def test_normal_start_has_the_originals_spread():
-    values = model.initial_kernels("normal", 0)["res3/residual/conv_1"].numpy()
+    values = model.create_kernels("normal", 0)["res3/residual/conv_1"].numpy()
     assert abs(values).max() <= 0.2  # truncated at two standard deviations
     assert values.std() == pytest.approx(0.1 * 0.88, rel=0.02)  # 0.88: what truncation leaves
 

@@ -115,7 +115,7 @@ def test_a_step_is_traced_once_for_each_phase(house):
 
 def test_the_style_weight_is_raised_gradually(house):
     conf = methods.load_conf(str(write_conf(house, reconstruction_steps=2, style_warmup_steps=4)))
-    weights = [float(losses.style_weight(conf, tf.constant(step, tf.int64))) for step in (2, 3, 5, 9)]
+    weights = [float(losses.schedule_style_weight(conf, tf.constant(step, tf.int64))) for step in (2, 3, 5, 9)]
     assert weights == [2.5, 5.0, 10.0, 10.0]
 
 

@@ -132,7 +132,7 @@ def test_a_model_that_lost_its_recipe_opens(width, affine, tmp_path):
 
 def test_our_training_checkpoint_goes_on_in_the_originals_graph_and_back(tmp_path):
     """Adam's slots and powers too: after a restore on either side nothing differs."""
-    kernels = list(model.initial_kernels("normal", 0).values())
+    kernels = list(model.create_kernels("normal", 0).values())
     optimizer = Adam(kernels, 1e-3)
     for _ in range(2):
         optimizer.apply_gradients([(tf.ones_like(v), v) for v in kernels])
@@ -188,7 +188,7 @@ def saved(tmp_path):
     """Writes a Johnson checkpoint with changes by name (None removes) and returns its path and fresh variables."""
 
     def save(changes):
-        variables = list(model.initial_kernels("normal", 0).values())
+        variables = list(model.create_kernels("normal", 0).values())
         tensors = {scope(v): v.read_value() for v in variables} | changes
         path = str(tmp_path / "x.ckpt-done")
         tensors = {name: value for name, value in tensors.items() if value is not None}
@@ -238,7 +238,7 @@ def test_a_damaged_variable(tmp_path):
     data = f"{path}.data-00000-of-00001"
     os.truncate(data, os.path.getsize(data) // 2)
     with pytest.raises(UserError, match="damaged at variable"):
-        checkpoints.restore(path, list(model.initial_kernels("normal", 0).values()))
+        checkpoints.restore(path, list(model.create_kernels("normal", 0).values()))
 
 
 def test_old_checkpoints_are_removed_newest_last(tmp_path):
@@ -281,8 +281,8 @@ def test_a_recipe_is_a_conf(tmp_path):
     assert methods.load_recipe(model_file)[0] == conf
     assert config.read_recipe(checkpoints.recipe_path(model_file)) == {"steps": 5}
     path = str(tmp_path / "b.ckpt-done")
-    for affine in ({}, model.output_affine(tf.random.uniform([1, 4, 4, 3]))):
-        checkpoints.save(path, [*(model.initial_kernels("normal", 0) | affine).values()])
+    for affine in ({}, model.create_affine(tf.random.uniform([1, 4, 4, 3]))):
+        checkpoints.save(path, [*(model.create_kernels("normal", 0) | affine).values()])
         conf = methods.load_recipe(path)[0]
         assert (conf.method, conf.output_affine) == ("johnson", bool(affine))
     assert checkpoints.recipe_path("m/a.ckpt-1000") == "m/a.run.yml"

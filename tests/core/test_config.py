@@ -1,4 +1,4 @@
-"""Confs: the original's and ours load; what is wrong in one is named with its line."""
+"""Confs: the original's and this project's load, and a mistake in one is named with its line."""
 
 import dataclasses
 import glob
@@ -89,7 +89,7 @@ def test_a_subclass_keeps_the_limits_of_a_key_with_another_default(tmp_path):
 
 
 def test_a_runs_own_record_is_a_conf(tmp_path):
-    """With its empty lists, and all else that a conf leaves out."""
+    """With its empty lists and everything else that a conf leaves out."""
     keys = {key: (f"a/{key}",) for key in ("teacher_layers", "deep_teacher_layers")}
     files = {key: key for key in ("naming", "output", "teacher_file", "deep_teacher_file")}
     conf = config.DistillConf(widths=(1, 2, 3, 4, 5), **keys, **files)
@@ -98,21 +98,21 @@ def test_a_runs_own_record_is_a_conf(tmp_path):
     assert config.load_conf(str(path), config.DistillConf) == conf
 
 
-def test_without_a_loss_network_named_it_is_the_embedded_one(tmp_path):
+def test_the_default_loss_network_is_the_embedded_one(tmp_path):
     conf = load("style_image: a\nnaming: b", tmp_path)
     assert (conf.loss_model, conf.loss_model_file) == ("vgg_16_lite", "pretrained/vgg_16_lite.npz")
     assert conf.content_layers == ("vgg_16_lite/conv3/conv3_3",)
     assert conf.style_layers[-1] == "vgg_16_lite/conv4/conv4_3"
 
 
-def test_with_only_its_name_it_is_the_originals_file(tmp_path):
+def test_a_loss_network_without_a_file_has_the_originals_file(tmp_path):
     conf = load("style_image: a\nnaming: b\nloss_model: vgg_16", tmp_path)
     assert conf.loss_model_file == "pretrained/vgg_16.ckpt"
     assert conf.style_layers[0] == "vgg_16/conv1/conv1_2"
 
 
 @pytest.mark.parametrize(("name", "weight"), WEIGHTS.items())
-def test_our_copies_of_the_originals_confs_keep_its_numbers(name, weight):
+def test_copies_of_the_originals_confs_keep_its_numbers(name, weight):
     conf = methods.load_conf(os.path.join(ROOT, "conf", f"{name}.yml"))
     assert (conf.style_weight, conf.content_weight, conf.tv_weight) == (weight, 1, 0)
     defaults = johnson.JohnsonConf(style_image=conf.style_image, naming=name, style_weight=weight, loss_model="vgg_16")

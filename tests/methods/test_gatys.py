@@ -1,4 +1,4 @@
-"""gatys.py: every loss form against NumPy, the gradient against differences, and that optimising does what it says."""
+"""gatys.py: every form of the losses against NumPy, the gradient against differences, and what optimization does."""
 
 import dataclasses
 import os
@@ -18,7 +18,7 @@ S = RNG.standard_normal((1, 6, 7, 3)).astype(np.float32)
 RAW_F, RAW_S = (np.einsum("nhwc,nhwd->cd", x, x) for x in (F, S))
 
 
-def conf(**changes):
+def make_conf(**changes):
     keys = {
         "loss_model": "vgg_16",
         "content_layers": ("vgg_16/conv2/conv2_2",),
@@ -32,8 +32,8 @@ def conf(**changes):
 
 @pytest.fixture(scope="module")
 def network():
-    made = conf()
-    return vgg.Vgg("vgg_16", vgg_weights(VGG_16_CONVS[:7]), (*made.content_layers, *made.style_layers))
+    conf = make_conf()
+    return vgg.Vgg("vgg_16", vgg_weights(VGG_16_CONVS[:7]), (*conf.content_layers, *conf.style_layers))
 
 
 CONTENT, STYLE = photo(32, 40).astype(np.float32), photo(30, 30, 5).astype(np.float32)
@@ -93,8 +93,8 @@ def test_the_power_form_of_total_variation():
     ],
 )
 def test_the_gradient_against_finite_differences(forms, network):
-    made = conf(**forms)
-    objective = gatys.Objective(made, network, CONTENT, [styles.Style(STYLE)])
+    conf = make_conf(**forms)
+    objective = gatys.Objective(conf, network, CONTENT, [styles.Style(STYLE)])
     image = photo(32, 40, 7).astype(np.float32)
     parts, gradient = objective.losses_and_gradient(tf.constant(image[None]))
     gradient = gradient[0].numpy()
@@ -109,23 +109,23 @@ def test_the_gradient_against_finite_differences(forms, network):
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "lbfgs"])
-def test_optimising_lowers_the_loss_and_tells_of_it(optimizer, network):
-    seen = []
-    made = conf(optimizer=optimizer, rounds=2, averaging=0.5, learning_rate=2.0)
-    image = gatys.stylize(made, network, CONTENT, [styles.Style(STYLE)], callback=lambda *told: seen.append(told))
+def test_optimization_lowers_the_loss_and_calls_back(optimizer, network):
+    calls = []
+    conf = make_conf(optimizer=optimizer, rounds=2, averaging=0.5, learning_rate=2.0)
+    image = gatys.stylize(conf, network, CONTENT, [styles.Style(STYLE)], callback=lambda *call: calls.append(call))
     assert image.shape == CONTENT.shape
     assert image.min() >= 0
     assert image.max() <= 255
-    assert float(seen[-1][2]["total"]) < float(seen[0][2]["total"])
-    assert len(seen) >= 8
-    assert set(seen[0][2]) == {"content", "style", "tv", "total"}
+    assert float(calls[-1][2]["total"]) < float(calls[0][2]["total"])
+    assert len(calls) >= 8
+    assert set(calls[0][2]) == {"content", "style", "tv", "total"}
 
 
 @pytest.mark.parametrize("view", range(losses.VIEWS))
 def test_a_view_of_turned_losses_is_the_plain_loss_of_everything_turned(view, network):
     """Pictures, the style and its mask turned by hand; 30 x 36 pixels pool unevenly, so that nothing fits by chance."""
 
-    def turned(image):
+    def turn(image):
         image = image[::-1] if view & 1 else image
         image = image[:, ::-1] if view & 2 else image
         return np.ascontiguousarray(image.swapaxes(0, 1) if view & 4 else image)
@@ -133,20 +133,20 @@ def test_a_view_of_turned_losses_is_the_plain_loss_of_everything_turned(view, ne
     content, style, image = (photo(30, 36, seed).astype(np.float32) for seed in (1, 2, 3))
     mask = content[..., 0] / 255
 
-    def parts(made, turn, view):
-        given = [styles.Style(turn(style), mask=turn(mask))]
-        objective = gatys.Objective(made, network, turn(content), given)
-        found, gradient = objective.losses_and_gradient(tf.constant(turn(image)[None]), tf.constant(view))
-        return {name: float(loss) for name, loss in found.items()}, gradient[0].numpy()
+    def parts(conf, prepare, view):
+        objective = gatys.Objective(conf, network, prepare(content), [styles.Style(prepare(style), mask=prepare(mask))])
+        losses_by_name, gradient = objective.losses_and_gradient(tf.constant(prepare(image)[None]), tf.constant(view))
+        return {name: float(loss) for name, loss in losses_by_name.items()}, gradient[0].numpy()
 
-    expected, gradient = parts(conf(), turned, 0)
-    found, back = parts(conf(turned_losses=True), np.ascontiguousarray, view)
-    assert found == pytest.approx(expected, rel=1e-5)
-    np.testing.assert_allclose(turned(back), gradient, rtol=1e-3, atol=1e-4 * np.abs(gradient).max())
+    expected, expected_gradient = parts(make_conf(), turn, 0)
+    result, gradient = parts(make_conf(turned_losses=True), np.ascontiguousarray, view)
+    assert result == pytest.approx(expected, rel=1e-5)
+    tolerance = 1e-4 * np.abs(expected_gradient).max()
+    np.testing.assert_allclose(turn(gradient), expected_gradient, rtol=1e-3, atol=tolerance)
 
 
-class Seen(gatys.PixelLoss):
-    """Any loss that remembers its views."""
+class ViewRecorder(gatys.PixelLoss):
+    """Any loss, which notes the views that it is computed in."""
 
     def __init__(self):
         super().__init__()
@@ -157,15 +157,15 @@ class Seen(gatys.PixelLoss):
         return {"total": tf.reduce_mean(tf.square(image))}
 
 
-@pytest.mark.parametrize("turned", [True, False])
-def test_adam_draws_another_view_for_each_step(turned):
-    objective = Seen()
-    gatys.run_adam(objective, CONTENT, conf(turned_losses=turned, iterations=40))
-    assert list(objective.views.numpy()) == [view == 0 or turned for view in range(losses.VIEWS)]
+@pytest.mark.parametrize("turns", [True, False])
+def test_adam_draws_a_view_for_each_step(turns):
+    objective = ViewRecorder()
+    gatys.run_adam(objective, CONTENT, make_conf(turned_losses=turns, iterations=40))
+    assert list(objective.views.numpy()) == [view == 0 or turns for view in range(losses.VIEWS)]
 
 
 class Distance(gatys.PixelLoss):
-    """From a picture of -100 and 300, in a unit in which a pixel counts as little as in a relative loss."""
+    """The squared distance to a picture of -100 and 300, times a factor that makes it as small as a relative loss."""
 
     def losses(self, image):
         return {"total": 1e-8 * tf.reduce_sum(tf.square(image - tf.constant([-100.0, 300.0])[:, None]))}
@@ -173,43 +173,43 @@ class Distance(gatys.PixelLoss):
 
 def test_bounds_keep_lbfgs_within_what_a_picture_can_hold():
     for bounded, expected in ((False, [-100, 300]), (True, [0, 255])):
-        found = gatys.run_lbfgs(Distance(), np.full([4, 2, 3], 128.0), 20, bounded=bounded)
-        np.testing.assert_allclose(found, np.broadcast_to(np.float32(expected)[:, None], found.shape), atol=1e-3)
+        image = gatys.run_lbfgs(Distance(), np.full([4, 2, 3], 128.0), 20, bounded=bounded)
+        np.testing.assert_allclose(image, np.broadcast_to(np.float32(expected)[:, None], image.shape), atol=1e-3)
 
 
 def test_scales_ascend_by_about_the_root_of_two():
-    assert gatys.scales(conf(image_size=512, start_size=128)) == [128, 181, 256, 362, 512]
-    assert gatys.scales(conf(image_size=100, start_size=128)) == [100]
-    assert gatys.scales(conf(image_size=100, start_size=0)) == [100]
+    assert gatys.scales(make_conf(image_size=512, start_size=128)) == [128, 181, 256, 362, 512]
+    assert gatys.scales(make_conf(image_size=100, start_size=128)) == [100]
+    assert gatys.scales(make_conf(image_size=100, start_size=0)) == [100]
 
 
 def test_several_scales_end_at_the_last(network):
-    made = conf(image_size=48, start_size=24, iterations=2)
+    conf = make_conf(image_size=48, start_size=24, iterations=2)
     sizes = []
-    image = gatys.stylize(made, network, CONTENT, [styles.Style(STYLE)], callback=lambda n, i, p: sizes.append(i.shape))
+    image = gatys.stylize(conf, network, CONTENT, [styles.Style(STYLE)], callback=lambda n, i, p: sizes.append(i.shape))
     assert image.shape == (38, 48, 3)
     assert sizes[0] == (19, 24, 3)
 
 
 def test_starts():
-    noise = gatys.first_image(conf(init="noise", noise=20.0), CONTENT, [], None)
+    noise = gatys.create_first_image(make_conf(init="noise", noise=20.0), CONTENT, [], None)
     assert np.abs(noise - [123.68, 116.78, 103.94]).max() <= 20
-    mix = gatys.first_image(conf(init="mix", noise=20.0), CONTENT, [], None)
+    mix = gatys.create_first_image(make_conf(init="mix", noise=20.0), CONTENT, [], None)
     np.testing.assert_allclose(mix, 0.6 * noise + 0.4 * CONTENT, rtol=1e-5)
-    assert gatys.first_image(conf(), CONTENT, [], None) is CONTENT
+    assert gatys.create_first_image(make_conf(), CONTENT, [], None) is CONTENT
     for missing in ({"content_weight": 0.0}, {"style_weight": 0.0}):
         np.testing.assert_array_equal(
-            gatys.first_image(conf(**missing), CONTENT, [], None),
-            gatys.first_image(conf(init="noise"), CONTENT, [], None),
+            gatys.create_first_image(make_conf(**missing), CONTENT, [], None),
+            gatys.create_first_image(make_conf(init="noise"), CONTENT, [], None),
         )
-        assert gatys.first_image(conf(init="content", **missing), CONTENT, [], None) is CONTENT
-    assert gatys.first_image(conf(init="x.jpg"), CONTENT, [], STYLE) is STYLE
+        assert gatys.create_first_image(make_conf(init="content", **missing), CONTENT, [], None) is CONTENT
+    assert gatys.create_first_image(make_conf(init="x.jpg"), CONTENT, [], STYLE) is STYLE
 
 
 def test_no_content_is_texture_synthesis_and_no_style_is_inversion(network):
-    texture = gatys.Objective(conf(content_weight=0.0), network, CONTENT, [styles.Style(STYLE)])
+    texture = gatys.Objective(make_conf(content_weight=0.0), network, CONTENT, [styles.Style(STYLE)])
     assert set(texture.losses(tf.constant(CONTENT[None]))) == {"style", "tv", "total"}
-    inversion = gatys.Objective(conf(style_weight=0.0), network, CONTENT, [])
+    inversion = gatys.Objective(make_conf(style_weight=0.0), network, CONTENT, [])
     parts = inversion.losses(tf.constant(CONTENT[None]))
     assert set(parts) == {"content", "tv", "total"}
     assert float(parts["content"]) == 0
@@ -219,7 +219,7 @@ def test_style_weights_and_masks(network):
     """A weight of 2 doubles the style loss; under a mask only the masked part counts, a full mask changes nothing."""
 
     def style_loss(style, image=CONTENT):
-        objective = gatys.Objective(conf(), network, CONTENT, [dataclasses.replace(styles.Style(STYLE), **style)])
+        objective = gatys.Objective(make_conf(), network, CONTENT, [dataclasses.replace(styles.Style(STYLE), **style)])
         return float(objective.losses(tf.constant(image[None]))["style"])
 
     plain = style_loss({})
@@ -235,14 +235,16 @@ def test_style_weights_and_masks(network):
 
 def test_lbfgs_has_targets_of_the_one_view_that_it_sees(network):
     for optimizer, count in (("adam", losses.VIEWS), ("lbfgs", 1)):
-        objective = gatys.Objective(conf(turned_losses=True, optimizer=optimizer), network, CONTENT, [styles.Style(STYLE)])
-        assert {len(found) for found in objective.content.values()} == {count}
-        assert {len(found) for _, _, targets in objective.styles for found in targets.values()} == {count}
+        objective = gatys.Objective(
+            make_conf(turned_losses=True, optimizer=optimizer), network, CONTENT, [styles.Style(STYLE)]
+        )
+        assert {len(features) for features in objective.content.values()} == {count}
+        assert {len(grams) for _, _, targets in objective.styles for grams in targets.values()} == {count}
 
 
 def test_layers_have_the_weights_that_the_conf_gives_them(network):
     def style_loss(**changes):
-        objective = gatys.Objective(conf(**changes), network, CONTENT, [styles.Style(STYLE)])
+        objective = gatys.Objective(make_conf(**changes), network, CONTENT, [styles.Style(STYLE)])
         return float(objective.losses(tf.constant(CONTENT[None]))["style"])
 
     first, second = (style_loss(style_layer_weights=weights) for weights in ((2.0, 0.0), (0.0, 0.5)))
@@ -255,18 +257,18 @@ def test_a_mask_is_resized_once_however_large_it_is(network):
     """To the scale when that begins, to the layers when the targets are made: no evaluation carries or resizes it."""
     half = np.zeros((320, 400), np.float32)
     half[:, :200] = 1
-    style = gatys.resized_style(conf(), styles.Style(STYLE, mask=half), CONTENT)
+    style = gatys.resize_style(make_conf(), styles.Style(STYLE, mask=half), CONTENT)
     np.testing.assert_allclose(style.mask[:, [0, 12, 28, 39]], np.repeat([[1, 1, 0, 0]], 32, 0), atol=1e-5)
-    objective = gatys.Objective(conf(), network, CONTENT, [style])
+    objective = gatys.Objective(make_conf(), network, CONTENT, [style])
     graph = objective.losses_and_gradient.get_concrete_function(tf.constant(CONTENT[None])).graph
     assert "ResizeArea" not in {operation.type for operation in graph.get_operations()}
 
 
 def recipe(name):
     """A recipe of conf/ and its loss network with small random weights."""
-    made = config.load_conf(os.path.join(ROOT, "conf", f"{name}.yml"), gatys.GatysConf)
-    weights = vgg_weights(vgg.topology(made.loss_model), seed=4)
-    return made, vgg.Vgg(made.loss_model, weights, (*made.content_layers, *made.style_layers), made.pooling)
+    conf = config.load_conf(os.path.join(ROOT, "conf", f"{name}.yml"), gatys.GatysConf)
+    weights = vgg_weights(vgg.topology(conf.loss_model), seed=4)
+    return conf, vgg.Vgg(conf.loss_model, weights, (*conf.content_layers, *conf.style_layers), conf.pooling)
 
 
 def features(network, image):
@@ -281,23 +283,24 @@ IMAGE = photo(48, 64, 7).astype(np.float32)
 CONTENT_64, STYLE_64 = photo(48, 64, 1).astype(np.float32), photo(48, 64, 2).astype(np.float32)
 
 
-def total(made, network, style=STYLE_64):
-    objective = gatys.Objective(made, network, CONTENT_64, [gatys.resized_style(made, styles.Style(style), CONTENT_64)])
+def total(conf, network, style=STYLE_64):
+    objective = gatys.Objective(conf, network, CONTENT_64, [gatys.resize_style(conf, styles.Style(style), CONTENT_64)])
     return float(objective.losses(tf.constant(IMAGE[None]))["total"])
 
 
-def test_what_of_the_recipes_the_losses_do_not_show():
-    """Sizes, and what their users asked of the pixels."""
+def test_what_the_losses_do_not_show_of_the_recipes():
+    """Sizes, and how the recipes treat pixels."""
     keys = ("style_stretched", "image_size", "start_size", "noise", "clip", "pooling")
-    found = {
-        name: tuple(getattr(recipe(name)[0], key) for key in keys) for name in ("gatys_vgg16_lbfgs", "gatys_vgg19_adam")
-    }
-    assert found["gatys_vgg16_lbfgs"] == (True, 512, 0, 127.5, True, "max")
-    assert found["gatys_vgg19_adam"] == (True, 400, 0, 20, False, "avg_same")
+    for name, expected in (
+        ("gatys_vgg16_lbfgs", (True, 512, 0, 127.5, True, "max")),
+        ("gatys_vgg19_adam", (True, 400, 0, 20, False, "avg_same")),
+    ):
+        conf, _ = recipe(name)
+        assert tuple(getattr(conf, key) for key in keys) == expected
 
 
 def test_the_recipe_of_vgg_16_with_lbfgs():
-    made, network = recipe("gatys_vgg16_lbfgs")
+    conf, network = recipe("gatys_vgg16_lbfgs")
     f, c, s = (features(network, image) for image in (IMAGE, CONTENT_64, STYLE_64))
     content = 0.02 * ((f["conv2_2"] - c["conv2_2"]) ** 2).sum()
     style = sum(
@@ -307,13 +310,13 @@ def test_the_recipe_of_vgg_16_with_lbfgs():
     image = IMAGE.astype(float)
     down, across = image[1:, :-1] - image[:-1, :-1], image[:-1, 1:] - image[:-1, :-1]
     variation = 0.995 * ((down**2 + across**2) ** 1.25).sum()
-    assert total(made, network) == pytest.approx(content + style + variation, rel=1e-4)
+    assert total(conf, network) == pytest.approx(content + style + variation, rel=1e-4)
     assert min(content, style, variation) > 0
-    assert (made.pooling, made.optimizer, made.iterations, made.rounds, made.init) == ("max", "lbfgs", 20, 10, "noise")
+    assert (conf.pooling, conf.optimizer, conf.iterations, conf.rounds, conf.init) == ("max", "lbfgs", 20, 10, "noise")
 
 
 def test_the_recipe_of_vgg_19_with_adam():
-    made, network = recipe("gatys_vgg19_adam")
+    conf, network = recipe("gatys_vgg19_adam")
     f, c, s = (features(network, image) for image in (IMAGE, CONTENT_64, STYLE_64))
     height, width, channels = f["conv4_2"].shape
     content = 10 * ((f["conv4_2"] - c["conv4_2"]) ** 2).sum() / (4 * height * width * channels)
@@ -322,29 +325,29 @@ def test_the_recipe_of_vgg_19_with_adam():
         height, width, channels = f[name].shape
         squares = ((undivided(f[name]) - undivided(s[name])) ** 2).sum()
         style += 40 * 0.2 * squares / (4 * channels**2 * (height * width) ** 2)
-    assert total(made, network) == pytest.approx(content + style, rel=1e-4)
-    assert (made.pooling, made.optimizer, made.learning_rate, made.iterations) == ("avg_same", "adam", 2.0, 200)
-    assert (made.init, made.noise, made.averaging) == ("mix", 20, 0)
+    assert total(conf, network) == pytest.approx(content + style, rel=1e-4)
+    assert (conf.pooling, conf.optimizer, conf.learning_rate, conf.iterations) == ("avg_same", "adam", 2.0, 200)
+    assert (conf.init, conf.noise, conf.averaging) == ("mix", 20, 0)
 
 
 def test_the_basic_recipe():
-    """With a style image of another size, which is what its users are to vary: nothing makes up for it."""
-    made, network = recipe("gatys_basic")
+    """With a style image of another size, which its users may vary: no form divides by it."""
+    conf, network = recipe("gatys_basic")
     square = photo(64, 64, 2).astype(np.float32)
     f, c, s = (features(network, image) for image in (IMAGE, CONTENT_64, square))
     content = ((f["conv4_1"] - c["conv4_1"]) ** 2).sum() / 2
     names = ("conv1_1", "conv2_1", "conv3_1", "conv4_1")
     style = np.mean([((undivided(f[name]) - undivided(s[name])) ** 2).sum() / 2 for name in names])
-    assert total(made, network, square) == pytest.approx(content + made.style_weight * style, rel=1e-4)
-    assert made.init == "noise"
+    assert total(conf, network, square) == pytest.approx(content + conf.style_weight * style, rel=1e-4)
+    assert conf.init == "noise"
 
 
 def test_adam_carries_its_moments_to_the_next_scale(network):
-    made = conf(iterations=3)
+    conf = make_conf(iterations=3)
     small, large = (gatys.fit_image(CONTENT, side) for side in (32, 40))
-    objectives = [gatys.Objective(made, network, image, [styles.Style(STYLE)]) for image in (small, large)]
-    _, before = gatys.run_adam(objectives[0], small, made)
-    _, after = gatys.run_adam(objectives[1], large, dataclasses.replace(made, iterations=1), before)
+    objectives = [gatys.Objective(conf, network, image, [styles.Style(STYLE)]) for image in (small, large)]
+    _, before = gatys.run_adam(objectives[0], small, conf)
+    _, after = gatys.run_adam(objectives[1], large, dataclasses.replace(conf, iterations=1), before)
     assert int(after.iterations) == 4
     moment = tf.image.resize(before.state()[1], large.shape[:2]).numpy()
     # One step moves a first moment by a tenth of the way to the new gradient.
@@ -353,10 +356,10 @@ def test_adam_carries_its_moments_to_the_next_scale(network):
 
 
 def test_averaging_is_the_weighted_mean_of_the_iterates(network):
-    made = conf(iterations=3, averaging=0.5, clip=False)
-    seen = []
-    objective = gatys.Objective(made, network, CONTENT, [styles.Style(STYLE)])
-    plain = dataclasses.replace(made, averaging=0.0)
-    gatys.run_adam(objective, CONTENT, plain, callback=lambda n, image, parts: seen.append(image))
-    mean, _ = gatys.run_adam(objective, CONTENT, made)
-    np.testing.assert_allclose(mean, (0.25 * seen[0] + 0.5 * seen[1] + seen[2]) / 1.75, rtol=1e-3, atol=0.05)
+    conf = make_conf(iterations=3, averaging=0.5, clip=False)
+    images = []
+    objective = gatys.Objective(conf, network, CONTENT, [styles.Style(STYLE)])
+    plain = dataclasses.replace(conf, averaging=0.0)
+    gatys.run_adam(objective, CONTENT, plain, callback=lambda n, image, parts: images.append(image))
+    mean, _ = gatys.run_adam(objective, CONTENT, conf)
+    np.testing.assert_allclose(mean, (0.25 * images[0] + 0.5 * images[1] + images[2]) / 1.75, rtol=1e-3, atol=0.05)

@@ -25,7 +25,7 @@ IMAGE = photo(37, 50)[None].astype(np.float32)
 
 def make(name, house, training=False, **changes):
     method = METHODS[name](methods.load_conf(str(many_styles_conf(house, name, **changes))), training)
-    if name == "msgnet":  # as if the two styles had been seen
+    if name == "msgnet":  # as if it had been trained with the two styles
         features = RNG.standard_normal((*method.grams.shape[:2], 40, method.grams.shape[2])).astype(np.float32)
         method.grams.assign(np.einsum("stic,stid->stcd", features, features) / 1000)
     else:
@@ -38,7 +38,7 @@ def method(request, house):
     return make(request.param, house)
 
 
-def named(*texts, size=None):
+def parse(*texts, size=None):
     return styles.parse(texts, ["style", "0"], size)
 
 
@@ -50,7 +50,7 @@ def test_comatch_against_numpy():
 
 
 @pytest.mark.parametrize("name", MANY_STYLES)
-def test_colours_and_luminance_count_too(name, house):
+def test_colors_and_luminance_count_too(name, house):
     keys = {"color_weight": 2.0, "luminance_weight": 1.0, "turned_losses": True, "repeated_edges": True}
     method = make(name, house, training=True, **keys)
     content = tf.constant(photo(64, 64, 3)[None].astype(np.float32))
@@ -59,19 +59,19 @@ def test_colours_and_luminance_count_too(name, house):
 
 
 def test_a_bottleneck_halves_and_doubles():
-    weights = msgnet.initial_layers(msgnet.MsgNetConf(naming="x", style_images=("a",), width=4, blocks=1))
+    weights = msgnet.create_layers(msgnet.MsgNetConf(naming="x", style_images=("a",), width=4, blocks=1))
     x = tf.random.stateless_normal([1, 8, 6, 64], [0, 1])
     half = msgnet.bottleneck(x, weights, "down1", 2)
     assert half.shape == (1, 4, 3, 128)
     flat = tf.ones([1, 4, 4, 16])
-    np.testing.assert_allclose(msgnet.bottleneck(flat, weights, "res1"), msgnet.limited(flat))
+    np.testing.assert_allclose(msgnet.bottleneck(flat, weights, "res1"), msgnet.limit_length(flat))
     double = msgnet.up_bottleneck(half, weights, "up2")
     assert double.shape == (1, 8, 6, 64)
 
 
 def test_what_norms_make_large_ends_at_six():
     """At a spot in an even picture, 11 deviations from the mean: the blocks against their plain form."""
-    weights = msgnet.initial_layers(msgnet.MsgNetConf(naming="x", style_images=("a",), width=4, blocks=1))
+    weights = msgnet.create_layers(msgnet.MsgNetConf(naming="x", style_images=("a",), width=4, blocks=1))
     x = RNG.standard_normal((1, 12, 10, 128)).astype(np.float32)
     x[:, 5, 5] = 1000
     assert np.max(model.instance_norm(tf.constant(x))) > 10
@@ -81,12 +81,14 @@ def test_what_norms_make_large_ends_at_six():
 
     y = layers.conv(rectified(x), weights["down2/1"])
     y = layers.conv(rectified(layers.conv(rectified(y), weights["down2/2"], 2)), weights["down2/3"])
-    expected = msgnet.limited(y + layers.conv(x, weights["down2/shortcut"], 2))
+    expected = msgnet.limit_length(y + layers.conv(x, weights["down2/shortcut"], 2))
     np.testing.assert_allclose(msgnet.bottleneck(x, weights, "down2", 2), expected, rtol=1e-3, atol=1e-3)
     y = tf.repeat(tf.repeat(rectified(layers.conv(rectified(x), weights["up2/1"])), 2, 1), 2, 2)
     y = layers.conv(rectified(layers.conv(y, weights["up2/2"])), weights["up2/3"])
     shortcut = layers.conv(tf.repeat(tf.repeat(x, 2, 1), 2, 2), weights["up2/shortcut"])
-    np.testing.assert_allclose(msgnet.up_bottleneck(x, weights, "up2"), msgnet.limited(y + shortcut), rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(
+        msgnet.up_bottleneck(x, weights, "up2"), msgnet.limit_length(y + shortcut), rtol=1e-3, atol=1e-3
+    )
 
 
 def test_no_place_is_far_longer_than_the_others():
@@ -94,16 +96,16 @@ def test_no_place_is_far_longer_than_the_others():
     x = RNG.standard_normal((2, 9, 8, 5))
     x[1] *= 1000
     x[:, 4, 4] *= [[30], [60]]
-    found = np.float64(msgnet.limited(np.float32(x)))
-    lengths, before = (np.linalg.norm(each, axis=3) for each in (found, x))
-    np.testing.assert_allclose(found / lengths[..., None], x / before[..., None], atol=1e-5)
+    limited = np.float64(msgnet.limit_length(np.float32(x)))
+    lengths, before = (np.linalg.norm(features, axis=3) for features in (limited, x))
+    np.testing.assert_allclose(limited / lengths[..., None], x / before[..., None], atol=1e-5)
     mean = np.sqrt(np.square(before).mean((1, 2), keepdims=True))
     np.testing.assert_allclose(lengths, before / np.sqrt(1 + (before / (msgnet.LIMIT * mean)) ** 2), rtol=1e-4)
     assert (before[:, 4, 4] > 5 * mean[:, 0, 0]).all()
     assert (lengths < msgnet.LIMIT * mean).all()
 
 
-def test_comatchs_matrix_learns_and_the_grams_are_kept(house):
+def test_comatchs_matrix_learns_and_the_model_holds_the_grams(house):
     method = METHODS["msgnet"](methods.load_conf(str(many_styles_conf(house, "msgnet"))), training=True)
     variables = train.trainable_variables(method)
     assert not any(v is method.grams for v in variables)
@@ -114,33 +116,33 @@ def test_comatchs_matrix_learns_and_the_grams_are_kept(house):
         assert np.count_nonzero(method.grams.numpy().any((2, 3))) == step + 1
     assert np.abs(method.match - before).max() > 1e-6
     style = np.asarray(Image.open(house / "style.png").resize((48, 36), Image.LANCZOS), np.float32)
-    np.testing.assert_allclose(method.grams[0, 1], method._gram(style[None])[0], rtol=1e-2, atol=1e-3)
+    np.testing.assert_allclose(method.grams[0, 1], method._traced_gram(style[None])[0], rtol=1e-2, atol=1e-3)
 
 
 def test_a_size_may_have_several_turns(house):
     """Each of all styles; there is one Gram matrix of it."""
     method = make("msgnet", house, training=True, steps=8, style_sizes=[48, 32, 48])
     assert method.grams.shape[:2] == (2, 2)
-    found, optimizer = [], Adam(train.trainable_variables(method), 0.0)
-    method._train_step = lambda content, optimizer, variables, index, *_, **__: found.append(int(index))
+    indices, optimizer = [], Adam(train.trainable_variables(method), 0.0)
+    method._train_step = lambda content, optimizer, variables, index, *_, **__: indices.append(int(index))
     for step in range(8):
         optimizer.iterations.assign(step)
         method.train_step(tf.zeros([1, 32, 32, 3]), optimizer, [])
-    sides = [max(method._images[index].shape) for index in found]
+    sides = [max(method._images[index].shape) for index in indices]
     assert sides == [48, 48, 32, 32, 48, 48, 48, 48]
-    assert [index // 2 for index in found] == [0, 1] * 4
+    assert [index // 2 for index in indices] == [0, 1] * 4
 
 
-def test_whole_grams_are_taken_in_three_visits_of_four(house):
-    """The others, and all before the encoder has settled, take that of a crop."""
+def test_three_rounds_of_four_take_the_grams_of_whole_images(house):
+    """The others, and all before SETTLING_STEPS, take that of a crop."""
     method = make("msgnet", house, training=True)
-    kept, optimizer = method.grams.numpy(), Adam(train.trainable_variables(method), 0.0)
+    held, optimizer = method.grams.numpy(), Adam(train.trainable_variables(method), 0.0)
     content, follows = tf.constant(photo(32, 32, 1)[None], tf.float32), []
-    for visit in (1, *range(1000, 1005)):
+    for round_ in (1, *range(1000, 1005)):
         totals = []
-        for grams in (kept, kept[::-1]):
+        for grams in (held, held[::-1]):
             method.grams.assign(grams)
-            optimizer.iterations.assign(4 * visit)  # two styles at two sizes
+            optimizer.iterations.assign(4 * round_)  # two styles at two sizes
             totals.append(float(method.train_step(content, optimizer, train.trainable_variables(method))["total_loss"]))
         follows.append(abs(totals[0] / totals[1] - 1) > 1e-4)
     assert follows == [False, False, True, True, True, False]
@@ -149,35 +151,35 @@ def test_whole_grams_are_taken_in_three_visits_of_four(house):
 def test_the_norms_of_a_style_are_its_own(house):
     """They change neither another named style nor a picture's; a mixture has them in proportion."""
     method = make("msgnet", house)
-    given = [named("0"), named("style"), [styles.Style(photo(40, 30, 7))]]
-    before = [method.stylize(IMAGE, style).numpy() for style in given]
+    choices = [parse("0"), parse("style"), [styles.Style(photo(40, 30, 7))]]
+    before = [method.stylize(IMAGE, style).numpy() for style in choices]
     norms = RNG.normal(0, 0.3, method.norm_changes.shape[1:]).astype(np.float32)
     method.norm_changes.assign(tf.stack([norms if name == "0" else 0 * norms for name in method.style_names]))
-    ours, *others = [method.stylize(IMAGE, style).numpy() for style in given]
-    assert np.abs(ours - before[0]).mean() > 0.1
+    own, *others = [method.stylize(IMAGE, style).numpy() for style in choices]
+    assert np.abs(own - before[0]).mean() > 0.1
     np.testing.assert_array_equal(others, before[1:])
-    mixed = method.stylize(IMAGE, named("0:1", "style:3"))
+    mixed = method.stylize(IMAGE, parse("0:1", "style:3"))
     method.norm_changes.assign(tf.stack([norms / 4] * 2))
-    np.testing.assert_allclose(mixed, method.stylize(IMAGE, named("0:1", "style:3")), atol=1e-2)
+    np.testing.assert_allclose(mixed, method.stylize(IMAGE, parse("0:1", "style:3")), atol=1e-2)
 
 
 def test_steps_with_whole_grams_teach_a_styles_norms(house):
     """Those of the style whose turn it is, and none in the steps that take crops."""
     method = make("msgnet", house, training=True)
     variables, content = train.trainable_variables(method), tf.constant(photo(32, 32, 1)[None], tf.float32)
-    for visit, changed in ((1, []), (1000, []), (1001, ["0"])):
+    for round_, expected in ((1, []), (1000, []), (1001, ["0"])):
         optimizer = Adam(variables, 1e-3)
-        optimizer.iterations.assign(4 * visit + method.style_names.index("0"))
+        optimizer.iterations.assign(4 * round_ + method.style_names.index("0"))
         before = method.norm_changes.numpy()
         method.train_step(content, optimizer, variables)
-        moved = np.abs(method.norm_changes - before).max((1, 2)) > 0
-        assert [name for name, each in zip(method.style_names, moved, strict=True) if each] == changed
+        changes = np.abs(method.norm_changes - before).max((1, 2)) > 0
+        assert [name for name, change in zip(method.style_names, changes, strict=True) if change] == expected
 
 
-def test_a_gram_matrix_tells_the_colours(house):
+def test_a_gram_matrix_tells_the_colors(house):
     """Those of one texture in red and in blue differ: no norm hides them before the features."""
     method, texture = make("msgnet", house), RNG.normal(0, 20, (1, 24, 24, 3))
-    red, blue = (method._gram(np.float32(texture + color)) for color in ([220, 40, 40], [40, 40, 220]))
+    red, blue = (method._traced_gram(np.float32(texture + color)) for color in ([220, 40, 40], [40, 40, 220]))
     assert np.linalg.norm(red - blue) > 0.1
     assert np.linalg.norm(red) == pytest.approx(1, abs=1e-3)
 
@@ -186,44 +188,44 @@ def test_the_norm_before_msgnets_last_convolution_keeps_channels_apart():
     """Each image for itself; of a channel that is brighter than another as much shows behind it as before."""
     means = np.float64([[0, 1, 5, -9], [100, 100, 100, 140]])
     x = RNG.normal(means[:, None, None], 2, (2, 6, 5, 4))
-    found = np.float64(msgnet.joint_norm(np.float32(x)))
-    np.testing.assert_allclose(found[1], (x[1] - x[1].mean()) / x[1].std(), atol=1e-4)
-    np.testing.assert_allclose(found[0].mean((0, 1)) * x[0].std() + x[0].mean(), x[0].mean((0, 1)), atol=1e-4)
+    y = np.float64(msgnet.joint_norm(np.float32(x)))
+    np.testing.assert_allclose(y[1], (x[1] - x[1].mean()) / x[1].std(), atol=1e-4)
+    np.testing.assert_allclose(y[0].mean((0, 1)) * x[0].std() + x[0].mean(), x[0].mean((0, 1)), atol=1e-4)
 
 
 def test_styles_change_the_picture(method):
-    pictures = [np.asarray(method.stylize(IMAGE, named(text))) for text in ("style", "0")]
+    pictures = [np.asarray(method.stylize(IMAGE, parse(text))) for text in ("style", "0")]
     assert all(picture.shape == IMAGE.shape for picture in pictures)
     assert np.abs(pictures[0] - pictures[1]).mean() > 1
-    half = method.stylize(IMAGE, named("style"), 0.5)
+    half = method.stylize(IMAGE, parse("style"), 0.5)
     assert np.abs(half - pictures[0]).mean() > 0
 
 
 def test_weights_fuse_styles(method):
     """A weight of 0 is as if the style were not named; a style twice is itself."""
-    alone = method.stylize(IMAGE, named("style"))
-    np.testing.assert_allclose(method.stylize(IMAGE, named("style:2", "0:0")), alone, atol=0.05)
-    np.testing.assert_allclose(method.stylize(IMAGE, named("style:1", "style:3")), alone, atol=0.05)
-    fused = method.stylize(IMAGE, named("style:1", "0:1"))
+    alone = method.stylize(IMAGE, parse("style"))
+    np.testing.assert_allclose(method.stylize(IMAGE, parse("style:2", "0:0")), alone, atol=0.05)
+    np.testing.assert_allclose(method.stylize(IMAGE, parse("style:1", "style:3")), alone, atol=0.05)
+    fused = method.stylize(IMAGE, parse("style:1", "0:1"))
     assert np.abs(fused - alone).mean() > 0.1
 
 
 def test_masks_give_each_style_its_region(method):
-    """Where a mask is 1 or 0 the picture is that of one style alone; what the masks leave is nobody's."""
+    """Where a mask is 1 or 0 the picture is that of one style alone; what the masks leave uncovered has no style."""
     size = (64, 96)
     image = photo(*size)[None].astype(np.float32)
     left = np.zeros(size, np.float32)
     left[:, :48] = 1
     on_the_left = styles.Style(name="style", mask=left)
     mixed = np.asarray(method.stylize(image, [on_the_left, styles.Style(name="0", mask=1 - left)]))
-    alone = [np.asarray(method.stylize(image, named(name))) for name in ("style", "0")]
+    alone = [np.asarray(method.stylize(image, parse(name))) for name in ("style", "0")]
     assert np.abs(alone[0] - alone[1]).mean() > 0.1
     np.testing.assert_allclose(mixed, np.where(left[..., None] == 1, *alone), atol=0.01)
     rest = np.asarray(method.stylize(image, [on_the_left]))
     unstyled = image if isinstance(method, msgnet.MsgNet) else method.stylize(image, [])
     np.testing.assert_allclose(rest, np.where(left[..., None] == 1, alone[0], unstyled), atol=0.01)
     everywhere = method.stylize(image, [styles.Style(name="style", mask=np.ones(size))], 0.7)
-    np.testing.assert_allclose(everywhere, method.stylize(image, named("style"), 0.7), atol=0.05)
+    np.testing.assert_allclose(everywhere, method.stylize(image, parse("style"), 0.7), atol=0.05)
     overlapping = [
         styles.Style(name="style", weight=0.5, mask=np.ones(size)),
         styles.Style(None, 0.5, np.ones(size), "style"),
@@ -234,13 +236,13 @@ def test_masks_give_each_style_its_region(method):
 @pytest.mark.parametrize("size", [(1, 1), (5, 3), (33, 18)])
 def test_any_size_is_kept(method, size):
     image = photo(*size)[None].astype(np.float32)
-    found = np.asarray(method.stylize(image, named("style")))
-    assert found.shape == image.shape
-    assert np.isfinite(found).all()
+    stylized = np.asarray(method.stylize(image, parse("style")))
+    assert stylized.shape == image.shape
+    assert np.isfinite(stylized).all()
 
 
-def test_what_is_nobodys_stays(method):
-    """With masks that are black MSG-Net gives the photo, StyleBank what encoder and decoder recover of it."""
+def test_what_masks_leave_uncovered_stays(method):
+    """With masks that are black MSG-Net gives the photo, StyleBank what encoder and decoder make of it."""
     black = [styles.Style(name="0", mask=np.zeros((5, 5)))]
     expected = method.stylize(IMAGE, []) if isinstance(method, stylebank.StyleBank) else IMAGE
     np.testing.assert_allclose(method.stylize(IMAGE, black), expected, atol=1e-2)
@@ -248,14 +250,14 @@ def test_what_is_nobodys_stays(method):
 
 def test_stylize_is_traced_once_for_all_sizes_and_styles(method):
     for size, texts, strength in (((12, 17), ["0"], 1.0), ((30, 20), ["style:2", "0"], 0.5)):
-        method.stylize(np.zeros((1, *size, 3), np.float32), named(*texts), strength)
+        method.stylize(np.zeros((1, *size, 3), np.float32), parse(*texts), strength)
     assert method._stylize.experimental_get_tracing_count() == 1
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 50)])
 def test_any_picture_is_a_style(house, size):
-    found = make("msgnet", house).stylize(IMAGE, [styles.Style(photo(*size))])
-    assert np.isfinite(found).all()
+    stylized = make("msgnet", house).stylize(IMAGE, [styles.Style(photo(*size))])
+    assert np.isfinite(stylized).all()
 
 
 @pytest.mark.parametrize(
@@ -298,10 +300,10 @@ def test_a_resumed_run_equals_an_uninterrupted_one(name, house):
 def test_the_brush_follows_the_size(house):
     """Between the sizes of training lie mixtures of their Gram matrices, beyond them the nearest."""
     method = make("msgnet", house)
-    found = [method._of_name(styles.Style(name="0", size=size)).numpy()[0] for size in (10, 32, 40, 48, 512, None)]
+    grams = [method._named_gram(styles.Style(name="0", size=size)).numpy()[0] for size in (10, 32, 40, 48, 512, None)]
     smallest, largest = method.grams[1].numpy()
     for gram, expected in zip(
-        found, (smallest, smallest, (smallest + largest) / 2, largest, largest, largest), strict=True
+        grams, (smallest, smallest, (smallest + largest) / 2, largest, largest, largest), strict=True
     ):
         np.testing.assert_allclose(gram, expected, rtol=1e-4, atol=1e-7)
 
@@ -310,19 +312,19 @@ def test_a_picture_is_a_style_for_msgnet_too(house):
     method = make("msgnet", house)
     style = styles.Style(photo(40, 30, 7))
     assert method.stylize(IMAGE, [style]).shape == IMAGE.shape
-    assert np.abs(method.stylize(IMAGE, [style]) - method.stylize(IMAGE, named("0"))).mean() > 0.1
+    assert np.abs(method.stylize(IMAGE, [style]) - method.stylize(IMAGE, parse("0"))).mean() > 0.1
 
 
 def test_without_a_style_the_bank_gives_the_photo_back(house):
-    """As encoder and decoder recover it; so does strength 0."""
+    """As encoder and decoder make it of its features; so does strength 0."""
     method = make("stylebank", house)
     method.norms["0"].assign(2 + method.norms["0"])
     image = IMAGE[:, :36, :48] / 2 + 60
-    decoded = np.asarray(method._decoded(method._encoded(image), stylebank.no_norms(method.conf)))
+    decoded = np.asarray(method._decode(method._encode(image), stylebank.identity_norms(method.conf)))
     decoded = (decoded - decoded.mean((1, 2))) / decoded.std((1, 2))
-    recovered = np.clip(decoded * image.std((1, 2)) + image.mean((1, 2)), 0, 255)  # in the photo's light and colours
+    recovered = np.clip(decoded * image.std((1, 2)) + image.mean((1, 2)), 0, 255)  # in the photo's light and colors
     np.testing.assert_allclose(method.stylize(image, []), recovered, atol=1e-2)
-    np.testing.assert_allclose(method.stylize(image, named("0"), 0.0), recovered, atol=1e-2)
+    np.testing.assert_allclose(method.stylize(image, parse("0"), 0.0), recovered, atol=1e-2)
 
 
 def test_the_rounds_of_stylebank(house):
@@ -335,43 +337,43 @@ def test_the_rounds_of_stylebank(house):
         optimizer.iterations.assign(step)
         before = {v.name: v.numpy() for v in variables}
         parts = method.train_step(content, optimizer, variables)
-        moved = {v.name.removesuffix(":0") for v in variables if (v.numpy() != before[v.name]).any()}
+        changed = {v.name.removesuffix(":0") for v in variables if (v.numpy() != before[v.name]).any()}
         assert ("losses/reconstruction_loss" in parts) == (step % 3 == 2)
         for part in ("weights", "norms", "res0/b/weights"):
-            banks = [name for name in ("style", "0") if f"stylebank/banks/{name}/{part}" in moved]
+            banks = [name for name in ("style", "0") if f"stylebank/banks/{name}/{part}" in changed]
             assert banks == ([["style"], ["0"], []] * 2)[step]
-        assert {"stylebank/conv1/weights", "stylebank/deconv1/weights"} <= moved
+        assert {"stylebank/conv1/weights", "stylebank/deconv1/weights"} <= changed
 
 
 def test_stylebanks_blocks_begin_as_the_identity(house):
     plain, deep = (make("stylebank", house, blocks=count) for count in (0, 2))
-    np.testing.assert_allclose(deep.stylize(IMAGE, named("0")), plain.stylize(IMAGE, named("0")), atol=1e-2)
+    np.testing.assert_allclose(deep.stylize(IMAGE, parse("0")), plain.stylize(IMAGE, parse("0")), atol=1e-2)
     deep.kernels["res1/b"].assign(deep.kernels["res1/a"])
-    assert np.abs(deep.stylize(IMAGE, named("0")) - plain.stylize(IMAGE, named("0"))).max() > 1
+    assert np.abs(deep.stylize(IMAGE, parse("0")) - plain.stylize(IMAGE, parse("0"))).max() > 1
 
 
 def test_a_banks_blocks(house):
     """They begin as the identity, and are of their own style alone."""
     plain, deep = (make("stylebank", house, bank_blocks=count) for count in (0, 2))
-    before = {name: plain.stylize(IMAGE, named(name)) for name in ("0", "style")}
-    np.testing.assert_allclose(deep.stylize(IMAGE, named("0")), before["0"], atol=1e-2)
+    before = {name: plain.stylize(IMAGE, parse(name)) for name in ("0", "style")}
+    np.testing.assert_allclose(deep.stylize(IMAGE, parse("0")), before["0"], atol=1e-2)
     for kernel in deep.banks["0"][2::2]:
         kernel.assign(RNG.standard_normal(kernel.shape))
-    assert np.abs(deep.stylize(IMAGE, named("0")) - before["0"]).max() > 1
-    np.testing.assert_allclose(deep.stylize(IMAGE, named("style")), before["style"], atol=1e-2)
+    assert np.abs(deep.stylize(IMAGE, parse("0")) - before["0"]).max() > 1
+    np.testing.assert_allclose(deep.stylize(IMAGE, parse("style")), before["style"], atol=1e-2)
 
 
 def test_a_banks_norms(house):
     """They begin without effect, are of their own style alone, and scale and move what the norms give."""
     method = make("stylebank", house)
-    before = {name: method.stylize(IMAGE, named(name)) for name in ("0", "style")}
-    np.testing.assert_array_equal(method.norms["0"], stylebank.no_norms(method.conf))
+    before = {name: method.stylize(IMAGE, parse(name)) for name in ("0", "style")}
+    np.testing.assert_array_equal(method.norms["0"], stylebank.identity_norms(method.conf))
     scale, offset = RNG.standard_normal((2, sum(stylebank.norm_channels(method.conf).values()))).astype(np.float32)
     method.norms["0"].assign(tf.concat([scale, offset], 0))
-    assert np.abs(method.stylize(IMAGE, named("0")) - before["0"]).max() > 1
-    np.testing.assert_allclose(method.stylize(IMAGE, named("style")), before["style"], atol=1e-2)
+    assert np.abs(method.stylize(IMAGE, parse("0")) - before["0"]).max() > 1
+    np.testing.assert_allclose(method.stylize(IMAGE, parse("style")), before["style"], atol=1e-2)
     x = RNG.standard_normal((1, 6, 5, 128)).astype(np.float32)
-    pair = stylebank.norms_by_scope(method.norms["0"], method.conf)["deconv4"]
+    pair = stylebank.split_norms(method.norms["0"], method.conf)["deconv4"]
     part = slice(method.conf.width, method.conf.width + 128)  # behind those of the bank
     expected = scale[part] * (x - x.mean((1, 2))) / x.std((1, 2)) + offset[part]
     np.testing.assert_allclose(layers.normalize(x, pair), np.maximum(expected, 0), atol=1e-4)
@@ -381,16 +383,16 @@ def test_norms_and_blocks_mix_and_divide_a_picture_as_banks_do(house):
     method = make("stylebank", house, bank_blocks=1)
     method.banks["0"][2].assign(0.1 * RNG.standard_normal(method.banks["0"][2].shape))
     method.norms["0"].assign(method.norms["0"] + 0.5 * RNG.standard_normal(method.norms["0"].shape).astype(np.float32))
-    mixed = method.stylize(IMAGE, named("0:1", "style:3"))
+    mixed = method.stylize(IMAGE, parse("0:1", "style:3"))
     left = np.zeros(IMAGE.shape[1:3], np.float32)
     left[:, :25] = 1
     parts = [styles.Style(name=name, mask=mask) for name, mask in (("0", left), ("style", 1 - left))]
     divided = method.stylize(IMAGE, parts)
-    np.testing.assert_allclose(divided[:, :, :20], method.stylize(IMAGE, named("0"))[:, :, :20], atol=1e-2)
+    np.testing.assert_allclose(divided[:, :, :20], method.stylize(IMAGE, parse("0"))[:, :, :20], atol=1e-2)
     ours, theirs = ([*method.banks[name], method.norms[name]] for name in ("style", "0"))
     for our, their in zip(ours, theirs, strict=True):
         our.assign(0.75 * our + 0.25 * their)
-    np.testing.assert_allclose(mixed, method.stylize(IMAGE, named("style")), atol=1e-1)
+    np.testing.assert_allclose(mixed, method.stylize(IMAGE, parse("style")), atol=1e-1)
 
 
 @pytest.mark.parametrize("name", MANY_STYLES)
@@ -404,7 +406,7 @@ def test_a_model_of_an_earlier_version_opens(name, house):
     (house / "old.yml").write_text(yaml.safe_dump(recipe | {"trained": {"steps": 4}}))
     opened = methods.load_model(path)
     assert opened.conf == method.conf
-    np.testing.assert_array_equal(opened.stylize(IMAGE, named("0")), method.stylize(IMAGE, named("0")))
+    np.testing.assert_array_equal(opened.stylize(IMAGE, parse("0")), method.stylize(IMAGE, parse("0")))
     conf = many_styles_conf(house, name, naming="x", initial_model=path, learning_rate=1e-9)
     assert inside(train, "-c", conf, cwd=house).returncode == 0
     begun = methods.load_model(str(house / "models" / "x" / "fast-style-model.ckpt-done"))
@@ -416,34 +418,34 @@ def test_the_content_path_counts_once_for_a_mixture(house):
     """It belongs to no style: by its matrix alone all mixtures of all styles are one picture, and not the one without."""
     method = make("msgnet", house)
     path = RNG.standard_normal(method.path.shape).astype(np.float32)
-    before = method.stylize(IMAGE, named("0"))
+    before = method.stylize(IMAGE, parse("0"))
     method.path.assign(path)
-    assert np.abs(method.stylize(IMAGE, named("0")) - before).max() > 1
+    assert np.abs(method.stylize(IMAGE, parse("0")) - before).max() > 1
     method.grams.assign(tf.zeros_like(method.grams))
-    both = named("0:1", "style:3")
-    np.testing.assert_allclose(method.stylize(IMAGE, both), method.stylize(IMAGE, named("0")), atol=1e-2)
+    both = parse("0:1", "style:3")
+    np.testing.assert_allclose(method.stylize(IMAGE, both), method.stylize(IMAGE, parse("0")), atol=1e-2)
 
 
-def test_the_reconstructions_gradient_is_as_long_as_the_stylisings(house):
+def test_the_reconstructions_gradient_is_as_long_as_the_stylizing_steps(house):
     """Times lambda: seen in a plain gradient step."""
     method = make("stylebank", house, training=True, reconstruction_weight=0.5)
     variables = train.trainable_variables(method)
-    plain = SimpleNamespace(iterations=tf.constant(0, tf.int64), found=None)
+    plain = SimpleNamespace(iterations=tf.constant(0, tf.int64), gradients=None)
 
-    def keep(pairs):
-        plain.found = [g for g, _ in pairs]
+    def record_gradients(pairs):
+        plain.gradients = [g for g, _ in pairs]
 
-    plain.apply_gradients = keep
+    plain.apply_gradients = record_gradients
     content = tf.constant(np.stack([photo(32, 32, 1), photo(32, 32, 2)]), tf.float32)
     norms = []
     for step in (0, 2):
         plain.iterations = tf.constant(step, tf.int64)
-        with_eager(method, lambda: method.train_step(content, plain, variables))
-        norms.append(float(method._shared_norm(plain.found, variables)))
+        run_eagerly(lambda: method.train_step(content, plain, variables))
+        norms.append(float(method._shared_norm(plain.gradients, variables)))
     assert norms[1] == pytest.approx(0.5 * norms[0], rel=1e-3)
 
 
-def with_eager(method, run):
+def run_eagerly(run):
     """Runs `run` without graphs, so that a gradient can be taken out of a step."""
     tf.config.run_functions_eagerly(True)
     try:
@@ -547,7 +549,7 @@ def test_a_style_is_added_to_a_trained_bank(deep, desk):
     added = set(new.get_variable_to_shape_map()) - set(old.get_variable_to_shape_map())
     parts = ("weights", "norms", *(["res0/a/weights", "res0/b/weights"] if deep else []))
     assert added == {f"stylebank/banks/new/{part}" for part in parts}
-    start = stylebank.initial_bank(methods.load_model(str(done)).conf, 2, "new", True)[0]
+    start = stylebank.create_bank(methods.load_model(str(done)).conf, 2, "new", True)[0]
     assert np.abs(new.get_tensor("stylebank/banks/new/weights") - start).max() > 1e-4
     assert evaluate(desk, "models/more/fast-style-model", "photos/0.jpg", "--style", "new").returncode == 0
 
@@ -576,8 +578,7 @@ def test_a_model_that_cannot_be_added_to(changes, words, house):
     assert len(result.stderr.strip().splitlines()) == 1
 
 
-def test_a_style_is_named_for_its_key(house):
-    """A conf's mistakes name the key."""
+def test_a_confs_mistakes_name_the_key(house):
     for key, value, words in (
         ("width", 0, "above 0"),
         ("style_sizes", [4], "at least 16"),

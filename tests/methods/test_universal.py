@@ -1,4 +1,4 @@
-"""AdaIN and WCT: what features have after them, and that any picture goes with any style."""
+"""AdaIN and WCT: the statistics of features after them, and that any picture goes with any style."""
 
 import os
 from types import SimpleNamespace
@@ -48,8 +48,8 @@ def reconstruction(method, image):
     else:
         steps = [(depth, layer, method.decoders[depth]) for depth, layer in method.layers.items()]
     for depth, layer, decoder in steps:
-        found = method.encoder(layers.padded(image, depth))[layer]
-        image = decoders.decode(found, decoder)[:, : image.shape[1], : image.shape[2]]
+        maps = method.encoder(layers.pad_to_multiple(image, depth))[layer]
+        image = decoders.decode(maps, decoder)[:, : image.shape[1], : image.shape[2]]
     return np.clip(image, 0, 255)
 
 
@@ -62,9 +62,9 @@ def test_adain_gives_the_styles_mean_and_deviation():
 
 def test_wct_gives_the_styles_mean_and_covariance():
     content, style = features(40, 30, 1), features(20, 50, 2, RNG.standard_normal((6, 6)))
-    mean, covariance = wct.statistics(tf.constant(style))
+    mean, covariance = wct.mean_and_covariance(tf.constant(style))
     np.testing.assert_allclose(covariance, np.cov(style.reshape(-1, 6).T), rtol=1e-6)
-    moved = wct.whitened_and_coloured(tf.constant(content), 1.0, mean, wct.power(covariance, 0.5)).numpy().reshape(-1, 6)
+    moved = wct.whiten_and_color(tf.constant(content), 1.0, mean, wct.matrix_power(covariance, 0.5)).numpy().reshape(-1, 6)
     np.testing.assert_allclose(moved.mean(0), style.reshape(-1, 6).mean(0), atol=1e-4)
     np.testing.assert_allclose(np.cov(moved.T), covariance, atol=1e-3 * np.abs(covariance).max())
 
@@ -72,8 +72,8 @@ def test_wct_gives_the_styles_mean_and_covariance():
 def test_dead_and_constant_channels_survive():
     content, style = features(12, 10, 1), features(9, 9, 2)
     content[..., 0], content[..., 1], style[..., 2], style[..., 3] = 0, 5, 0, -4
-    mean, covariance = wct.statistics(tf.constant(style))
-    by_wct = wct.whitened_and_coloured(tf.constant(content), 1.0, mean, wct.power(covariance, 0.5)).numpy()
+    mean, covariance = wct.mean_and_covariance(tf.constant(style))
+    by_wct = wct.whiten_and_color(tf.constant(content), 1.0, mean, wct.matrix_power(covariance, 0.5)).numpy()
     by_adain = adain.adain(content[None], adain.moments(content[None]), adain.moments(style[None]))[0].numpy()
     for moved in (by_wct, by_adain):
         assert np.isfinite(moved).all()
@@ -89,7 +89,7 @@ def test_moments_within_a_region_are_those_of_its_pixels():
     mean, deviation = adain.moments(x[None], mask[None])
     np.testing.assert_allclose(mean[0, 0, 0], inside_.mean(0), rtol=1e-5)
     np.testing.assert_allclose(deviation[0, 0, 0], inside_.std(0), rtol=1e-4)
-    np.testing.assert_allclose(wct.statistics(tf.constant(x), mask)[1], np.cov(inside_.T), rtol=1e-5)
+    np.testing.assert_allclose(wct.mean_and_covariance(tf.constant(x), mask)[1], np.cov(inside_.T), rtol=1e-5)
 
 
 def test_strength_0_is_the_reconstruction_and_strengths_lie_between(method):
@@ -102,15 +102,15 @@ def test_strength_0_is_the_reconstruction_and_strengths_lie_between(method):
 def test_a_style_equal_to_the_content_gives_the_reconstruction(name, changes, house):
     """Of several levels only the first, as the others get its result."""
     method, image = make(name, house, **changes), photo(48, 64)
-    found = method.stylize(image[None].astype(np.float32), [styles.Style(image)])
-    wanted = reconstruction(method, image[None].astype(np.float32))
-    assert np.abs(found - wanted).mean() < 0.02 * np.abs(wanted - wanted.mean()).mean()
+    stylized = method.stylize(image[None].astype(np.float32), [styles.Style(image)])
+    expected = reconstruction(method, image[None].astype(np.float32))
+    assert np.abs(stylized - expected).mean() < 0.02 * np.abs(expected - expected.mean()).mean()
 
 
 def test_any_size_and_any_style(method):
     gray = np.repeat(photo(30, 40)[..., :1], 3, 2)
-    given = [photo(1, 1), photo(3, 50), photo(90, 70), np.full((20, 20, 3), 77, np.uint8), gray]
-    for style in map(styles.Style, given):
+    images = [photo(1, 1), photo(3, 50), photo(90, 70), np.full((20, 20, 3), 77, np.uint8), gray]
+    for style in map(styles.Style, images):
         for size in ((1, 1), (1, 40), (16, 16), (21, 34), (33, 65)):
             image = np.asarray(method.stylize(photo(*size)[None].astype(np.float32), [style]))
             assert image.shape == (1, *size, 3)
@@ -124,8 +124,8 @@ def test_weights_and_masks_of_several_styles(method):
     left = np.zeros((48, 64))
     left[:, :32] = 1
 
-    def result(*given):
-        return method.stylize(image, [styles.Style(*each) for each in given]).numpy()
+    def result(*parts):
+        return method.stylize(image, [styles.Style(*part) for part in parts]).numpy()
 
     only_a, only_b = result((a,)), result((b,))
     np.testing.assert_allclose(result((a, 1.0), (b, 0.0)), only_a, atol=0.1)
@@ -143,8 +143,8 @@ def test_weights_and_masks_of_several_styles(method):
 def test_shares_sum_to_one_where_masks_do_and_weights_decide_where_they_overlap():
     full, half = np.ones((4, 4)), np.full((4, 4), 0.5)
     image = photo(4, 4)
-    given = [styles.Style(image, 0.75, full), styles.Style(image, 0.25, full)]
-    np.testing.assert_allclose(styles.shares(given, 8, 6)[:, 3, 3], [0.75, 0.25])
+    overlapping = [styles.Style(image, 0.75, full), styles.Style(image, 0.25, full)]
+    np.testing.assert_allclose(styles.shares(overlapping, 8, 6)[:, 3, 3], [0.75, 0.25])
     np.testing.assert_allclose(styles.shares([styles.Style(image, 1.0, half)], 8, 6), 0.5, rtol=1e-5)
     np.testing.assert_allclose(
         styles.shares([styles.Style(image, 1.0), styles.Style(image, 3.0)], 8, 6).ravel(), [0.25, 0.75]
@@ -171,24 +171,24 @@ def test_small_folders_are_drawn_as_often_as_large_ones(house):
     (house / "paintings").mkdir()
     for i in range(2):
         Image.fromarray(photo(40, 50, i)).save(house / "paintings" / f"{i}.png")
-    paths = adain.training_paths([str(house / "paintings"), str(house / "photos")])
+    paths = adain.list_style_paths([str(house / "paintings"), str(house / "photos")])
     assert len(paths) == 12
     assert sum("paintings" in path for path in paths) == 6
 
 
 def test_style_batches_depend_on_the_step_alone(house):
     conf = methods.load_conf(str(universal_conf(house, "adain")))
-    paths = adain.training_paths(conf.style_data)
-    first = adain.training_batches(paths, conf, 0)
+    paths = adain.list_style_paths(conf.style_data)
+    first = adain.read_style_batches(paths, conf, 0)
     batches = [next(first) for _ in range(4)]
-    np.testing.assert_array_equal(next(adain.training_batches(paths, conf, 3)), batches[3])
-    recast = [adain.recast(batches[0], conf, tf.constant(step, tf.int64)) for step in (1, 1, 2)]
-    np.testing.assert_array_equal(recast[0], recast[1])
-    assert np.abs(recast[0] - recast[2]).max() > 10
+    np.testing.assert_array_equal(next(adain.read_style_batches(paths, conf, 3)), batches[3])
+    colors = [adain.vary_colors(batches[0], conf, tf.constant(step, tf.int64)) for step in (1, 1, 2)]
+    np.testing.assert_array_equal(colors[0], colors[1])
+    assert np.abs(colors[0] - colors[2]).max() > 10
 
 
 def training(name, house, **changes):
-    """A method that can train, and what makes a step of it on a batch of photos."""
+    """(method, a batch of photos, a function that takes a training step on them and returns its losses)."""
     method = METHODS[name](methods.load_conf(str(universal_conf(house, name, **changes))), training=True)
     optimizer = Adam(method.trainable_variables, 1e-3)
     batch = photo(32, 64, 3).reshape(2, 32, 32, 3).astype(np.float32)
@@ -251,7 +251,7 @@ def test_previews_show_content_style_and_result(house):
 
 @pytest.fixture
 def desk(house):
-    """The house with an untrained model of each method, m.adain and so on, and a model of one style."""
+    """The house with an untrained model of each method, adain.ckpt-done and wct.ckpt-done, and johnson.ckpt-done."""
     for name in UNIVERSAL:
         method = make(name, house)
         checkpoints.save(str(house / f"{name}.ckpt-done"), method.trainable_variables)
