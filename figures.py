@@ -70,7 +70,7 @@ def define_flags(argv):
         if argument.startswith("-") and name not in users.get(flag_name, [name]):
             others = ", ".join(users[flag_name])
             raise cli.UsageError(
-                f"--{flag_name}: is a flag of {others}, not of {name}; figures.py {name} --help lists its flags"
+                f"{argument.split('=')[0]} is a flag of {others}, not of {name}; figures.py {name} --help lists its flags"
             )
     return f"python figures.py {name}\n\n{FIGURES[name].__doc__}"
 

@@ -343,7 +343,7 @@ def test_the_losses_of_every_round_of_lbfgs_are_printed(easel):
         ((*BOTH, "--mask", "mask.png", "--mask", "mask.png"), 2, "--mask: 2 given for 1 style images"),
         ((*BOTH, "--style_weights", "a"), 2, "--style_weights: got 'a', numbers above 0 are needed"),
         ((*BOTH, "--animation", "o.avi"), 2, "it needs a .gif or .mp4"),
-        ((*BOTH, "--sweep", "style=1,2"), 2, "--sweep: no setting style; there are averaging, "),
+        ((*BOTH, "--sweep", "style=1,2"), 2, "--sweep: no setting style; the settings are averaging, "),
         ((*BOTH, "--sweep", "style_weight=x"), 1, "style_weight: got 'x', a number is needed (--sweep)"),
         ((*BOTH, "--iterations", 0), 1, "iterations: got '0', a number above 0 is needed (the command line)"),
         (
@@ -358,7 +358,7 @@ def test_the_losses_of_every_round_of_lbfgs_are_printed(easel):
         ((*BOTH, "--sweep", "style_weight=[1,2]"), 2, "such as style_weight=1,10,100 is needed"),
         ((*BOTH, "--sweep", "style_weight"), 2, "such as style_weight=1,10,100 is needed"),
         ((*BOTH, "--sweep", "style_layer_weights=1+2,1"), 1, "style_layer_weights: 1 for 2 style_layers"),
-        ((*BOTH, "--sweep", "style_layer_weights=0+0"), 1, "not all of them 0"),
+        ((*BOTH, "--sweep", "style_layer_weights=0+0"), 1, "style_layer_weights: all are 0; give one above 0"),
         ((*BOTH, "--sweep", "loss_model=vgg_19"), 2, "no setting loss_model"),
         ((*BOTH, "-c", "twice.yml"), 1, "vgg_16/conv1/conv1_2 is there twice; keep one (twice.yml)"),
         ((*BOTH, "--style_scale", 1e6), 1, "of memory"),

@@ -202,7 +202,7 @@ def saved(tmp_path):
     ("changes", "words"),
     [
         ({"res3/residual/conv/weight": None}, "res3/residual/conv/weight is missing"),
-        ({"res6/residual/conv/weight": tf.zeros(3)}, "res6/residual/conv/weight is not one of this method's"),
+        ({"res6/residual/conv/weight": tf.zeros(3)}, "res6/residual/conv/weight is not of this method"),
         (
             {"conv1/conv/weight": tf.zeros([3, 3, 3, 32])},
             r"conv1/conv/weight is \[3, 3, 3, 32\], \[9, 9, 3, 32\] is needed",
