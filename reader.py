@@ -62,7 +62,10 @@ def read_squares(paths, size):
 def read_painting(path, long_side=None):
     """Reads a conf's style image. Raises UserError as read_image does; for a missing file the text names download.py."""
     if not os.path.exists(path):
-        raise UserError(f"{path}: no such image; python download.py styles fetches the confs' paintings")
+        raise UserError(
+            f"{path}: no such image; python download.py styles fetches some of the confs' paintings, "
+            "put others there yourself"
+        )
     return pictures.read_image(path, long_side)
 
 
