@@ -22,7 +22,9 @@ REMOVED_KEYS = {  # keys of earlier versions, and what to write instead
     "gram_weight": "the order of Gram distances always weighs as much as the features; leave the line out",
     "relative_losses": "write content_form: relative and style_form: relative instead of true, nothing instead of false",
     "style_normaliser": "write style_form with the same value, size or channels",
-    "optimised_images": "write optimized_images with the same value",
+    "style_models": "distill.py fits the student in closed form; leave the line out",
+    "optimized_images": "distill.py fits the student in closed form; leave the line out",
+    "optimised_images": "distill.py fits the student in closed form; leave the line out",
     "content_path": "CoMatch always has a matrix that all styles share; leave the line out",
     "style_norms": "each named style always has scales and offsets of its own; leave the line out",
     "whole_grams": "after 4000 steps most always take the Gram matrices of whole paintings; leave the line out",
@@ -172,22 +174,22 @@ class MethodConf(RunConf):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DistillConf(RunConf):
-    """The conf of distill.py, which trains a student on the features of two teachers."""
+class DistillConf:
+    """The conf of distill.py, which makes a student of two teachers."""
 
     output: str  # the .npz file for the student's weights
     loss_model: str = EMBEDDED_NETWORK  # the student's scope
     widths: tuple[int, ...] = option(length=5, above=0)  # channels of the student's five blocks
-    hold_out: int = 100  # photos that are not trained on, spread evenly over the sorted paths
     teacher_file: str
     # With scopes, as in vgg_19/conv1/conv1_1: the student's conv1_1 learns from the teacher's conv1_1, or conv1_1_aux
     teacher_layers: tuple[str, ...]
     deep_teacher_file: str
     deep_teacher_layers: tuple[str, ...]
-    style_models: tuple[str, ...] = ()  # model files of nets whose outputs are among the images
-    # In each batch N images are pictures optimized towards a style by the student's style losses, N more are those styles
-    optimized_images: int = 0
-    style_data: tuple[str, ...] = ()  # folders of paintings for those styles; (): photos
+    train_data: str  # a folder of photos, walked recursively
+    style_data: tuple[str, ...] = ()  # folders of paintings, from which it learns too
+    hold_out: int = 100  # photos that it does not learn from, spread evenly over the sorted paths
+    examples: int = option(150, above=0)  # how many pictures it learns from, spread evenly over all
+    image_size: int = option(160, **SIDE_LIMITS)  # side in pixels of their middle squares
 
 
 def load_conf(path, kind):
@@ -275,7 +277,7 @@ def _read_yaml(path):
 
 def _drop_removed_keys(values, kind):
     """A recipe's values without REMOVED_KEYS; keys of `kind`, the recipe's class, take over what they meant."""
-    successors = {"style_form": values.get("style_normaliser"), "optimized_images": values.get("optimised_images")}
+    successors = {"style_form": values.get("style_normaliser")}
     if values.get("relative_losses"):
         successors |= {"content_form": "relative", "style_form": "relative"}
     keys = {field.name for field in dataclasses.fields(kind)}

@@ -28,10 +28,9 @@ class Vgg(tf.Module):
       layers: the end points whose features a call gives, such as ("vgg_16/conv1/conv1_2", "vgg_16/conv3/conv3_3").
       pooling: "max", "avg", or "avg_same", which keeps the last row and column of an odd side.
       repeated_edges: whether convolutions repeat the edge's values instead of padding zeros, which act like a gray frame.
-      trainable: whether the weights are trained; a loss network's are not.
     """
 
-    def __init__(self, scope, weights, layers, pooling="max", repeated_edges=False, trainable=False):
+    def __init__(self, scope, weights, layers, pooling="max", repeated_edges=False):
         super().__init__()
         self.scope, self.layers, self.pooling, self.repeated_edges = scope, tuple(layers), pooling, repeated_edges
         names = layer_names(scope, weights)
@@ -40,10 +39,10 @@ class Vgg(tf.Module):
                 raise UserError(f"{layer}: the loss network has no such layer; it has {', '.join(names)}")
         convs = [name.split("/")[-1] for name in names]
         last = max(convs.index(layer.split("/")[-1]) for layer in layers)
-        needed = [c for c in convs[: last + 1] if not c.endswith("_aux") or self._full_name(c) in layers]
+        needed = [c for c in convs[: last + 1] if not c.endswith("_aux") or full_name(self.scope, c) in layers]
         self._convs = (["conv0"] if "conv0/weights" in weights else []) + needed
         self._weights = {
-            key: tf.Variable(weights[key], trainable=trainable, name=f"{self._full_name(conv)}/{kind}")
+            key: tf.Variable(weights[key], trainable=False, name=f"{full_name(self.scope, conv)}/{kind}")
             for conv in self._convs
             for kind in ("weights", "biases")
             for key in [f"{conv}/{kind}"]
@@ -52,23 +51,32 @@ class Vgg(tf.Module):
     def __call__(self, images, layers=None):
         """[N,H,W,3] RGB 0..255 -> {layer: [N,h,w,C] features} of `layers`, by default of all of the network's."""
         layers = self.layers if layers is None else layers
-        x = self._conv(images / 255.0, "conv0") if "conv0" in self._convs else images - tf.constant(MEANS, images.dtype)
-        features = {}
+        x, features = self.normalize(images), {}
         for conv in self._convs:
             if conv == "conv0":
                 continue
             if conv.endswith("_aux"):
-                y = self._conv(x, conv)
+                y = self.convolve(x, conv)
             else:
-                if re.fullmatch(r"conv[2-5]_1", conv):
-                    kind, same = self.pooling[:3].upper(), self.pooling.endswith("_same")
-                    x = tf.nn.pool(x, [2, 2], kind, [2, 2], "SAME" if same else "VALID")
-                x = y = tf.nn.relu(self._conv(x, conv))
-            if self._full_name(conv) in layers:
-                features[self._full_name(conv)] = y
+                x = y = tf.nn.relu(self.convolve(self.pool(x, conv), conv))
+            if full_name(self.scope, conv) in layers:
+                features[full_name(self.scope, conv)] = y
                 if len(features) == len(layers):  # nobody asked for deeper layers
                     break
         return features
+
+    def normalize(self, images):
+        """[N,H,W,3] RGB 0..255 -> what the first convolution is applied to: less the channels' means, or through conv0."""
+        if "conv0" in self._convs:
+            return self.convolve(images / 255.0, "conv0")
+        return images - tf.constant(MEANS, images.dtype)
+
+    def pool(self, x, conv):
+        """What a convolution is applied to when the one before it gives x, [N,h,w,C]: pooled where a block begins."""
+        if not re.fullmatch(r"conv[2-5]_1", conv):
+            return x
+        kind, same = self.pooling[:3].upper(), self.pooling.endswith("_same")
+        return tf.nn.pool(x, [2, 2], kind, [2, 2], "SAME" if same else "VALID")
 
     def kernel_shapes(self):
         """{conv: [k,k,I,O]} of all its convolutions."""
@@ -80,7 +88,7 @@ class Vgg(tf.Module):
         widths = {conv: self._weights[f"{conv}/biases"].shape[0] for conv in convs if conv != "conv0"}
         return sum(width / 4 ** (int(conv[4]) - 1) for conv, width in widths.items())
 
-    def _conv(self, x, conv):
+    def convolve(self, x, conv):
         """[N,H,W,I] -> [N,H,W,O]: a convolution of x plus its biases, before ReLU."""
         kernel = self._weights[f"{conv}/weights"]
         padding = "SAME"
@@ -91,8 +99,10 @@ class Vgg(tf.Module):
             padding = "VALID"
         return winograd.conv2d(x, kernel, 1, padding) + self._weights[f"{conv}/biases"]
 
-    def _full_name(self, conv):
-        return f"{self.scope}/{conv if conv == 'conv0' else f'{conv[:5]}/{conv}'}"
+
+def full_name(scope, conv):
+    """("vgg_16", "conv1_1") -> "vgg_16/conv1/conv1_1"."""
+    return f"{scope}/{conv if conv == 'conv0' else f'{conv[:5]}/{conv}'}"
 
 
 def layer_names(scope, weights):

@@ -98,7 +98,7 @@ def test_the_report(school, monkeypatch):  # noqa: F811
     result = inside(figures, "loss_network", "-c", conf, *flags, cwd=school)
     assert result.returncode == 0, result.stderr
     text = (school / "report" / "README.md").read_text()
-    assert text.count("\n| conv") == 9
+    assert text.count("\n| conv") == 11
     for name in ("plot.png", "inversion.jpg"):
         assert name in text
         assert Image.open(school / "report" / name).width > 300
