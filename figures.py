@@ -6,7 +6,7 @@ python figures.py FIGURE --help lists a figure's flags. The figures:
   loss_network  how well the distilled loss network stands in for its teachers
   many_styles   MSG-Net and StyleBank: every style, models of one style beside them, styles mixed, brush sizes
   objective     how near a model comes to pictures that L-BFGS optimizes
-  recipes       the confs of optimize.py on one pair of pictures
+  recipes       the settings files of optimize.py on one pair of pictures
   universal     AdaIN, WCT, and WCT with the loss network's teacher, side by side
 """
 

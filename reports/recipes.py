@@ -1,4 +1,4 @@
-"""The confs of optimize.py, here called recipes, on one pair of pictures."""
+"""The settings files of optimize.py on one pair of pictures."""
 
 import dataclasses
 import os
@@ -13,7 +13,7 @@ from core import cli, config, pictures, styles, system, vgg
 from methods import gatys
 from reports import flag
 
-RECIPES = {  # {conf of optimize.py: what it is}
+SETTINGS_FILES = {  # {settings file of optimize.py: what it is}
     "gatys_vgg16_lbfgs": "after Keras' example",
     "gatys_vgg19_adam": "as a well-known course teaches it",
     "gatys_basic": "the plainest form",
@@ -26,20 +26,20 @@ OWN_FLAGS = (
     flag.image_file(),
     flag.style_file(),
     flag.long_side("The results' long side in pixels."),
-    flag.count("evaluations", None, "Evaluations at each scale; by default each recipe's own number."),
-    flag.Flag("network", None, "SCOPE or SCOPE=FILE, one loss network for all; by default each recipe's own."),
+    flag.count("evaluations", None, "Evaluations at each scale; by default each settings file's own number."),
+    flag.Flag("network", None, "SCOPE or SCOPE=FILE, one loss network for all; by default each settings file's own."),
 )
 
 
 def draw(output_dir, image_file, style_file, long_side, evaluations=None, network=None):
-    """Writes sheet.jpg, what the recipes make of one pair of pictures, and a page about it, README.md.
+    """Writes sheet.jpg, what the settings files make of one pair of pictures, and a page about it, README.md.
 
     Args:
       output_dir: the folder that they are written to.
       image_file, style_file: the pair.
-      long_side: of the results in pixels, instead of the recipes' own.
-      evaluations: at each scale; None: the recipes' own numbers.
-      network: SCOPE or SCOPE=FILE, one loss network for all; None: the recipes' own.
+      long_side: of the results in pixels, instead of the settings files' own.
+      evaluations: at each scale; None: the settings files' own numbers.
+      network: SCOPE or SCOPE=FILE, one loss network for all; None: the settings files' own.
 
     Raises:
       UserError: as read_image, load_conf, loss_network and check_sizes do.
@@ -47,11 +47,11 @@ def draw(output_dir, image_file, style_file, long_side, evaluations=None, networ
     photo, painting = (pictures.read_image(path).rgb for path in (image_file, style_file))
     shown = [(gatys.fit_image(image, long_side), name) for image, name in ((photo, "photo"), (painting, "style"))]
     confs, networks = {}, {}
-    for name in RECIPES:  # all of them first, so that a mistake does not cost minutes
-        confs[name], networks[name] = read_recipe(name, photo, long_side, evaluations, network)
+    for name in SETTINGS_FILES:  # all of them first, so that a mistake does not cost minutes
+        confs[name], networks[name] = read_settings(name, photo, long_side, evaluations, network)
         gatys.check_sizes(confs[name], (image_file, photo), [(style_file, painting)])
     tiles, seconds = [], {}
-    for name, conf in tqdm(confs.items(), unit="recipe"):
+    for name, conf in tqdm(confs.items(), unit="picture"):
         start = time.perf_counter()
         image = gatys.stylize(conf, networks[name], photo, [styles.Style(painting)])
         seconds[name] = time.perf_counter() - start
@@ -64,8 +64,8 @@ def draw(output_dir, image_file, style_file, long_side, evaluations=None, networ
     print(os.path.join(output_dir, "sheet.jpg"))
 
 
-def read_recipe(name, photo, long_side, evaluations, network):
-    """(conf, loss network) of a recipe of conf/, with the changes that draw's arguments ask for."""
+def read_settings(name, photo, long_side, evaluations, network):
+    """(conf, loss network) of a settings file in conf/, with the changes that draw's arguments ask for."""
     conf = config.load_conf(os.path.join(system.ROOT, "conf", f"{name}.yml"), gatys.GatysConf)
     # Gram matrices that are not divided grow with the number of pixels; the conf's weight was chosen for the conf's size.
     factor = (conf.image_size / long_side) ** 2 if conf.style_form == "half_sum" else 1.0
@@ -100,7 +100,7 @@ def with_network(conf, scope, path):
         block, name = layer.split("/")[1:]
         in_block = [other for other in names if other.startswith(f"{scope}/{block}/")]
         if not in_block:
-            raise cli.UserError(f"{path}: has no layer of {block}, which a recipe needs; name another --network")
+            raise cli.UserError(f"{path}: has no layer of {block}, which a settings file needs; name another --network")
         return own if (own := f"{scope}/{block}/{name}") in in_block else in_block[-1]
 
     layers = {key: tuple(map(rename, getattr(conf, key))) for key in ("content_layers", "style_layers")}
@@ -108,9 +108,9 @@ def with_network(conf, scope, path):
 
 
 def page(confs, seconds, command, network):
-    """The recipes' sheet as Markdown."""
+    """The page about the settings files as Markdown."""
     rows = [
-        f"| `conf/{name}.yml` | {RECIPES[name]} | {conf.loss_model} | {conf.optimizer} "
+        f"| `conf/{name}.yml` | {SETTINGS_FILES[name]} | {conf.loss_model} | {conf.optimizer} "
         f"| {gatys.iterations_per_scale(conf)} | {len(gatys.scales(conf))} "
         f"| {seconds[name]:.0f} |"
         for name, conf in confs.items()
@@ -124,7 +124,7 @@ balance of content and style is not the conf's.
         if network
         else ""
     )
-    return f"""# The recipes of optimize.py side by side
+    return f"""# The settings files of optimize.py side by side
 
 Made by `{command}`.
 All results have this size instead of the conf's own. In `gatys_basic` the style loss grows with the number of pixels; its

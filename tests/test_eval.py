@@ -14,7 +14,7 @@ import tensorflow as tf
 from conftest import ROOT, inside, load, photo, script
 from PIL import Image
 
-from core import checkpoints, config, pictures, styles
+from core import checkpoints, config, pictures, styles, system
 from methods import METHODS, johnson, load_model
 
 
@@ -87,13 +87,12 @@ def test_transparency_stays_or_its_loss_is_reported(desk):
     assert "no transparency" in run(desk, "--image_file", "t.png").stdout
 
 
-def test_a_picture_too_large_for_the_memory_is_refused(desk):
-    Image.new("RGB", (9000, 9000)).save(desk / "large.png")  # the model would take 35 GB
-    if os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") > 35e9:
-        pytest.skip("this machine may have room for it")
+def test_a_picture_too_large_for_the_memory_is_refused(desk, monkeypatch):
+    Image.new("RGB", (2000, 2000)).save(desk / "large.png")
+    monkeypatch.setattr(system, "physical_memory", lambda: 2e9)  # the model would take 2.6 GB
     result = run(desk, "--image_file", "large.png")
     assert result.returncode == 1
-    assert "9000x9000 pixels need about" in result.stderr
+    assert "2000x2000 pixels need about" in result.stderr
     assert "use --image_size" in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1
 
@@ -163,18 +162,6 @@ def test_a_mistake_is_one_line(arguments, code, words, desk):
     assert words in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1
     assert not [name for name in os.listdir(desk) if name.startswith((".part", "o."))]
-
-
-def test_the_shipped_model_stylizes(tmp_path):
-    """The README's first command: the result differs from the photo as a style does, with blues dominating the sky."""
-    model = os.path.join(ROOT, "models", "denoised_starry.ckpt-done")
-    photo_file = os.path.join(ROOT, "images", "Corgi.jpg")
-    result = script("eval.py", "--model_file", model, "--image_file", photo_file, "--output_file", "r.png", cwd=tmp_path)
-    assert result.returncode == 0, result.stderr
-    before, after = pixels(photo_file), pixels(tmp_path / "r.png")
-    assert after.shape == before.shape
-    assert np.abs(after - before).mean() > 20
-    assert np.corrcoef(after.mean(2).ravel(), before.mean(2).ravel())[0, 1] > 0.4  # the shapes are still there
 
 
 SHIPPED = sorted(glob.glob(os.path.join(ROOT, "models", "*.ckpt-done")))

@@ -300,7 +300,7 @@ def test_worth():
     assert objective_report.worth(np.array([5.0, 3, 2]), 1) == "more than 3"
 
 
-def test_the_recipes_sheet(house, monkeypatch):
+def test_the_sheet_of_optimizes_settings_files(house, monkeypatch):
     seen, stylize = {}, gatys.stylize
 
     def note(conf, network, *rest):
@@ -314,7 +314,7 @@ def test_the_recipes_sheet(house, monkeypatch):
     result = inside(figures, "recipes", *flags, *sizes, "--output_dir", "out", cwd=house)
     assert result.returncode == 0, result.stderr
     text = (house / "out" / "README.md").read_text()
-    for name in recipes.RECIPES:
+    for name in recipes.SETTINGS_FILES:
         assert f"`conf/{name}.yml`" in text
     assert "All of them with vgg_16=deep.npz instead" in text
     assert "--evaluations 2`" in text

@@ -21,7 +21,6 @@ from conftest import (
     load,
     many_styles_conf,
     photo,
-    script,
     universal_conf,
     write_conf,
 )
@@ -147,9 +146,7 @@ def test_a_run_leaves_all_the_originals_files(house):
     assert changed.returncode == 1
     assert "(style_weight 10.0 -> 20.0): choose a new naming for a new experiment" in changed.stderr
     assert inside(train, "-c", write_conf(house, preview_every=7), cwd=house).returncode == 0  # nothing comes of that
-    result = script(
-        "eval.py", "--model_file", folder / "fast-style-model.ckpt-done", "--image_file", house / "style.png", cwd=house
-    )
+    result = inside(load("eval"), *command[:2], "--image_file", "style.png", cwd=house)
     assert result.returncode == 0, result.stderr
     assert os.path.exists(house / "generated" / "res.jpg")
 
@@ -173,33 +170,47 @@ def test_summaries_carry_the_originals_tags(house):
     assert {v.tag for v in values if v.HasField("image")} == {"generated", "origin"}
 
 
-def test_an_interrupted_run_equals_an_uninterrupted_one(house):
+def test_an_interrupted_run_equals_an_uninterrupted_one(house, monkeypatch):
     """Stopped twice in the middle, saved there, resumed: all variables and Adam's slots come out the same.
 
     Up to the order in which the threads add up their parts of a gradient.
     """
-    keys = {"steps": 60, "random_crops": True, "learning_rate_schedule": "cosine", "style_warmup_steps": 20}
-    keys |= {"reconstruction_steps": 5, "initializer": "identity", **RELATIVE, "checkpoint_every": 10}
-    keys |= {"keep_checkpoints": 9}
-    straight = script("train.py", "-c", write_conf(house, naming="straight", **keys), cwd=house)
-    assert straight.returncode == 0, straight.stderr
-    conf = write_conf(house, naming="broken", **keys)
-    for number, step in ((signal.SIGINT, 10), (signal.SIGTERM, 30)):
-        command = [sys.executable, os.path.join(ROOT, "train.py"), "-c", str(conf)]
-        process = subprocess.Popen(command, cwd=house, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        wait_for(house / "models" / "broken" / f"fast-style-model.ckpt-{step}", process)
-        process.send_signal(number)
-        output, errors = process.communicate(timeout=120)
-        assert process.returncode == 128 + number, errors
-        assert "the same command resumes" in output
-        assert "Traceback" not in errors
-    resumed = script("train.py", "-c", conf, cwd=house)
+    keys = {"steps": 30, "random_crops": True, "learning_rate_schedule": "cosine", "style_warmup_steps": 10}
+    keys |= {"reconstruction_steps": 5, "initializer": "identity", **RELATIVE, "checkpoint_every": 100}
+    assert inside(train, "-c", write_conf(house, naming="straight", **keys), cwd=house).returncode == 0
+    conf, rate, stops = write_conf(house, naming="broken", **keys), training.scheduled_rate, {}
+
+    def stop_or_rate(conf, step, steps):
+        if step in stops:
+            signal.raise_signal(stops.pop(step))
+        return rate(conf, step, steps)
+
+    monkeypatch.setattr(training, "scheduled_rate", stop_or_rate)
+    for number, step in ((signal.SIGINT, 7), (signal.SIGTERM, 19)):
+        stops[step] = number
+        stopped = inside(train, "-c", conf, cwd=house)
+        assert stopped.returncode == 128 + number, stopped.stderr
+        assert f"Saved at step {step + 1} of 30; the same command resumes" in stopped.stdout
+    resumed = inside(train, "-c", conf, cwd=house)
     assert resumed.returncode == 0, resumed.stderr
-    assert "Resuming at step" in resumed.stdout
-    one, other = (tensors(house / "models" / name / "fast-style-model.ckpt-60") for name in ("straight", "broken"))
+    assert "Resuming at step 20" in resumed.stdout
+    one, other = (tensors(house / "models" / name / "fast-style-model.ckpt-30") for name in ("straight", "broken"))
     assert set(one) == set(other)
     for name, value in one.items():
         np.testing.assert_allclose(other[name], value, rtol=1e-3, atol=1e-5, err_msg=name)
+
+
+def test_ctrl_c_ends_the_process_and_keeps_what_it_has(house):
+    conf = write_conf(house, steps=10**6, checkpoint_every=1)
+    command = [sys.executable, os.path.join(ROOT, "train.py"), "-c", str(conf)]
+    process = subprocess.Popen(command, cwd=house, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    wait_for(house / "models" / "small" / "fast-style-model.ckpt-1", process)
+    process.send_signal(signal.SIGINT)
+    output, errors = process.communicate(timeout=120)
+    assert process.returncode == 130, errors
+    assert "Traceback" not in errors
+    step = re.search(r"Saved at step (\d+) of 1000000; the same command resumes", output)[1]
+    assert (house / "models" / "small" / f"fast-style-model.ckpt-{step}").exists()
 
 
 def test_a_resumed_run_draws_the_same_styles(house):
@@ -273,10 +284,9 @@ def test_a_mistake_is_one_line(changes, words, house):
 
 def test_a_wrong_command_line_is_usage():
     for arguments in ((), ("--nonsense",), ("-c", "conf/starry.yml", "more")):
-        result = script("train.py", *arguments)
+        result = inside(train, *arguments, cwd=ROOT)
         assert result.returncode == 2
         assert len(result.stderr.strip().splitlines()) == 1
-    assert script("train.py", "--help").returncode == 0
 
 
 def test_a_run_is_trained_by_one_process_at_a_time(house):
@@ -346,24 +356,23 @@ def test_a_painting_and_a_name_may_be_flags(flag, house):
 
 def test_the_preview_grid_trains_every_cell_once(house):
     conf = write_conf(house, preview_image=str(house / "style.png"))
-    grid = ("-c", conf, "--preview_grid", "--grid_steps", 4, "--grid_weights", "2,20")
-    result = inside(train, *grid, "--grid_sizes", "32,48", cwd=house)
-    assert result.returncode == 0, result.stderr
+    grid = ("-c", conf, "--preview_grid", "--grid_steps", 1, "--grid_weights")
+    first = inside(train, *grid, "20", "--grid_sizes", "48", cwd=house)
+    assert first.returncode == 0, first.stderr
+    result = inside(train, *grid, "2,20", "--grid_sizes", "32,48", cwd=house)
+    assert (result.returncode, result.stdout.count("Already trained")) == (0, 1), result.stderr
     folder = house / "models" / "small-grid"
     cells = sorted(p.name.rsplit(",", 1)[0] for p in folder.iterdir() if p.is_dir())
     assert cells == [f"style_weight={w},style_size={s}" for w in (2, 20) for s in (32, 48)]
     sheet = np.asarray(Image.open(folder / "sheet.png"))
     assert sheet.shape[0] > 3 * 60
     assert sheet.shape[1] > 2 * 80
-    again = inside(train, *grid, "--grid_sizes", "32,48,64", cwd=house)
-    assert again.returncode == 0
-    assert again.stdout.count("Already trained") == 4
     changed = ("-c", write_conf(house, preview_image=str(house / "style.png"), content_weight=3.0), *grid[2:])
-    assert "Already trained" not in inside(train, *changed, "--grid_sizes", "32", cwd=house).stdout
-    small = inside(train, *grid, "--grid_sizes", "3", cwd=house)
+    assert "Already trained" not in inside(train, *changed, "2", "--grid_sizes", "32", cwd=house).stdout
+    small = inside(train, *grid, "2", "--grid_sizes", "3", cwd=house)
     assert small.returncode == 1
     assert "style_size: got 3, a number of at least 16 is needed" in small.stderr
-    wrong = inside(train, *grid, "--grid_sizes", "32,abc", cwd=house)
+    wrong = inside(train, *grid, "2", "--grid_sizes", "32,abc", cwd=house)
     assert wrong.returncode == 2
     assert "--grid_sizes: got '32,abc'" in wrong.stderr
 

@@ -91,7 +91,7 @@ def test_a_subclass_keeps_the_limits_of_a_key_with_another_default(tmp_path):
 def test_a_runs_own_record_is_a_conf(tmp_path):
     """With its empty lists and everything else that a conf leaves out."""
     keys = {key: (f"a/{key}",) for key in ("teacher_layers", "deep_teacher_layers")}
-    files = {key: key for key in ("naming", "output", "teacher_file", "deep_teacher_file")}
+    files = {key: key for key in ("output", "teacher_file", "deep_teacher_file", "train_data")}
     conf = config.DistillConf(widths=(1, 2, 3, 4, 5), **keys, **files)
     path = tmp_path / "x.yml"
     path.write_text(yaml.safe_dump(config.conf_dict(conf)))

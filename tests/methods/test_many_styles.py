@@ -1,13 +1,12 @@
 """MSG-Net and StyleBank: several styles in one model, by name, weight, region and brush."""
 
-import os
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import tensorflow as tf
 import yaml
-from conftest import MANY_STYLES, inside, load, many_styles_conf, photo, script, write_conf
+from conftest import MANY_STYLES, inside, load, many_styles_conf, photo, write_conf
 from PIL import Image
 
 import methods
@@ -287,14 +286,19 @@ def test_a_recipe_has_the_losses_of_all_steps(house):
 @pytest.mark.parametrize("name", MANY_STYLES)
 def test_a_resumed_run_equals_an_uninterrupted_one(name, house):
     """Rounds, Gram matrices and the mean gradient norm included."""
-    for naming, lengths in (("straight", [6]), ("halved", [4, 6])):
-        for steps in lengths:
-            conf = many_styles_conf(house, name, naming=naming, steps=steps, style_images=[str(house / "style.png")])
-            assert inside(train, "-c", conf, cwd=house).returncode == 0
-    path = "models/{}/fast-style-model.ckpt-done"
-    straight, halved = (tf.train.load_checkpoint(str(house / path.format(naming))) for naming in ("straight", "halved"))
-    for variable in straight.get_variable_to_shape_map():
-        np.testing.assert_allclose(straight.get_tensor(variable), halved.get_tensor(variable), rtol=2e-3, atol=2e-3)
+    conf = many_styles_conf(house, name, steps=6, style_images=[str(house / "style.png")])
+    folder, ends = house / "models" / "small", []
+    for words in ("", "Resuming at step 4"):
+        result = inside(train, "-c", conf, cwd=house)
+        assert (result.returncode, words in result.stdout) == (0, True), result.stderr
+        ends.append(tf.train.load_checkpoint(str(folder / "fast-style-model.ckpt-6")))
+        ends[-1] = {variable: ends[-1].get_tensor(variable) for variable in ends[-1].get_variable_to_shape_map()}
+        for end in ("6", "done"):  # as if the run had been interrupted after step 4
+            (folder / f"fast-style-model.ckpt-{end}").unlink()
+    straight, halved = ends
+    assert straight.keys() == halved.keys()
+    for variable, value in straight.items():
+        np.testing.assert_allclose(value, halved[variable], rtol=2e-3, atol=2e-3, err_msg=variable)
 
 
 def test_the_brush_follows_the_size(house):
@@ -454,22 +458,24 @@ def run_eagerly(run):
         tf.config.run_functions_eagerly(False)
 
 
+def save(method, path):
+    """Saves a method as train.py does, with its recipe. Returns the path of the .ckpt-done file."""
+    checkpoints.save(str(path), [*method.trainable_variables, *method.extra_variables])
+    checkpoints.write_recipe(str(path), method.conf)
+    return path
+
+
 @pytest.fixture
 def desk(house):
-    """The house with a trained model of each method: models/<method>/fast-style-model.ckpt-done."""
+    """The house with a model of each method, msgnet.ckpt-done and stylebank.ckpt-done."""
     for name in MANY_STYLES:
-        conf = many_styles_conf(house, name, naming=name, steps=4)
-        result = inside(train, "-c", conf, cwd=house)
-        assert result.returncode == 0, result.stderr
-        os.symlink(house / "models" / name / "fast-style-model.ckpt-done", house / f"{name}.ckpt-done")
-        os.symlink(house / "models" / name / "fast-style-model.yml", house / f"{name}.yml")
+        save(make(name, house), house / f"{name}.ckpt-done")
     return house
 
 
 def evaluate(desk, name, *arguments):
-    result = script("eval.py", "--model_file", f"{name}.ckpt-done", "--output_file", "o.png", *arguments, cwd=desk)
-    assert "Traceback" not in result.stderr
-    return result
+    arguments = ("--model_file", f"{name}.ckpt-done", "--output_file", "o.png", *arguments)
+    return inside(load("eval"), *arguments, cwd=desk)
 
 
 def test_the_flags_of_eval(desk):
@@ -484,7 +490,7 @@ def test_the_flags_of_eval(desk):
             assert result.returncode == 0, result.stderr
             assert Image.open(desk / "o.png").size == (70, 50)
             assert ("A mask of 50x50 is resized to the picture's 70x50" in result.stdout) == ("0=mask.png" in flags)
-        listed = script("eval.py", "--model_file", f"{name}.ckpt-done", "--list_styles", cwd=desk)
+        listed = evaluate(desk, name, "--list_styles")
         assert listed.stdout.split() == ["style", "0"]
     assert evaluate(desk, "stylebank", "photos/0.jpg").returncode == 0
     assert evaluate(desk, "msgnet", "photos/0.jpg", "--style_file", "style.png", "--style_size", 24).returncode == 0
@@ -505,16 +511,13 @@ def test_the_flags_of_eval(desk):
         ("stylebank", ("--style", "0="), "--style: got '0=', a mask's file is needed"),
     ],
 )
-def test_a_mistake_is_one_line(name, arguments, words, house):
-    method = make(name, house)
-    checkpoints.save(str(house / f"{name}.ckpt-done"), [*method.trainable_variables, *method.extra_variables])
-    checkpoints.write_recipe(str(house / f"{name}.ckpt-done"), method.conf)
+def test_a_mistake_is_one_line(name, arguments, words, desk):
     pictures = () if "--texture" in arguments else ("photos/0.jpg",)
-    result = evaluate(house, name, *pictures, *arguments)
+    result = evaluate(desk, name, *pictures, *arguments)
     assert result.returncode == 2
     assert words in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1
-    assert not (house / "o.png").exists()
+    assert not (desk / "o.png").exists()
 
 
 def test_a_mask_that_is_none(house):
@@ -527,31 +530,26 @@ def test_a_mask_that_is_none(house):
 
 
 @pytest.mark.parametrize("deep", [False, True])
-def test_a_style_is_added_to_a_trained_bank(deep, desk):
+def test_a_style_is_added_to_a_bank(deep, house):
     """Nothing else changes, to the byte, in a run that is interrupted and resumed too."""
-    first = desk / "stylebank.ckpt-done"
-    if deep:
-        conf = many_styles_conf(desk, "stylebank", naming="deep", steps=4, bank_blocks=1)
-        assert inside(train, "-c", conf, cwd=desk).returncode == 0
-        first = desk / "models" / "deep" / "fast-style-model.ckpt-done"
-    Image.fromarray(photo(60, 60, 5)).save(desk / "new.png")
-    (desk / "style.png").unlink()  # pictures of the styles that are there already are not needed
+    first = save(make("stylebank", house, bank_blocks=int(deep)), house / "first.ckpt-done")
+    Image.fromarray(photo(60, 60, 5)).save(house / "new.png")
+    (house / "style.png").unlink()  # pictures of the styles that are there already are not needed
     for steps in (2, 4):
-        keys = {"style_images": [str(desk / "new.png")], "frozen_model": str(first), "width": None}
-        conf = many_styles_conf(desk, "stylebank", naming="more", steps=steps, **keys)
-        result = inside(train, "-c", conf, cwd=desk)
+        keys = {"style_images": [str(house / "new.png")], "frozen_model": str(first), "width": None}
+        conf = many_styles_conf(house, "stylebank", naming="more", steps=steps, **keys)
+        result = inside(train, "-c", conf, cwd=house)
         assert result.returncode == 0, result.stderr
-    done = desk / "models" / "more" / "fast-style-model.ckpt-done"
+    done = house / "models" / "more" / "fast-style-model.ckpt-done"
     old, new = (tf.train.load_checkpoint(str(path)) for path in (first, done))
     for name in old.get_variable_to_shape_map():
-        if name != "global_step":
-            np.testing.assert_array_equal(old.get_tensor(name), new.get_tensor(name))
-    added = set(new.get_variable_to_shape_map()) - set(old.get_variable_to_shape_map())
+        np.testing.assert_array_equal(old.get_tensor(name), new.get_tensor(name))
+    added = set(new.get_variable_to_shape_map()) - set(old.get_variable_to_shape_map()) - {"global_step"}
     parts = ("weights", "norms", *(["res0/a/weights", "res0/b/weights"] if deep else []))
     assert added == {f"stylebank/banks/new/{part}" for part in parts}
     start = stylebank.create_bank(methods.load_model(str(done)).conf, 2, "new", True)[0]
     assert np.abs(new.get_tensor("stylebank/banks/new/weights") - start).max() > 1e-4
-    assert evaluate(desk, "models/more/fast-style-model", "photos/0.jpg", "--style", "new").returncode == 0
+    assert evaluate(house, "models/more/fast-style-model", "photos/0.jpg", "--style", "new").returncode == 0
 
 
 @pytest.mark.parametrize(
@@ -566,13 +564,9 @@ def test_a_style_is_added_to_a_trained_bank(deep, desk):
         ({"initial_model": "stylebank.ckpt-done"}, "initial_model: does not go with frozen_model"),
     ],
 )
-def test_a_model_that_cannot_be_added_to(changes, words, house):
-    for name in MANY_STYLES:
-        method = make(name, house)
-        checkpoints.save(str(house / f"{name}.ckpt-done"), [*method.trainable_variables, *method.extra_variables])
-        checkpoints.write_recipe(str(house / f"{name}.ckpt-done"), method.conf)
-    conf = many_styles_conf(house, "stylebank", naming="more", **{"frozen_model": "stylebank.ckpt-done"} | changes)
-    result = inside(train, "-c", conf, cwd=house)
+def test_a_model_that_cannot_be_added_to(changes, words, desk):
+    conf = many_styles_conf(desk, "stylebank", naming="more", **{"frozen_model": "stylebank.ckpt-done"} | changes)
+    result = inside(train, "-c", conf, cwd=desk)
     assert result.returncode == 1
     assert words in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1
