@@ -16,12 +16,12 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from typing import NamedTuple
 
 from absl import flags
 from tqdm import tqdm
 
 from core import cli, system
+from core.assets import ASSETS, GROUPS
 
 flags.DEFINE_string("images_dir", "images", "The folder that the style paintings are written to.")
 flags.DEFINE_string("pretrained_dir", "pretrained", "The folder that the loss networks are written to.")
@@ -33,120 +33,6 @@ flags.DEFINE_string(
 FLAGS = flags.FLAGS
 
 
-class Asset(NamedTuple):
-    """One file to fetch.
-
-    Attributes:
-      group: the word on the command line that fetches it.
-      file: its name here and on a mirror.
-      address: its URL, whose content never changes.
-      digest: its hash, "algorithm:hex".
-      bytes: its exact size.
-      note: what it is, and who has which rights to it.
-    """
-
-    group: str
-    file: str
-    address: str
-    digest: str
-    bytes: int
-    note: str
-
-
-GROUPS = ("styles", "vgg_16", "vgg_19")
-RAW = "https://raw.githubusercontent.com"  # every address below names a commit, so its bytes cannot change
-ORIGINAL = f"{RAW}/hzy46/fast-neural-style-tensorflow/eeaa47d359e5c589a4cc6ccbf8c0450ccc657d2d/img"
-JOHNSON = f"{RAW}/jcjohnson/fast-neural-style/813c83441953ead2adb3f65f4cc2d5599d735fa7/images/styles"
-ENGSTROM = f"{RAW}/lengstrom/fast-style-transfer/0d3d981f7ab948253d355585bdbdfa914247b4d0/examples/style"
-ZHANG = f"{RAW}/zhanghang1989/PyTorch-Multi-Style-Transfer/75d256049a6af7ceccae01bd5c472556478048ea/experiments/images"
-GORDIC = f"{RAW}/gordicaleksa/pytorch-neural-style-transfer/a244dc61797f920a62146d98de92384352a4d3a2/data/style-images"
-KERAS = "https://storage.googleapis.com/tensorflow/keras-applications"
-
-# The networks have MD5 only, as keras.applications pins for these two files; no SHA-256 of them is published. MD5 guards
-# against damage. Against tampering HTTPS guards the pinned addresses, and nothing guards a mirror.
-# Their sizes are those that Keras prints as it fetches them.
-ASSETS = (
-    Asset(
-        "styles",
-        "denoised_starry.jpg",
-        f"{ORIGINAL}/denoised_starry.jpg",
-        "sha256:6de55dcebb3f3ddb54a2a5395b73bb3f996270628d502f02ade694ee621961b2",
-        731923,
-        "The Starry Night (denoised), Vincent van Gogh, 1889; public domain",
-    ),
-    Asset(
-        "styles",
-        "scream.jpg",
-        f"{JOHNSON}/the_scream.jpg",
-        "sha256:f3075cddeb974a9ee1d6418f7f33fd05185a7ac7dcb4288bd2805d499a9dcaee",
-        216723,
-        "The Scream, Edvard Munch, 1893; public domain in the US and at life + 70 years",
-    ),
-    Asset(
-        "styles",
-        "udnie.jpg",
-        f"{JOHNSON}/udnie.jpg",
-        "sha256:c3d3d4b9e325b485820d1a91df3bad591c2bab86919412e9f1b424e862cf204a",
-        465199,
-        "Udnie, Francis Picabia, 1913; public domain in the US and at life + 70 years, not at + 80",
-    ),
-    Asset(
-        "styles",
-        "starry_night.jpg",
-        f"{JOHNSON}/starry_night.jpg",
-        "sha256:0592ab0f7b51b3ce72608a95e53880bd93971e5b48f93a0ce8dfd3cbccf3d098",
-        315236,
-        "The Starry Night, Vincent van Gogh, 1889; public domain",
-    ),
-    Asset(
-        "styles",
-        "composition_vii.jpg",
-        f"{JOHNSON}/composition_vii.jpg",
-        "sha256:8f992ed4aecd6dd56972d7bc8166761de7c94e670ee6effa8fd05f3daeb33409",
-        202426,
-        "Composition VII, Wassily Kandinsky, 1913; public domain in the US and at life + 70 years",
-    ),
-    Asset(
-        "styles",
-        "shipwreck_minotaur.jpg",
-        f"{ENGSTROM}/the_shipwreck_of_the_minotaur.jpg",
-        "sha256:05e6d80cee6b2df5c3425f8f59105e62804d8a7ffe688aa69739c1f787a09dd9",
-        826318,
-        "The Wreck of a Transport Ship, J. M. W. Turner, 1810; public domain",
-    ),
-    Asset(
-        "styles",
-        "metzinger_portrait.jpg",
-        f"{ZHANG}/21styles/Robert_Delaunay,_1906,_Portrait.jpg",
-        "sha256:fc89c275028b6a98e8e6896caf5df930eeda63d2314ddc60072d549f55fcc826",
-        1410652,
-        "Portrait of Jean Metzinger, Robert Delaunay, 1906; public domain in the US and at life + 70 years",
-    ),
-    Asset(
-        "styles",
-        "wheat_field_cypresses.jpg",
-        f"{GORDIC}/vg_wheat_field.jpg",
-        "sha256:da6959c2bc8e874f09df0cdce63dd86a1f11b61bf560ff498e1dfe483cdf8a81",
-        464405,
-        "Wheat Field with Cypresses, Vincent van Gogh, 1889; public domain",
-    ),
-    Asset(
-        "vgg_16",
-        "vgg_16_notop.h5",
-        f"{KERAS}/vgg16/vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5",
-        "md5:6d6bbae143d832006294945121d1f1fc",
-        58889256,
-        "VGG-16 of Oxford's VGG group, by way of Keras; CC BY 4.0",
-    ),
-    Asset(
-        "vgg_19",
-        "vgg_19_notop.h5",
-        f"{KERAS}/vgg19/vgg19_weights_tf_dim_ordering_tf_kernels_notop.h5",
-        "md5:253f8cb515780f3b799900260a226db6",
-        80134624,
-        "VGG-19 of Oxford's VGG group, by way of Keras; CC BY 4.0",
-    ),
-)
 NOTES = {  # about files that are not fetched, as no hash of them is published, or their rights are not clear
     "styles": "note: candy, cubist, feathers, mosaic and wave, styles of the original confs, are not fetched (their "
     "rights are not clear, or no hash is published); put pictures of your own at {images}/<name>.jpg",

@@ -17,7 +17,6 @@ from core import onednn, quiet_tensorflow  # noqa: F401
 # isort: split
 import numpy as np
 import tensorflow as tf
-import yaml
 from absl import flags
 from tqdm import tqdm
 
@@ -380,8 +379,9 @@ def parse_sweep(job, conf):
         return {text: (dataclasses.replace(job, **{key: setting}), conf) for text, setting in settings.items()}
     try:
         is_list = isinstance(getattr(conf, key), tuple)
-        settings = {text: [*map(yaml.safe_load, text.split("+"))] if is_list else yaml.safe_load(text) for text in values}
-    except yaml.YAMLError:
+        parse = config.parse_value
+        settings = {text: [*map(parse, text.split("+"))] if is_list else parse(text) for text in values}
+    except ValueError:
         raise cli.UsageError(
             f"--sweep: got '{job.sweep}', a setting with values such as style_weight=1,10,100 is needed"
         ) from None
