@@ -21,7 +21,7 @@ from absl import flags
 
 import losses
 import reader
-from core import checkpoints, cli, config, system, training, vgg
+from core import checkpoints, cli, config, memory, system, training, vgg
 from core.vgg import MEANS
 from methods import base, load_model
 
@@ -47,6 +47,7 @@ def main(argv):
         raise cli.UserError("steps: missing, a number above 0 is needed: the moments are fixed in the last fifth of them")
     if 2 * conf.optimized_images >= conf.batch_size:
         raise cli.UserError(f"optimized_images: got {conf.optimized_images}, less than half of batch_size is needed")
+    memory.check_training(conf)
     paths, _ = reader.hold_out(reader.list_images(conf.train_data), conf.hold_out)
     lesson = Lesson(conf, paths)
     used_files = {"teacher_file": conf.teacher_file, "deep_teacher_file": conf.deep_teacher_file}

@@ -9,9 +9,11 @@ anew, so 80 MB may never arrive over a bad line. huggingface_hub's http_get resu
 folder, so most of this code would remain.
 """
 
+import contextlib
 import http.client
 import os
 import socket
+import stat
 import time
 import urllib.error
 import urllib.parse
@@ -42,6 +44,8 @@ NOTES = {  # about files that are not fetched, as no hash of them is published, 
 TIMEOUT = 30  # seconds of silence before a connection counts as broken
 WAITS = (0.5, 1, 2)  # seconds before each further try
 CHUNK = 1 << 18  # bytes
+NO_LINKS = getattr(os, "O_NOFOLLOW", 0)  # 0: Windows
+BUSY = "another download.py fetches files there; wait for its end, then run the same command again"
 
 
 class TransferError(Exception):
@@ -107,6 +111,8 @@ def open_address(asset, address, offset):
 
 def transfer(asset, part, mirror):
     """Appends to the file `part` what it lacks of `asset`. Raises TransferError, UserError, or OSError of the disk."""
+    if os.path.lexists(part) and (not stat.S_ISREG((status := os.lstat(part)).st_mode) or status.st_nlink > 1):
+        raise cli.UserError(f"{part}: a link, or no regular file, so it is not written; remove it")
     size = os.path.getsize(part) if os.path.exists(part) else 0
     if size == asset.bytes:  # the last run was stopped after the last byte, before the hash was checked
         return
@@ -116,7 +122,7 @@ def transfer(asset, part, mirror):
     else:
         stream, done, end = open_folder(asset, address)
     bar = tqdm(total=end, initial=done, desc=asset.file, unit="B", unit_scale=True, leave=False, disable=None)
-    with stream, bar, open(part, "ab") as file:
+    with stream, bar, open(part, "ab", opener=lambda path, mode: os.open(path, mode | NO_LINKS, 0o666)) as file:
         file.truncate(done)  # to 0 bytes when the server ignored the Range
         while done <= asset.bytes:  # a reply that never ends must not fill the disk
             try:
@@ -146,7 +152,6 @@ def fetch(asset, folder, mirror):
             f"{final}: already there with another content, kept as it is (expected {asset.digest}, got "
             f"{digest}); delete or move it and run the same command again"
         )
-    os.makedirs(folder, exist_ok=True)
     part, address = f"{final}.part", source(asset, mirror)
     for wait in (*WAITS, None):
         try:
@@ -172,27 +177,37 @@ def fetch(asset, folder, mirror):
 
 
 def fetch_all(group, folders, mirror):
-    """Fetches the files of a group, or "all", into the folders {flag: folder}. Returns whether none of them failed."""
-    complete, unwritable = True, set()
-    for asset in ASSETS:
-        flag = "images_dir" if asset.group == "styles" else "pretrained_dir"
-        folder = folders[flag]
-        if group not in (asset.group, "all") or folder in unwritable:
-            continue
-        try:
-            line = fetch(asset, folder, mirror)
-        except cli.UserError as error:
-            cli.complain(error)
-            complete = False
-        except OSError as error:
-            cli.complain(
-                f"{error.filename or folder}: cannot be written ({error.strerror}); make room there, or name "
-                f"another folder with --{flag}"
-            )
-            complete = False
-            unwritable.add(folder)  # for one line about the folder instead of one about each of its files
-        else:
-            say(line)
+    """Fetches the files of a group, or "all", into the folders {flag: folder}. Returns whether none of them failed.
+
+    The folders are locked meanwhile, as two that fetch the same file would write the same part of it.
+    """
+    complete, locked, skipped = True, set(), set()
+    with contextlib.ExitStack() as locks:
+        for asset in ASSETS:
+            flag = "images_dir" if asset.group == "styles" else "pretrained_dir"
+            folder = folders[flag]
+            if group not in (asset.group, "all") or folder in skipped:
+                continue
+            try:
+                if folder not in locked:
+                    os.makedirs(folder, exist_ok=True)
+                    locks.enter_context(system.sole_user(folder, BUSY))
+                    locked.add(folder)
+                line = fetch(asset, folder, mirror)
+            except cli.UserError as error:
+                cli.complain(error)
+                complete = False
+                if folder not in locked:
+                    skipped.add(folder)
+            except OSError as error:
+                cli.complain(
+                    f"{error.filename or folder}: cannot be written ({error.strerror}); make room there, or name "
+                    f"another folder with --{flag}"
+                )
+                complete = False
+                skipped.add(folder)  # for one line about the folder instead of one about each of its files
+            else:
+                say(line)
     return complete
 
 

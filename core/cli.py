@@ -82,7 +82,9 @@ def parse_colors(text):
 def require_conf(path):
     """The conf file of -c. Raises UsageError when there is none."""
     if not path:
-        raise UsageError("-c is missing: name a conf file, such as -c conf/starry.yml")
+        raise UsageError(
+            "-c is missing: name a conf file, such as -c conf/starry.yml; its train_data is a folder of photos"
+        )
     return path
 
 

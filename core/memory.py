@@ -10,9 +10,11 @@ except ImportError:  # Windows
     resource = None
 
 PROC, CGROUPS = "/proc", "/sys/fs/cgroup"
-DECODING = (200e6, 20)  # (bytes, bytes for each pixel) of a process at the peak of reading a picture in all its forms
-# (bytes, bytes for each pixel of a batch): the least that a step takes, of the method johnson with the embedded network.
-TRAINING = (600e6, 1200)
+# (bytes, bytes for each pixel) that a process takes at most to read a picture, in the several forms that it has on the way
+DECODING = (600e6, 20)
+# The same for each pixel of a training's batches: the least, of AdaIN with the embedded network. The net of the method
+# johnson takes twice as much.
+TRAINING = (600e6, 1700)
 
 
 def check(height, width, base, per_pixel, remedy=None):
@@ -29,16 +31,38 @@ def check(height, width, base, per_pixel, remedy=None):
     room = max(0.0, 0.8 * (total - base))
     remedy = remedy or f"use --image_size {int(max(height, width) * (room / (needed - base)) ** 0.5)}"
     raise UserError(
-        f"{width}x{height} pixels need about {needed / 1e9:.3g} GB of memory, {total / 1e9:.1f} GB are free; {remedy}"
+        f"{width}x{height} pixels need about {needed / 1e9:.3g} GB of memory, {total / 1e9:.3g} GB are free; {remedy}"
     )
 
 
+def check_decoding(image, long_side=None):
+    """Raises UserError when an open Pillow image, of which nothing has been decoded, needs more memory than there is.
+
+    A JPEG that does not fit is decoded at a fraction of its size if it is to be shrunk to `long_side` pixels anyway.
+    """
+    try:
+        check(image.height, image.width, *DECODING)
+    except UserError:
+        if long_side:
+            image.draft(None, (long_side, long_side))
+        check(image.height, image.width, *DECODING, "shrink the picture, or close other programs")
+
+
+def check_styles(styles, height, width, base, per_pixel, remedy=None):
+    """check() for a picture in the styles [styles.Style], whose own pictures and masks take memory too; None: no styles."""
+    masked = any(style.mask is not None for style in styles or ())
+    check(height, width, base, per_pixel + 12 * masked * len(styles or ()), remedy)  # each style's share of each pixel
+    for style in styles or ():
+        if style.image is not None:  # half: it is encoded, not decoded
+            check(*style.image.shape[:2], base, per_pixel / 2, "lower --style_size")
+
+
 def check_training(conf):
-    """Raises UserError when a step on the conf's batches, or its style image, needs more memory than there is."""
+    """Raises UserError when a step on the conf's batches, or its style images, need more memory than there is."""
     size, (base, per_pixel) = conf.image_size, TRAINING
     check(size, size, base, conf.batch_size * per_pixel, "lower batch_size or image_size")
-    style_size = max(getattr(conf, "style_size", 0), *getattr(conf, "style_sizes", (0,)))
-    check(style_size, style_size, base, per_pixel / 2, "lower style_size or style_sizes")  # half: it needs no gradient
+    style_size = max(getattr(conf, "style_size", 0), *getattr(conf, "style_sizes", ()), 0)
+    check(style_size, style_size, base, per_pixel / 2, "lower the style's size")  # half: it needs no gradient
 
 
 def available():
