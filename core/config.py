@@ -83,7 +83,6 @@ def find_limits(kind, key):
 
 SIDE_LIMITS = {
     "least": SMALLEST_SIDE,
-    "most": 65535,
     "reason": "the loss network halves the image four times",
 }  # for option()
 
