@@ -9,19 +9,21 @@ anew, so 80 MB may never arrive over a bad line. huggingface_hub's http_get resu
 folder, so most of this code would remain.
 """
 
+import contextlib
 import http.client
 import os
 import socket
+import stat
 import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from typing import NamedTuple
 
 from absl import flags
 from tqdm import tqdm
 
 from core import cli, system
+from core.assets import ASSETS, GROUPS
 
 flags.DEFINE_string("images_dir", "images", "The folder that the style paintings are written to.")
 flags.DEFINE_string("pretrained_dir", "pretrained", "The folder that the loss networks are written to.")
@@ -33,120 +35,6 @@ flags.DEFINE_string(
 FLAGS = flags.FLAGS
 
 
-class Asset(NamedTuple):
-    """One file to fetch.
-
-    Attributes:
-      group: the word on the command line that fetches it.
-      file: its name here and on a mirror.
-      address: its URL, whose content never changes.
-      digest: its hash, "algorithm:hex".
-      bytes: its exact size.
-      note: what it is, and who has which rights to it.
-    """
-
-    group: str
-    file: str
-    address: str
-    digest: str
-    bytes: int
-    note: str
-
-
-GROUPS = ("styles", "vgg_16", "vgg_19")
-RAW = "https://raw.githubusercontent.com"  # every address below names a commit, so its bytes cannot change
-ORIGINAL = f"{RAW}/hzy46/fast-neural-style-tensorflow/eeaa47d359e5c589a4cc6ccbf8c0450ccc657d2d/img"
-JOHNSON = f"{RAW}/jcjohnson/fast-neural-style/813c83441953ead2adb3f65f4cc2d5599d735fa7/images/styles"
-ENGSTROM = f"{RAW}/lengstrom/fast-style-transfer/0d3d981f7ab948253d355585bdbdfa914247b4d0/examples/style"
-ZHANG = f"{RAW}/zhanghang1989/PyTorch-Multi-Style-Transfer/75d256049a6af7ceccae01bd5c472556478048ea/experiments/images"
-GORDIC = f"{RAW}/gordicaleksa/pytorch-neural-style-transfer/a244dc61797f920a62146d98de92384352a4d3a2/data/style-images"
-KERAS = "https://storage.googleapis.com/tensorflow/keras-applications"
-
-# The networks have MD5 only, as keras.applications pins for these two files; no SHA-256 of them is published. MD5 guards
-# against damage. Against tampering HTTPS guards the pinned addresses, and nothing guards a mirror.
-# Their sizes are those that Keras prints as it fetches them.
-ASSETS = (
-    Asset(
-        "styles",
-        "denoised_starry.jpg",
-        f"{ORIGINAL}/denoised_starry.jpg",
-        "sha256:6de55dcebb3f3ddb54a2a5395b73bb3f996270628d502f02ade694ee621961b2",
-        731923,
-        "The Starry Night (denoised), Vincent van Gogh, 1889; public domain",
-    ),
-    Asset(
-        "styles",
-        "scream.jpg",
-        f"{JOHNSON}/the_scream.jpg",
-        "sha256:f3075cddeb974a9ee1d6418f7f33fd05185a7ac7dcb4288bd2805d499a9dcaee",
-        216723,
-        "The Scream, Edvard Munch, 1893; public domain in the US and at life + 70 years",
-    ),
-    Asset(
-        "styles",
-        "udnie.jpg",
-        f"{JOHNSON}/udnie.jpg",
-        "sha256:c3d3d4b9e325b485820d1a91df3bad591c2bab86919412e9f1b424e862cf204a",
-        465199,
-        "Udnie, Francis Picabia, 1913; public domain in the US and at life + 70 years, not at + 80",
-    ),
-    Asset(
-        "styles",
-        "starry_night.jpg",
-        f"{JOHNSON}/starry_night.jpg",
-        "sha256:0592ab0f7b51b3ce72608a95e53880bd93971e5b48f93a0ce8dfd3cbccf3d098",
-        315236,
-        "The Starry Night, Vincent van Gogh, 1889; public domain",
-    ),
-    Asset(
-        "styles",
-        "composition_vii.jpg",
-        f"{JOHNSON}/composition_vii.jpg",
-        "sha256:8f992ed4aecd6dd56972d7bc8166761de7c94e670ee6effa8fd05f3daeb33409",
-        202426,
-        "Composition VII, Wassily Kandinsky, 1913; public domain in the US and at life + 70 years",
-    ),
-    Asset(
-        "styles",
-        "shipwreck_minotaur.jpg",
-        f"{ENGSTROM}/the_shipwreck_of_the_minotaur.jpg",
-        "sha256:05e6d80cee6b2df5c3425f8f59105e62804d8a7ffe688aa69739c1f787a09dd9",
-        826318,
-        "The Wreck of a Transport Ship, J. M. W. Turner, 1810; public domain",
-    ),
-    Asset(
-        "styles",
-        "metzinger_portrait.jpg",
-        f"{ZHANG}/21styles/Robert_Delaunay,_1906,_Portrait.jpg",
-        "sha256:fc89c275028b6a98e8e6896caf5df930eeda63d2314ddc60072d549f55fcc826",
-        1410652,
-        "Portrait of Jean Metzinger, Robert Delaunay, 1906; public domain in the US and at life + 70 years",
-    ),
-    Asset(
-        "styles",
-        "wheat_field_cypresses.jpg",
-        f"{GORDIC}/vg_wheat_field.jpg",
-        "sha256:da6959c2bc8e874f09df0cdce63dd86a1f11b61bf560ff498e1dfe483cdf8a81",
-        464405,
-        "Wheat Field with Cypresses, Vincent van Gogh, 1889; public domain",
-    ),
-    Asset(
-        "vgg_16",
-        "vgg_16_notop.h5",
-        f"{KERAS}/vgg16/vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5",
-        "md5:6d6bbae143d832006294945121d1f1fc",
-        58889256,
-        "VGG-16 of Oxford's VGG group, by way of Keras; CC BY 4.0",
-    ),
-    Asset(
-        "vgg_19",
-        "vgg_19_notop.h5",
-        f"{KERAS}/vgg19/vgg19_weights_tf_dim_ordering_tf_kernels_notop.h5",
-        "md5:253f8cb515780f3b799900260a226db6",
-        80134624,
-        "VGG-19 of Oxford's VGG group, by way of Keras; CC BY 4.0",
-    ),
-)
 NOTES = {  # about files that are not fetched, as no hash of them is published, or their rights are not clear
     "styles": "note: candy, cubist, feathers, mosaic and wave, styles of the original confs, are not fetched (their "
     "rights are not clear, or no hash is published); put pictures of your own at {images}/<name>.jpg",
@@ -156,6 +44,8 @@ NOTES = {  # about files that are not fetched, as no hash of them is published, 
 TIMEOUT = 30  # seconds of silence before a connection counts as broken
 WAITS = (0.5, 1, 2)  # seconds before each further try
 CHUNK = 1 << 18  # bytes
+NO_LINKS = getattr(os, "O_NOFOLLOW", 0)  # 0: Windows
+BUSY = "another download.py fetches files there; wait for its end, then run the same command again"
 
 
 class TransferError(Exception):
@@ -221,6 +111,8 @@ def open_address(asset, address, offset):
 
 def transfer(asset, part, mirror):
     """Appends to the file `part` what it lacks of `asset`. Raises TransferError, UserError, or OSError of the disk."""
+    if os.path.lexists(part) and (not stat.S_ISREG((status := os.lstat(part)).st_mode) or status.st_nlink > 1):
+        raise cli.UserError(f"{part}: a link, or no regular file, so it is not written; remove it")
     size = os.path.getsize(part) if os.path.exists(part) else 0
     if size == asset.bytes:  # the last run was stopped after the last byte, before the hash was checked
         return
@@ -230,7 +122,7 @@ def transfer(asset, part, mirror):
     else:
         stream, done, end = open_folder(asset, address)
     bar = tqdm(total=end, initial=done, desc=asset.file, unit="B", unit_scale=True, leave=False, disable=None)
-    with stream, bar, open(part, "ab") as file:
+    with stream, bar, open(part, "ab", opener=lambda path, mode: os.open(path, mode | NO_LINKS, 0o666)) as file:
         file.truncate(done)  # to 0 bytes when the server ignored the Range
         while done <= asset.bytes:  # a reply that never ends must not fill the disk
             try:
@@ -260,7 +152,6 @@ def fetch(asset, folder, mirror):
             f"{final}: already there with another content, kept as it is (expected {asset.digest}, got "
             f"{digest}); delete or move it and run the same command again"
         )
-    os.makedirs(folder, exist_ok=True)
     part, address = f"{final}.part", source(asset, mirror)
     for wait in (*WAITS, None):
         try:
@@ -286,27 +177,37 @@ def fetch(asset, folder, mirror):
 
 
 def fetch_all(group, folders, mirror):
-    """Fetches the files of a group, or "all", into the folders {flag: folder}. Returns whether none of them failed."""
-    complete, unwritable = True, set()
-    for asset in ASSETS:
-        flag = "images_dir" if asset.group == "styles" else "pretrained_dir"
-        folder = folders[flag]
-        if group not in (asset.group, "all") or folder in unwritable:
-            continue
-        try:
-            line = fetch(asset, folder, mirror)
-        except cli.UserError as error:
-            cli.complain(error)
-            complete = False
-        except OSError as error:
-            cli.complain(
-                f"{error.filename or folder}: cannot be written ({error.strerror}); make room there, or name "
-                f"another folder with --{flag}"
-            )
-            complete = False
-            unwritable.add(folder)  # for one line about the folder instead of one about each of its files
-        else:
-            say(line)
+    """Fetches the files of a group, or "all", into the folders {flag: folder}. Returns whether none of them failed.
+
+    The folders are locked meanwhile, as two that fetch the same file would write the same part of it.
+    """
+    complete, locked, skipped = True, set(), set()
+    with contextlib.ExitStack() as locks:
+        for asset in ASSETS:
+            flag = "images_dir" if asset.group == "styles" else "pretrained_dir"
+            folder = folders[flag]
+            if group not in (asset.group, "all") or folder in skipped:
+                continue
+            try:
+                if folder not in locked:
+                    os.makedirs(folder, exist_ok=True)
+                    locks.enter_context(system.sole_user(folder, BUSY))
+                    locked.add(folder)
+                line = fetch(asset, folder, mirror)
+            except cli.UserError as error:
+                cli.complain(error)
+                complete = False
+                if folder not in locked:
+                    skipped.add(folder)
+            except OSError as error:
+                cli.complain(
+                    f"{error.filename or folder}: cannot be written ({error.strerror}); make room there, or name "
+                    f"another folder with --{flag}"
+                )
+                complete = False
+                skipped.add(folder)  # for one line about the folder instead of one about each of its files
+            else:
+                say(line)
     return complete
 
 

@@ -19,7 +19,7 @@ from absl import flags
 from tqdm import tqdm
 
 import reader
-from core import cli, pictures, styles, system
+from core import cli, memory, pictures, styles, system
 from methods import load_model
 
 flags.DEFINE_string("model_file", None, "The model: a .ckpt-done file, or a training checkpoint, V1 or V2. Required.")
@@ -88,7 +88,10 @@ class Job:
 def main(argv):
     """Stylizes all pictures that the command line names. Returns the exit code: 1 when one of them failed."""
     if not FLAGS.model_file:
-        raise cli.UsageError("--model_file is missing: name a model, such as models/denoised_starry.ckpt-done")
+        raise cli.UsageError(
+            "--model_file is missing: name a model and a picture, such as "
+            "--model_file models/denoised_starry.ckpt-done --image_file images/Corgi.jpg"
+        )
     job = Job(
         model_file=FLAGS.model_file,
         style_file=FLAGS.style_file or [],
@@ -207,7 +210,7 @@ def make_texture(job, size, target):
     style = read_style(job, method)
     if "image" not in method.style_kinds:
         raise cli.UsageError(f"--texture: needs a model of any style, which {job.model_file} is not")
-    system.check_memory(size, size, *method.memory, "lower --texture")  # before the noise, which takes memory too
+    memory.check_styles(style, size, size, *method.memory, "lower --texture")  # before the noise, which takes memory too
     image = np.random.default_rng(0).uniform(0, 255, (size, size, 3))
     for _ in range(TEXTURE_PASSES):
         image = stylize(job, method, image, style)
@@ -222,7 +225,7 @@ def stylize(job, method, rgb, style):
     Raises:
       UserError: the picture is too large for the memory.
     """
-    system.check_memory(*rgb.shape[:2], *method.memory)
+    memory.check_styles(style, *rgb.shape[:2], *method.memory)
     content = np.asarray(rgb, np.float32)
     for mask in (part.mask for part in style or () if part.mask is not None):
         if mask.shape != rgb.shape[:2]:

@@ -17,12 +17,11 @@ from core import onednn, quiet_tensorflow  # noqa: F401
 # isort: split
 import numpy as np
 import tensorflow as tf
-import yaml
 from absl import flags
 from tqdm import tqdm
 
 import losses
-from core import cli, config, pictures, styles, system
+from core import cli, config, memory, pictures, styles, system
 from methods import gatys
 
 try:
@@ -309,7 +308,10 @@ def read_inputs(job, conf):
     if not (conf.content_weight or conf.style_weight):
         raise cli.UsageError("--content_weight and --style_weight are both 0: raise one of them")
     if conf.content_weight and not job.image_file:
-        raise cli.UsageError("--image_file is missing (--content_weight 0 makes a texture without one)")
+        raise cli.UsageError(
+            "--image_file is missing: name a photo and a painting, such as --image_file images/Corgi.jpg "
+            "--style_file images/starry.jpg (--content_weight 0 makes a texture without a photo)"
+        )
     if conf.init in ("content", "mix") and not job.image_file:
         raise cli.UsageError(f"--image_file is missing: init is {conf.init}, which needs one; --init noise does not")
     if (conf.style_weight or conf.init == "style") and not job.style_file:
@@ -325,14 +327,14 @@ def check_memory(job, conf, network, content, style):
     """Raises UserError when the result, or a style picture at its scale, does not fit into the memory."""
     base, per_pixel = gatys.estimate_memory(conf, network)
     result = gatys.fit_size(content, conf.image_size)
-    system.check_memory(*result, base, per_pixel)
+    memory.check(*result, base, per_pixel)
     if job.animation:
         # Its frames stay in memory, 3 bytes a pixel; those of all smaller scales take no more than those of the last scale.
         frames = 2 * gatys.iterations_per_scale(conf) / job.show_every
-        system.check_memory(*result, base, per_pixel + 3 * frames, "raise --show_every or leave --animation out")
+        memory.check(*result, base, per_pixel + 3 * frames, "raise --show_every or leave --animation out")
     for part in () if conf.style_stretched else style:
         size = gatys.fit_size(part.image, round(conf.style_scale * conf.image_size))
-        system.check_memory(*size, base, per_pixel / 2, "lower --style_scale")  # half: no gradient, so no features are kept
+        memory.check(*size, base, per_pixel / 2, "lower --style_scale")  # half: no gradient, so no features are kept
 
 
 def sweep(job, conf):
@@ -380,8 +382,9 @@ def parse_sweep(job, conf):
         return {text: (dataclasses.replace(job, **{key: setting}), conf) for text, setting in settings.items()}
     try:
         is_list = isinstance(getattr(conf, key), tuple)
-        settings = {text: [*map(yaml.safe_load, text.split("+"))] if is_list else yaml.safe_load(text) for text in values}
-    except yaml.YAMLError:
+        parse = config.parse_value
+        settings = {text: [*map(parse, text.split("+"))] if is_list else parse(text) for text in values}
+    except ValueError:
         raise cli.UsageError(
             f"--sweep: got '{job.sweep}', a setting with values such as style_weight=1,10,100 is needed"
         ) from None

@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 import vgg_preprocessing
-from core import augment, pictures
+from core import assets, augment, pictures
 from core.cli import UserError, complain
 
 
@@ -60,12 +60,9 @@ def read_squares(paths, size):
 
 
 def read_painting(path, long_side=None):
-    """Reads a conf's style image. Raises UserError as read_image does; for a missing file the text names download.py."""
+    """Reads a conf's style image. Raises UserError as read_image does; for a missing file the text says where it is."""
     if not os.path.exists(path):
-        raise UserError(
-            f"{path}: no such image; python download.py styles fetches some of the confs' paintings, "
-            "put others there yourself"
-        )
+        raise UserError(f"{path}: no such image; {assets.describe_source(path)}")
     return pictures.read_image(path, long_side)
 
 

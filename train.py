@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 import methods
 import reader
-from core import checkpoints, cli, config, pictures, styles, system, training
+from core import checkpoints, cli, config, memory, pictures, styles, system, training
 from methods import johnson
 
 cli.define_conf_flag()
@@ -61,6 +61,7 @@ def main(argv):
     system.check_writable(os.path.join(conf.model_path, conf.naming, checkpoints.NAME))
     if FLAGS.preview_grid:
         return preview_grid(conf, paths, weights, sizes, FLAGS.grid_steps or GRID_STEPS)
+    memory.check_training(conf)
     if conf.preview_every:
         read_preview(conf)  # a missing picture is reported before anything is computed or written
     method = methods.METHODS[conf.method](conf, training=True)
@@ -143,6 +144,7 @@ def preview_grid(conf, paths, weights, sizes, steps):
         rows.append([])
         for weight in weights:
             run_conf = grid_conf(conf, folder, weight, size, steps)
+            memory.check_training(run_conf)
             method = methods.METHODS[conf.method](run_conf, training=True)
             if code := train(run_conf, method, paths):
                 return code

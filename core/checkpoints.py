@@ -10,7 +10,6 @@ import re
 
 import numpy as np
 import tensorflow as tf
-import yaml
 
 from core import config, system
 from core.cli import UserError
@@ -109,8 +108,7 @@ def recipe_path(model_file):
 
 def write_recipe(model_file, conf, trained=None):
     """Writes a model's recipe: the conf, which train.py can read again, and the dict `trained` as a section of its own."""
-    recipe = config.conf_dict(conf) | ({config.RECIPE_KEY: trained} if trained else {})
-    system.write_text(recipe_path(model_file), yaml.safe_dump(recipe, sort_keys=False))
+    system.write_text(recipe_path(model_file), config.format_recipe(conf, trained or {}))
 
 
 def read_shapes(path):

@@ -1,5 +1,6 @@
 """What every script shares: reading the command line, reporting a mistake in one line, exit codes."""
 
+import difflib
 import os
 import re
 import sys
@@ -11,6 +12,7 @@ flags.disclaim_key_flags()  # so that a flag belongs to the script that calls de
 COLORS = ("no", "luminance", "palette")  # what --preserve_colors keeps of the photo's colors
 # What absl reads from the flag alone and from --nopreserve_colors, and older names of palette.
 COLOR_ALIASES = {"true": "luminance", "false": "no", "coral": "palette", "histogram": "palette"}
+LONGEST_LINE = 2000  # characters of a message
 NO_WHOLE_NUMBER = re.compile(r"invalid literal for int\(\).*")  # how absl reports --image_size=x
 
 
@@ -27,8 +29,17 @@ class UsageError(UserError):
 
 
 def complain(text):
-    """Prints `text` as one line on stderr, after the script's name."""
-    print(f"{os.path.basename(sys.argv[0])}: {' '.join(str(text).split())}", file=sys.stderr)
+    """Prints `text` as one line on stderr, after the script's name; of a long one the beginning and the end."""
+    line = " ".join(str(text).split())
+    if len(line) > LONGEST_LINE:
+        line = f"{line[: LONGEST_LINE // 2]} ... {line[-LONGEST_LINE // 2 :]}"
+    print(f"{os.path.basename(sys.argv[0])}: {line}", file=sys.stderr)
+
+
+def suggest(word, words):
+    """ "did you mean x?", with the nearest of `words` to a misspelt one; "" when none is near."""
+    nearest = difflib.get_close_matches(word[:100], words, 1)
+    return f"did you mean {nearest[0]}?" if nearest else ""
 
 
 def define_conf_flag(default=None):
@@ -71,7 +82,9 @@ def parse_colors(text):
 def require_conf(path):
     """The conf file of -c. Raises UsageError when there is none."""
     if not path:
-        raise UsageError("-c is missing: name a conf file, such as -c conf/starry.yml")
+        raise UsageError(
+            "-c is missing: name a conf file, such as -c conf/starry.yml; its train_data is a folder of photos"
+        )
     return path
 
 

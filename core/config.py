@@ -5,16 +5,33 @@ is an error that names the key and its line.
 """
 
 import dataclasses
+import glob
+import hashlib
+import os
+import re
 import typing
+import unicodedata
 
 import yaml
 
-from core.cli import UserError
+from core.cli import UserError, suggest
 
 EMBEDDED_NETWORK = "vgg_16_lite"  # the loss network that the project ships
 STYLE_LAYERS = ("conv1_2", "conv2_2", "conv3_3", "conv4_3")  # the original's
 RECIPE_KEY = "trained"  # a model's recipe is its conf with this section added, which says what came of the training
+# The first line of a recipe, with the hash of all below it: a recipe that was cut, even at the end of a line, is found out.
+SEAL = "# The lines below have the SHA-256 {}; leave this line out after changing them\n"
 SMALLEST_SIDE = 16  # pixels, of any picture that a loss network sees
+LONGEST_FILE, LONGEST_VALUE = 1 << 18, 4096  # characters of a conf file or recipe, and of one value in it
+TRAINED_TYPES = {  # of what is read of that section; people may add to it
+    "images": int,
+    "steps": int,
+    "sha256": dict[str, str],
+    "mean_losses_of_the_last_100_steps": dict[str, float],
+    "changes": tuple[str, ...],
+}
+DEEPEST = 8  # lists and mappings within each other
+MOST, LARGEST = 2**31 - 1, 1e30  # whole numbers and others, without other limits
 REMOVED_KEYS = {  # keys of earlier versions, and what to write instead
     "style_hue": "hues of style pictures are always turned by up to 0.5 radians; leave the line out",
     "pixel_weight": "pixels and features always weigh the same; leave the line out",
@@ -44,7 +61,7 @@ class Limits:
     may_be_empty: bool = False  # whether a text may
     least: float = 0  # number >= least
     above: float = -1  # number > above
-    most: float = float("inf")  # number <= most
+    most: float | None = None  # number <= most; None: MOST or LARGEST
     below: float = float("inf")  # number < below
     zero: bool = False  # whether 0 is allowed whatever the other limits
     length: int | None = None  # of a list; None: any
@@ -66,7 +83,10 @@ def find_limits(kind, key):
     return Limits()
 
 
-SIDE_LIMITS = {"least": SMALLEST_SIDE, "reason": "the loss network halves the image four times"}  # for option()
+SIDE_LIMITS = {
+    "least": SMALLEST_SIDE,
+    "reason": "the loss network halves the image four times",
+}  # for option()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -141,7 +161,7 @@ class RunConf:
     random_crops: bool = False  # random scale, place and mirroring instead of the middle square
     crop_scale: float = option(1.25, least=1, most=8)  # random_crops resize photos to 1 to this many times image_size first
     random_light: bool = False  # random contrast, brightness and color cast, so that plain black and white occur often
-    batch_size: int = option(4, above=0)
+    batch_size: int = option(4, above=0, most=65536)
     epoch: int = option(2, above=0)  # passes over the photos
     steps: int = 0  # length of the run; 0: `epoch` decides
     learning_rate: float = option(1e-3, above=0)
@@ -150,7 +170,7 @@ class RunConf:
     warmup_steps: int = 0  # the learning rate rises from 0 over the first N steps, in which large ones would kill ReLUs
     muon: bool = False  # kernels between features are trained by Muon instead of Adam, which takes fewer steps
     clip_norm: float = 0.0  # the norm of all gradients together is limited to this; 0: not limited
-    seed: int = 0  # of initial weights and of the photos' order and crops
+    seed: int = option(0, most=2**63 - 1)  # of initial weights and of the photos' order and crops
     checkpoint_every: int = option(1000, above=0)  # steps
     keep_checkpoints: int = option(5, above=0)  # the newest N stay
 
@@ -179,7 +199,7 @@ class DistillConf:
 
     output: str  # the .npz file for the student's weights
     loss_model: str = EMBEDDED_NETWORK  # the student's scope
-    widths: tuple[int, ...] = option(length=5, above=0)  # channels of the student's five blocks
+    widths: tuple[int, ...] = option(length=5, above=0, most=4096)  # channels of the student's five blocks
     teacher_file: str
     # With scopes, as in vgg_19/conv1/conv1_1: the student's conv1_1 learns from the teacher's conv1_1, or conv1_1_aux
     teacher_layers: tuple[str, ...]
@@ -207,16 +227,16 @@ def load_recipe(path, kind):
       (an object of that class; the recipe's `trained` section as a dict, {} for a conf file).
 
     Raises:
-      UserError: the file is missing or no YAML mapping, a key is unknown, missing or there twice, or a value does not fit.
-        REMOVED_KEYS are errors in conf files; in recipes they have no effect.
+      UserError: the file is missing or no YAML mapping, a recipe is not as it was written, a key is unknown, missing or
+        there twice, or a value does not fit. REMOVED_KEYS are errors in conf files; in recipes they have no effect.
     """
     values, lines = _read_yaml(path)
-    trained = values.pop(RECIPE_KEY, None) or {}
+    trained = _check_trained(values.pop(RECIPE_KEY, None), path)
     if isinstance(kind, dict):
         kind = _choose_kind(values.get("method", "johnson"), kind, path, lines)
     if trained:
         values = _drop_removed_keys(values, kind)
-    converted = _convert_values(values, kind, lambda key: f"{path}, line {lines.get(str(key), '?')}")
+    converted = _convert_values(values, kind, lambda key: f"{path}, line {lines.get(key, '?')}")
     for field in dataclasses.fields(kind):
         if field.default is dataclasses.MISSING and field.name not in values:
             raise UserError(f"{field.name}: missing in {path}, add a line '{field.name}: ...'")
@@ -247,32 +267,109 @@ def conf_dict(conf):
 
 
 def read_recipe(path):
-    """The `trained` section of a model's recipe as a dict; {} for a conf file."""
-    return _read_yaml(path)[0].get(RECIPE_KEY) or {}
+    """The `trained` section of a model's recipe as a dict; {} for a conf file. Raises UserError as load_recipe does."""
+    return _check_trained(_read_yaml(path)[0].get(RECIPE_KEY), path)
+
+
+def format_recipe(conf, trained):
+    """The text of a model's recipe: the conf and the dict `trained`, {} for none, below a line with their hash."""
+    text = yaml.safe_dump(conf_dict(conf) | ({RECIPE_KEY: trained} if trained else {}), sort_keys=False)
+    return SEAL.format(_digest(text)) + text
+
+
+def parse_value(text):
+    """What a text means as a value of a conf. Raises ValueError, one line, when it is no YAML."""
+    return _construct(text)[0]
+
+
+class Loader(yaml.SafeLoader):
+    """Reads YAML so that it cannot run code, and without what makes a small file large or deep."""
+
+    def __init__(self, text):
+        super().__init__(text)
+        self.depth = 0
+
+    def compose_node(self, parent, index):
+        """As yaml.SafeLoader, but an alias, too many levels and a long value are errors."""
+        event = self.peek_event()
+        if isinstance(event, yaml.AliasEvent):
+            raise yaml.MarkedYAMLError(problem="aliases are not read here", problem_mark=event.start_mark)
+        if self.depth > DEEPEST:
+            raise yaml.MarkedYAMLError(problem=f"more than {DEEPEST} levels", problem_mark=event.start_mark)
+        if isinstance(event, yaml.ScalarEvent) and len(event.value) > LONGEST_VALUE:
+            problem = f"a value of more than {LONGEST_VALUE} characters"
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=event.start_mark)
+        self.depth += 1
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
+
+def _construct(text):
+    """(value, node) of a YAML text; (None, None) for an empty one. Raises ValueError, one line, for anything else."""
+    try:
+        loader = Loader(text)
+        node = loader.get_single_node()
+        return (loader.construct_document(node) if node else None), node
+    except Exception as error:  # YAML's errors, and what the constructors of its types raise for values that do not fit
+        raise ValueError(" ".join(str(error).split())[:300] or type(error).__name__) from None
 
 
 def _read_yaml(path):
-    """({key: value}, {key: line number}) of a YAML file, read so that it cannot run code.
+    """({key: value}, {key: line number}) of a YAML file.
 
-    Raises UserError when the file cannot be read, is no YAML mapping, or has a key twice.
+    Raises UserError when the file cannot be read, is too long, no YAML mapping or not what its SEAL says, or has a key
+    twice.
     """
     try:
         with open(path, encoding="utf-8") as file:
-            text = file.read()
-        values = yaml.safe_load(text)
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
+            text = file.read(LONGEST_FILE + 1)
+        if len(text) > LONGEST_FILE:
+            raise UserError(f"{path}: not a conf file, which has at most {LONGEST_FILE} characters")
+        values, root = _construct(text)
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); give a conf file such as conf/starry.yml") from None
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, or an impossible date
+        remedy = suggest(path, glob.glob(os.path.join(glob.escape(os.path.dirname(path)), "*.yml")))
+        remedy = remedy or "give a conf file such as conf/starry.yml"
+        raise UserError(f"{path}: cannot be read ({error.strerror}); {remedy}") from None
+    except ValueError as error:  # of _construct, or not UTF-8, or a path that cannot be one
         raise UserError(f"{path}: not a YAML file ({error})") from None
-    if not isinstance(values, dict):
+    _check_seal(text, path)
+    if not isinstance(values, dict) or not all(isinstance(key, yaml.ScalarNode) for key, _ in root.value):
         raise UserError(f"{path}: 'key: value' lines are expected, as in conf/starry.yml")
     lines = {}
     for key_node, _ in root.value:
         if key_node.value in lines:
             raise UserError(f"{key_node.value}: twice in {path}, line {key_node.start_mark.line + 1}; keep one")
         lines[key_node.value] = key_node.start_mark.line + 1
-    return values, lines
+    return {key if isinstance(key, str) else _format_value(key): value for key, value in values.items()}, lines
+
+
+def _check_seal(text, path):
+    """Raises UserError when a recipe's text is not what its first line says. Those of earlier versions say nothing."""
+    match = re.match(SEAL.format("([0-9a-f]*)"), text)
+    if match and _digest(text[match.end() :]) != match[1]:
+        raise UserError(
+            f"{path}: cut or changed since it was written: fetch or train the model anew; "
+            "if you changed it on purpose, remove its first line"
+        )
+
+
+def _digest(text):
+    """The SHA-256 of a text, in hexadecimal."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _check_trained(trained, path):
+    """A recipe's `trained` section, {} for None. Raises UserError when what the project reads of it is of another kind."""
+    trained = {} if trained is None else trained
+    if not isinstance(trained, dict):
+        raise UserError(f"{RECIPE_KEY}: got {_format_value(trained)}, a section of 'key: value' lines is needed ({path})")
+    for key in TRAINED_TYPES.keys() & trained.keys():
+        try:
+            _check_limits(_convert(trained[key], TRAINED_TYPES[key]), Limits(least=-LARGEST))
+        except ValueError as error:
+            raise UserError(f"{RECIPE_KEY}, {key}: got {_format_value(trained[key])}, {error} ({path})") from None
+    return trained
 
 
 def _drop_removed_keys(values, kind):
@@ -288,7 +385,8 @@ def _drop_removed_keys(values, kind):
 def _choose_kind(method, kinds, path, lines):
     """The class of a method's conf. Raises UserError when there is no such method."""
     if isinstance(method, str) and method and method not in kinds:
-        raise UserError(f"method: got '{method}', one of {', '.join(kinds)} is needed ({path}, line {lines.get('method')})")
+        remedy = suggest(method, kinds) or f"one of {', '.join(kinds)} is needed"
+        raise UserError(f"method: got {_format_value(method)}, {remedy} ({path}, line {lines.get('method')})")
     return kinds.get(str(method), next(iter(kinds.values())))  # any will do: _convert refuses a method that is no text
 
 
@@ -303,17 +401,18 @@ def _convert_values(values, kind, source):
         if key in REMOVED_KEYS and key not in defaults:
             raise UserError(f"{key}: is gone ({source(key)}): {REMOVED_KEYS[key]}")
         if key not in defaults:
-            raise UserError(f"{key}: no such key ({source(key)}); the keys are {', '.join(sorted(defaults))}")
+            remedy = suggest(key, defaults) or f"the keys are {', '.join(sorted(defaults))}"
+            raise UserError(f"{key[:100]}: no such key ({source(key)}); {remedy}")
         try:
             empty = value == [] and defaults[key] == ()  # conf_dict() writes it so
             converted[key] = () if empty else _check_limits(_convert(value, types[key]), find_limits(kind, key))
         except ValueError as error:
-            raise UserError(f"{key}: got {value!r}, {error} ({source(key)})") from None
+            raise UserError(f"{key}: got {_format_value(value)}, {error} ({source(key)})") from None
     return converted
 
 
 def _convert(value, kind):
-    """The value converted to `kind`. Raises ValueError, which says what is needed.
+    """The value converted to `kind`; of a dict its values. Raises ValueError, which says what is needed.
 
     YAML reads 1e-3 as text, so texts that float() accepts are numbers.
     """
@@ -332,17 +431,24 @@ def _convert(value, kind):
             raise ValueError("a whole number is needed" if kind is int else "a number is needed") from None
         return kind(number)
     if kind is str:
-        if isinstance(value, str):
-            return value
-        raise ValueError("text is needed")
+        if not isinstance(value, str):
+            raise ValueError("text is needed")
+        try:
+            os.fsencode(value)  # raises ValueError for half a character, as "\ud800" is in YAML
+            if any(unicodedata.category(character) == "Cc" for character in value):
+                raise ValueError
+        except ValueError:
+            raise ValueError("text without control characters is needed") from None
+        return value
+    if typing.get_origin(kind) is dict:
+        if not isinstance(value, dict):
+            raise ValueError("a section of 'key: value' lines is needed")
+        return tuple(_convert(item, typing.get_args(kind)[1]) for item in value.values())
     item_kind = typing.get_args(kind)[0]
-    if item_kind is float:
-        if isinstance(value, list) and value:
-            return tuple(_convert(item, float) for item in value)
-        raise ValueError("a list of numbers is needed")
-    if isinstance(value, list) and value and all(type(item) is item_kind for item in value):
-        return tuple(value)
-    raise ValueError("a list of names is needed" if item_kind is str else "a list of whole numbers is needed")
+    if isinstance(value, list) and value and (item_kind is float or all(type(item) is item_kind for item in value)):
+        return tuple(_convert(item, item_kind) for item in value)
+    items = {str: "names", int: "whole numbers", float: "numbers"}[item_kind]
+    raise ValueError(f"a list of {items} is needed")
 
 
 def _check_limits(value, limits):
@@ -366,22 +472,42 @@ def _fits(number, limits):
     """Whether one number is within the limits."""
     if number == 0 and limits.zero:
         return True
-    return number >= limits.least and number > limits.above and number <= limits.most and number < limits.below
+    return number >= limits.least and number > limits.above and number <= _most(number, limits) and number < limits.below
+
+
+def _most(number, limits):
+    """The largest number that the limits allow in the place of `number`."""
+    if limits.most is not None:
+        return limits.most
+    return MOST if isinstance(number, int) else LARGEST
 
 
 def _describe_limits(limits, value):
     """What to give instead of a value, in words: "a number of at least 16 is needed: ..."."""
-    if limits.above >= 0:
-        range_ = f"above {limits.above:g}"
-    elif limits.most < float("inf"):
+    numbers = value if isinstance(value, tuple) else (value,)
+    too_large = [number for number in numbers if number > _most(number, limits)]
+    if limits.most is not None and limits.above < 0:
         range_ = f"from {limits.least:g} to {limits.most:g}"
-    elif limits.below < float("inf") and value >= 0:
+    elif too_large:
+        range_ = f"of at most {_most(too_large[0], limits):g}"
+    elif limits.above >= 0:
+        range_ = f"above {limits.above:g}"
+    elif limits.below < float("inf") and max(numbers) >= 0:
         range_ = f"below {limits.below:g}"
     else:
         range_ = f"of at least {limits.least:g}" if limits.least else "of 0 or more"
-    reason = f": {limits.reason}" if limits.reason else ""
+    reason = f": {limits.reason}" if limits.reason and not too_large else ""
     if not isinstance(value, tuple):
         return f"a number {range_} is needed{reason}"
     kind = "whole numbers" if all(isinstance(item, int) for item in value) else "numbers"
     count = "different " if limits.distinct else f"{limits.length} " if limits.length else ""
     return f"{count}{kind} {range_} are needed{reason}"
+
+
+def _format_value(value):
+    """A value as text of at most about 100 characters, for a message."""
+    try:
+        text = repr(value)
+    except ValueError:  # a number with more digits than Python writes
+        text = "a huge number"
+    return text if len(text) <= 100 else f"{text[:100]}..."

@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image, ImageCms, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
 
-from core import system
+from core import memory, system
 from core.cli import UserError
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
@@ -38,7 +38,7 @@ def read_image(path, long_side=None, draft=None):
       draft: a large JPEG is decoded at a fraction of its size, which is faster; no side becomes shorter than this.
 
     Raises:
-      UserError: the file is missing, a folder, no picture, damaged, or claims too many pixels.
+      UserError: the file is missing, a folder, no picture, damaged, claims too many pixels, or is too large for the memory.
     """
     try:
         with Image.open(path) as image:
@@ -46,12 +46,15 @@ def read_image(path, long_side=None, draft=None):
                 raise Image.DecompressionBombError(f"{image.width}x{image.height}")
             if draft:
                 image.draft(None, (draft, draft))
+            memory.check_decoding(image, long_side)
             image = ImageOps.exif_transpose(image)
             rgb, alpha = _rgb_and_alpha(image)
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{path or repr(path)}: no such image") from None
     except Image.DecompressionBombError as error:
         raise UserError(f"{path}: its header claims too many pixels ({error}); at most {MAX_PIXELS:,} are read") from None
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
     except Exception as error:  # a damaged file makes Pillow's decoders raise nearly anything
         raise UserError(f"{path}: {_describe_fault(path, error)}") from None
     if long_side and max(rgb.size) > long_side:

@@ -6,7 +6,7 @@ import os
 import numpy as np
 
 from core import pictures
-from core.cli import UsageError, UserError
+from core.cli import UsageError, UserError, suggest
 
 
 @dataclasses.dataclass(frozen=True, eq=False)  # compared by identity, so that a cache can have a Style as its key
@@ -82,7 +82,8 @@ def parse(texts, model_styles, size=None):
         name, equals, mask = text.partition("=")
         name, _, weight = name.partition(":")
         if name not in model_styles:
-            raise UsageError(f"--style: no style '{name}'; the model has {', '.join(model_styles)}")
+            remedy = suggest(name, model_styles) or f"the model has {', '.join(model_styles)}"
+            raise UsageError(f"--style: no style '{name}'; {remedy}")
         try:
             number = float(weight or 1)
         except ValueError:

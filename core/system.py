@@ -1,4 +1,4 @@
-"""Files written whole or not at all, folders locked by one process, hashes, and whether the memory suffices."""
+"""Files written whole or not at all, folders locked by one process, and hashes."""
 
 import contextlib
 import errno
@@ -14,7 +14,6 @@ except ImportError:  # Windows
 from core.cli import UserError
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # the project's folder
-CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
 def write_whole(path, write):
@@ -65,7 +64,7 @@ def write_text(path, text):
 
 
 @contextlib.contextmanager
-def sole_user(folder):
+def sole_user(folder, busy="another process trains there; wait for its end, or choose another naming"):
     """Makes a folder, and locks it until the context or the process ends.
 
     A system or file system without flock, such as Windows, locks nothing.
@@ -80,7 +79,7 @@ def sole_user(folder):
         raise UserError(f"{folder}: cannot be written ({error.strerror}); choose another place") from None
     try:
         if fcntl and not _lock(handle):
-            raise UserError(f"{folder}: another process trains there; wait for its end, or choose another naming")
+            raise UserError(f"{folder}: {busy}")
         yield
     finally:
         if fcntl:
@@ -100,36 +99,6 @@ def hex_digest(path, algorithm="sha256"):
         while block := file.read(1 << 20):
             state.update(block)
     return state.hexdigest()
-
-
-def check_memory(height, width, base, per_pixel, remedy=None):
-    """Raises UserError when a picture needs more memory than there is.
-
-    Args:
-      height, width: of the picture, in pixels.
-      base, per_pixel: at its peak the process takes base + height * width * per_pixel bytes.
-      remedy: what to do, for the message; None: use an --image_size that fits.
-    """
-    total, needed = physical_memory(), base + height * width * per_pixel
-    if total is None or needed <= total:
-        return
-    room = max(0.0, 0.8 * (total - base))
-    remedy = remedy or f"use --image_size {int(max(height, width) * (room / (needed - base)) ** 0.5)}"
-    raise UserError(
-        f"{width}x{height} pixels need about {needed / 1e9:.0f} GB of memory, {total / 1e9:.0f} GB are there; {remedy}"
-    )
-
-
-def physical_memory():
-    """Bytes of memory: of the machine, or of the container if it may use less; None where neither can be read."""
-    limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")] if hasattr(os, "sysconf") else []
-    for path in CGROUP_LIMITS:
-        try:
-            with open(path, encoding="ascii") as file:
-                limits.append(int(file.read()))
-        except (OSError, ValueError):  # not Linux, or "max"
-            continue
-    return min(limits, default=None)
 
 
 def _lock(handle):

@@ -20,7 +20,7 @@ class JohnsonConf(config.MethodConf, config.PerceptualConf):
     # Short side of the uncropped style image in pixels; 0: cropped and resized as the photos are
     style_size: int = config.option(0, zero=True, **config.SIDE_LIMITS)
     # Channels of the net's first convolution; the next two have twice and four times as many
-    width: int = config.option(32, above=0)
+    width: int = config.option(32, above=0, most=1024)
 
     # The net gets model.create_affine(): contrast and colors of its own, which begin as the style's
     output_affine: bool = False

@@ -29,8 +29,8 @@ class MsgNetConf(base.ManyStylesConf):
     method: str = "msgnet"
     style_weight: float = 5.0
     style_form: str = "channels"
-    width: int = config.option(128, above=0)  # channels inside a bottleneck; four times as many between them
-    blocks: int = 6  # residual blocks between encoder and upsampling
+    width: int = config.option(128, above=0, most=1024)  # channels inside a bottleneck; four times as many between them
+    blocks: int = config.option(6, most=100)  # residual blocks between encoder and upsampling
     # Long sides in pixels to which each style image is resized, for strokes of as many sizes. They take turns, and one that
     # is named twice has two of them
     style_sizes: tuple[int, ...] = config.option((256, 384, 512), **config.SIDE_LIMITS)

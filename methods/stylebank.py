@@ -25,9 +25,9 @@ class StyleBankConf(base.ManyStylesConf):
     method: str = "stylebank"
     # Short side of the uncropped style images in pixels; 0: cropped and resized as the photos are
     style_size: int = config.option(0, zero=True, **config.SIDE_LIMITS)
-    width: int = config.option(256, above=0)  # channels of the encoder's features, and of each filter bank
-    blocks: int = 0  # residual blocks at the beginning of the decoder, of which the paper has none
-    bank_blocks: int = 0  # residual blocks at the end of each bank, of which the paper has none
+    width: int = config.option(256, above=0, most=1024)  # channels of the encoder's features, and of each filter bank
+    blocks: int = config.option(0, most=100)  # residual blocks at the beginning of the decoder, of which the paper has none
+    bank_blocks: int = config.option(0, most=100)  # residual blocks at the end of each bank, of which the paper has none
     stylizing_steps: int = config.option(2, above=0)  # for each step of reconstruction, the paper's T
     # Norm of a reconstruction step's gradient, as a multiple of the stylizing steps' norm: the paper's lambda
     reconstruction_weight: float = 1.0

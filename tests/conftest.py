@@ -39,6 +39,11 @@ def vgg_weights(convs, widths=WIDTHS, seed=0):
     return weights
 
 
+def pytest_addoption(parser):
+    """Adds the option of tests/core/test_mutations.py."""
+    parser.addoption("--mutations", type=int, help="Damaged files of each kind to try, instead of a few dozen.")
+
+
 VGG_16_CONVS = [f"conv{i}_{j}" for i, count in enumerate((2, 2, 3, 3, 3), 1) for j in range(1, count + 1)]
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import http.server
+import os
 import pathlib
 import re
 import socket
@@ -17,6 +18,9 @@ import yaml
 from absl import flags
 from absl.testing import flagsaver
 from conftest import FLAGS_OF, load, put_flags
+
+from core import system
+from core.assets import Asset
 
 download = load("download")
 
@@ -92,7 +96,7 @@ def table(monkeypatch, server):
     def asset(group, file, address, algorithm):
         server.files[f"/there/{address}"] = DATA
         value = f"{algorithm}:{hashlib.new(algorithm, DATA).hexdigest()}"
-        return download.Asset(group, file, f"{server.url}/there/{address}", value, len(DATA), "a note")
+        return Asset(group, file, f"{server.url}/there/{address}", value, len(DATA), "a note")
 
     assets = (
         asset("styles", "scream.jpg", "the_scream.jpg", "sha256"),
@@ -182,6 +186,33 @@ def test_an_earlier_part_is_continued(run, server, table, tmp_path):
     assert run("styles")[0] == 0
     assert (tmp_path / "images" / "scream.jpg").read_bytes() == DATA
     assert [asked for _, asked in server.asked] == ["bytes=1234-"]
+
+
+@pytest.mark.parametrize("kind", ["symlink", "link", "fifo"])
+def test_a_planted_part_is_not_written(kind, run, server, table, tmp_path):
+    (tmp_path / "images").mkdir()
+    other, part = tmp_path / "other", tmp_path / "images" / "scream.jpg.part"
+    other.write_bytes(b"mine")
+    if kind == "fifo":
+        os.mkfifo(part)
+    else:
+        getattr(os, kind)(other, part)
+    code, _, err = run("styles")
+    assert (code, err.count("\n")) == (1, 1)
+    assert "scream.jpg.part: a link, or no regular file" in err
+    assert other.read_bytes() == b"mine"
+
+
+def test_two_at_once_do_not_share_a_part(run, server, table, tmp_path):
+    with system.sole_user(str(tmp_path / "images")):
+        (tmp_path / "images" / "scream.jpg.part").write_bytes(DATA[:1234])  # what the other one has fetched
+        code, _, err = run("styles")
+        assert (code, err.count("\n")) == (1, 1)
+        assert "another download.py" in err
+        assert (tmp_path / "images" / "scream.jpg.part").read_bytes() == DATA[:1234]
+        assert server.asked == []
+    assert run("styles")[0] == 0
+    assert (tmp_path / "images" / "scream.jpg").read_bytes() == DATA
 
 
 def test_a_whole_part_is_checked_without_a_request(run, server, table, tmp_path):

@@ -26,7 +26,7 @@ REPORTS_SHARED = ["reports.plots", "reports.flag"]
 METHODS_SHARED = ["methods.decoders", "methods.layers", "methods.base"]
 NOUNS = ["model", "losses", "reader", "vgg_preprocessing"]
 CORE = ["training", "checkpoints", "vgg", "styles", "pictures", "augment", "winograd", "optimizer", "config"]
-CORE += ["system", "cli", "onednn", "quiet_tensorflow"]
+CORE += ["memory", "assets", "system", "cli", "onednn", "quiet_tensorflow"]
 
 
 def modules(folder):

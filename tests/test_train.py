@@ -256,7 +256,7 @@ def test_unreadable_pictures_are_named_once_at_the_end(house):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"style_image": "none.jpg"}, "none.jpg: no such image; python download.py styles fetches"),
+        ({"style_image": "none.jpg"}, "none.jpg: no such image; download.py does not have it"),
         ({"loss_model_file": "none.npz"}, "none.npz: no such loss network"),
         ({"style_layers": ["vgg_16/conv9/conv9_1"]}, "vgg_16/conv9/conv9_1: the loss network has no such layer"),
         ({"train_data": "none"}, "none: no such folder"),

@@ -137,7 +137,17 @@ def test_numbers_that_yaml_reads_as_text(tmp_path):
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("stile_weight: 3", "stile_weight: no such key"),
+        ("stile_weight: 3", "did you mean style_weight?"),
+        ("xyz: 3", "xyz: no such key"),
+        ("method: jonson", "did you mean johnson?"),
+        ("seed: 0x" + "f" * 4000, "seed: got a huge number, a whole number is needed"),
+        ("learning_rate: 1e300", "a number of at most 1e+30 is needed"),
+        ("steps: 1e12", "a number of at most 2.14748e+09 is needed"),
+        ("width: 1e9", "a number of at most 1024 is needed"),
+        ('preview_image: "a\\0b"', "text without control characters is needed"),
+        ('preview_image: "\\ud800"', "text without control characters is needed"),
+        ('preview_image: "\\e[31m"', "text without control characters is needed"),
+        ("preview_image: [" + "x, " * 300 + "x]", "...,"),
         ("learning_rate: abc", "learning_rate: got 'abc', a number is needed"),
         ("steps: 2.5", "steps: got 2.5, a whole number is needed"),
         ("steps: -2", "steps: got -2, a number of 0 or more is needed"),
@@ -172,6 +182,19 @@ def test_a_mistake_is_named_with_its_line(line, words, tmp_path):
         ("- a\n- b", "'key: value' lines are expected"),
         ("a: [", "not a YAML file"),
         ("naming: 2024-13-01", "not a YAML file"),
+        ("naming: !!int ''", "not a YAML file"),
+        ("naming: !!timestamp x", "not a YAML file"),
+        ("naming: \0", "not a YAML file"),
+        ("naming: &x 3\nseed: *x", "aliases are not read here"),
+        ("naming: " + "[" * 100, "more than 8 levels"),
+        ("naming: " + "x" * 5000, "more than 4096 characters"),
+        ("# " + "x" * 300000, "at most 262144 characters"),
+        ("trained: [1]", "trained: got .1., a section"),
+        ("trained: {sha256: null}", "sha256: got None, a section"),
+        ("trained: {sha256: {a: 3}}", "sha256: got .*, text is needed"),
+        ("trained: {steps: many}", "steps: got 'many', a whole number is needed"),
+        ("trained: {mean_losses_of_the_last_100_steps: {a: .nan}}", "a finite number is needed"),
+        ("trained: {changes: 3}", "a list of names is needed"),
         ("style_layers: vgg_16/conv1/conv1_1\nstyle_image: a\nnaming: b", "a list of names is needed"),
         ("style_image: !!python/object/apply:os.system ['true']\nnaming: b", "not a YAML file"),
     ],
@@ -184,3 +207,29 @@ def test_a_file_that_is_no_conf(text, words, tmp_path):
 def test_a_missing_conf(tmp_path):
     with pytest.raises(UserError, match="cannot be read"):
         methods.load_conf(str(tmp_path / "none.yml"))
+
+
+def test_a_missing_conf_near_another_names_that(tmp_path):
+    (tmp_path / "starry.yml").write_text("")
+    with pytest.raises(UserError, match=r"did you mean .*starry.yml\?"):
+        methods.load_conf(str(tmp_path / "stary.yml"))
+
+
+def test_a_recipe_that_was_cut_or_changed_is_found_out(tmp_path):
+    conf = johnson.JohnsonConf(style_image="a", naming="b", style_weight=3.0)
+    text = config.format_recipe(conf, {"steps": 4, "changes": ["step 2: é -> ü"]})
+    assert load(text, tmp_path) == conf
+    lines = text.splitlines(keepends=True)
+    for count in range(1, len(lines)):
+        with pytest.raises(UserError, match=r"cut or changed|lines are expected"):
+            load("".join(lines[:count]), tmp_path)
+    with pytest.raises(UserError, match="cut or changed"):
+        load(text.replace("style_weight: 3.0", "style_weight: 4.0"), tmp_path)
+    assert load("".join(lines[1:]), tmp_path) == conf  # of an earlier version, or changed on purpose
+    (tmp_path / "x.yml").write_bytes(text.replace("\n", "\r\n").encode())  # by a checkout on Windows
+    assert methods.load_conf(str(tmp_path / "x.yml")) == conf
+
+
+def test_a_folder_whose_name_is_no_text_can_be_written_and_read(tmp_path):
+    conf = johnson.JohnsonConf(style_image="a", naming="b", train_data="\udcff")
+    assert load(config.format_recipe(conf, {}), tmp_path) == conf

@@ -1,7 +1,9 @@
 """The loss network against Keras' VGG, from every kind of weight file."""
 
 import os
+import tracemalloc
 
+import h5py
 import keras
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ import scipy.io
 import tensorflow as tf
 from conftest import ROOT, VGG_16_CONVS, vgg_weights
 
-from core import vgg
+from core import assets, system, vgg
 from core.cli import UserError
 from vgg_preprocessing import MEANS
 
@@ -208,9 +210,103 @@ def test_imagenet_is_keras_own(monkeypatch):
 
 
 def test_pickled_npz_is_refused(tmp_path):
-    np.savez(tmp_path / "w.npz", **{"conv1_1/weights": np.array([{"a": 1}], object)})
+    weights = vgg_weights(VGG_16_CONVS[:2])
+    for change in ({}, {"conv1_2/weights": weights["conv1_2/weights"].astype(object)}):
+        np.savez(tmp_path / "w.npz", **weights | change)
+        if not change:
+            assert len(vgg.read_weights("vgg_16", str(tmp_path / "w.npz"))) == 4
     with pytest.raises(UserError, match="not a readable"):
         vgg.read_weights("vgg_16", str(tmp_path / "w.npz"))
+
+
+def peak_of_refusal(path, words):
+    """The bytes that vgg.read_weights takes at most until it refuses a file, for a reason that matches `words`."""
+    tracemalloc.start()
+    try:
+        with pytest.raises(UserError, match=words):
+            vgg.read_weights("vgg_16", str(path))
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def write_h5(path, **kinds):
+    """Writes conv1_1 as an .h5; `kinds` are options of its kernel's h5py dataset."""
+    with h5py.File(path, "w") as file:
+        file.create_dataset("block1_conv1/kernel", dtype="f4", **{"shape": (3, 3, 3, 4)} | kinds)
+        file.create_dataset("block1_conv1/bias", data=np.zeros(kinds.get("shape", [4])[-1], "i1"))
+
+
+def test_shapes_are_checked_before_anything_is_read(tmp_path):
+    """A sparse .h5, an array of no layer in an .npz, and a .mat whose list of layers claims 2^31 entries."""
+    write_h5(tmp_path / "w.h5", shape=(3, 3, 3, 30_000_000), chunks=(3, 3, 3, 1000))
+    assert peak_of_refusal(tmp_path / "w.h5", "claims .* GB of weights") < 5e7
+    weights = vgg_weights(VGG_16_CONVS[:2])
+    np.savez_compressed(tmp_path / "w.npz", other=np.zeros(30_000_000), **weights)
+    tracemalloc.start()
+    assert len(vgg.read_weights("vgg_16", str(tmp_path / "w.npz"))) == 4
+    assert tracemalloc.get_traced_memory()[1] < 5e7
+    tracemalloc.stop()
+    write_mat(tmp_path / "w.mat", weights)
+    data = bytearray((tmp_path / "w.mat").read_bytes())
+    place = data.index(np.int32([1, 4]).tobytes()) + 4  # the sides of the list of layers
+    data[place : place + 4] = np.int32(2**27).tobytes()
+    (tmp_path / "w.mat").write_bytes(data)
+    assert peak_of_refusal(tmp_path / "w.mat", "a matrix of 134217728 values") < 5e7
+
+
+def test_an_h5_does_not_read_other_files(tmp_path):
+    (tmp_path / "secret").write_bytes(bytes(3 * 3 * 3 * 4 * 4))
+    write_h5(tmp_path / "w.h5", external=[(str(tmp_path / "secret"), 0, 432)])
+    peak_of_refusal(tmp_path / "w.h5", "in another file")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"conv1_2/weights": np.full((3, 3, 4, 4), 0.1)}, "scale of conv1_2/weights"),
+        ({"conv1_2/weights": np.zeros((3, 3, 4, 4))}, "scale of conv1_2/weights"),
+        ({"conv1_2/biases": np.float32([1e8, 0, 0, 0])}, "scale of conv1_2/biases"),
+        ({"conv1_2/weights": np.zeros((3, 3, 4, 4), complex)}, "holds no numbers"),
+    ],
+)
+def test_weights_of_no_network_are_refused(change, words, tmp_path):
+    np.savez(tmp_path / "w.npz", **vgg_weights(VGG_16_CONVS[:2]) | change)
+    peak_of_refusal(tmp_path / "w.npz", words)
+
+
+def test_known_files_are_known_by_their_hash(tmp_path, monkeypatch, capsys):
+    vgg.read_weights("vgg_16_lite", os.path.join(ROOT, "pretrained", "vgg_16_lite.npz"))
+    assert capsys.readouterr().err == ""
+    path = tmp_path / "vgg_16_notop.npz"
+    np.savez(path, **vgg_weights(VGG_16_CONVS[:2]))
+    vgg.read_weights("vgg_16", str(path))
+    assert "its hash is not known" in (message := capsys.readouterr().err)
+    assert message.count("\n") == 1
+    fetched = assets.Asset("vgg_16", path.name, "", f"md5:{system.hex_digest(path, 'md5')}", path.stat().st_size, "")
+    monkeypatch.setattr(assets, "ASSETS", (fetched,))
+    vgg.read_weights("vgg_16", str(path))
+    assert capsys.readouterr().err == ""
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    peak_of_refusal(path, "damaged; delete it and run 'python download.py vgg_16' again")
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("vgg_16_notop.h5", "'python download.py vgg_16' fetches it"),
+        ("vgg_16.ckpt", "vgg_16_2016_08_28.tar.gz"),
+        ("vgg_19.npz", "pretrained.convert vgg_19"),
+        ("vgg_16_lit.npz", "did you mean vgg_16_lite.npz?"),
+        ("mine.npz", "download.py does not have it: put a file of your own there"),
+    ],
+)
+def test_a_missing_file_is_told_where_it_can_come_from(name, words, tmp_path):
+    with pytest.raises(UserError) as error:
+        vgg.read_weights("vgg_16", str(tmp_path / name))
+    assert words in str(error.value)
 
 
 def test_unknown_names_list_what_there_is():

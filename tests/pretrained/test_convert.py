@@ -130,4 +130,5 @@ def test_without_pytorch_it_says_what_to_install(monkeypatch, tmp_path):
 def test_a_wrong_command_line_is_one_line(arguments, tmp_path):
     np.savez(tmp_path / "all.npz", **encoder())
     result = inside(convert, *arguments, cwd=tmp_path)
-    assert (result.returncode, len(result.stderr.splitlines())) == (2, 1)
+    mistakes = [line for line in result.stderr.splitlines() if "its hash is not known" not in line]
+    assert (result.returncode, len(mistakes)) == (2, 1)

@@ -1,0 +1,130 @@
+"""Whether the memory suffices, reckoned before the work: pictures decoded and stylized, and training."""
+
+import os
+
+from core.cli import UserError
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
+
+PROC, CGROUPS = "/proc", "/sys/fs/cgroup"
+# (bytes, bytes for each pixel) that a process takes at most to read a picture, in the several forms that it has on the way
+DECODING = (600e6, 20)
+# The same for each pixel of a training's batches: the least, of AdaIN with the embedded network. The net of the method
+# johnson takes twice as much.
+TRAINING = (600e6, 1700)
+
+
+def check(height, width, base, per_pixel, remedy=None):
+    """Raises UserError when a picture needs more memory than there is.
+
+    Args:
+      height, width: of the picture, in pixels.
+      base, per_pixel: at its peak the process takes base + height * width * per_pixel bytes.
+      remedy: what to do, for the message; None: use an --image_size that fits.
+    """
+    total, needed = available(), base + height * width * per_pixel
+    if total is None or needed <= total:
+        return
+    room = max(0.0, 0.8 * (total - base))
+    remedy = remedy or f"use --image_size {int(max(height, width) * (room / (needed - base)) ** 0.5)}"
+    raise UserError(
+        f"{width}x{height} pixels need about {needed / 1e9:.3g} GB of memory, {total / 1e9:.3g} GB are free; {remedy}"
+    )
+
+
+def check_decoding(image, long_side=None):
+    """Raises UserError when an open Pillow image, of which nothing has been decoded, needs more memory than there is.
+
+    A JPEG that does not fit is decoded at a fraction of its size if it is to be shrunk to `long_side` pixels anyway.
+    """
+    try:
+        check(image.height, image.width, *DECODING)
+    except UserError:
+        if long_side:
+            image.draft(None, (long_side, long_side))
+        check(image.height, image.width, *DECODING, "shrink the picture, or close other programs")
+
+
+def check_styles(styles, height, width, base, per_pixel, remedy=None):
+    """check() for a picture in the styles [styles.Style], whose own pictures and masks take memory too; None: no styles."""
+    masked = any(style.mask is not None for style in styles or ())
+    check(height, width, base, per_pixel + 12 * masked * len(styles or ()), remedy)  # each style's share of each pixel
+    for style in styles or ():
+        if style.image is not None:  # half: it is encoded, not decoded
+            check(*style.image.shape[:2], base, per_pixel / 2, "lower --style_size")
+
+
+def check_training(conf):
+    """Raises UserError when a step on the conf's batches, or its style images, need more memory than there is."""
+    size, (base, per_pixel) = conf.image_size, TRAINING
+    check(size, size, base, conf.batch_size * per_pixel, "lower batch_size or image_size")
+    style_size = max(getattr(conf, "style_size", 0), *getattr(conf, "style_sizes", ()), 0)
+    check(style_size, style_size, base, per_pixel / 2, "lower the style's size")  # half: it needs no gradient
+
+
+def available():
+    """Bytes that this process may take, with those that it has; None where nothing can be read.
+
+    The least of the free memory with the free swap space, the limit of the address space, and the limits of the process's
+    control groups, of which every level above counts.
+    """
+    if not os.path.exists(f"{PROC}/meminfo"):  # not Linux
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else None
+    machine, process = read_fields(f"{PROC}/meminfo"), read_fields(f"{PROC}/self/status")
+    resident = 1024 * process.get("VmRSS", 0)
+    rooms = [1024 * (machine["MemAvailable"] + machine.get("SwapFree", 0))] if "MemAvailable" in machine else []
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if limit != resource.RLIM_INFINITY:
+        rooms.append(limit - 1024 * process.get("VmSize", 0))
+    rooms += [room for folder in control_groups() for room in room_in_group(folder)]
+    return resident + max(0, min(rooms)) if rooms else None
+
+
+def control_groups():
+    """The folders of this process's memory control groups, v1 and v2, and of all above them; some may not exist."""
+    try:
+        entries = [line.split(":", 2) for line in read_text(f"{PROC}/self/cgroup").splitlines()]
+    except OSError:
+        return
+    for _, controllers, path in entries:
+        if controllers and "memory" not in controllers.split(","):
+            continue
+        # v2 has no controllers in this list, and its files may be in unified/ beside those of v1.
+        roots = [f"{CGROUPS}/memory"] if controllers else [CGROUPS, f"{CGROUPS}/unified"]
+        parts = path.strip("/").split("/") if path.strip("/") else []
+        for root in roots:
+            for depth in range(len(parts), -1, -1):
+                yield os.path.join(root, *parts[:depth])
+
+
+def room_in_group(folder):
+    """[bytes left below a control group's limit]; [] without a limit. Pages of files that can be dropped are left."""
+    for limit_file, usage_file, cache in (
+        ("memory.max", "memory.current", "inactive_file"),
+        ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    ):
+        try:
+            limit, usage = (read_text(os.path.join(folder, name)) for name in (limit_file, usage_file))
+            room = int(limit) - int(usage)
+        except (OSError, ValueError):  # no such group, or "max"
+            continue
+        return [room + read_fields(os.path.join(folder, "memory.stat")).get(cache, 0)]
+    return []
+
+
+def read_fields(path):
+    """{name: number} of lines such as "MemFree:  12 kB"; {} for a file that cannot be read."""
+    try:
+        fields = [line.replace(":", " ").split() for line in read_text(path).splitlines()]
+    except OSError:
+        return {}
+    return {words[0]: int(words[1]) for words in fields if len(words) > 1 and words[1].isdecimal()}
+
+
+def read_text(path):
+    """The text of one of the system's files. Raises OSError."""
+    with open(path, encoding="utf-8", errors="replace") as file:
+        return file.read()
