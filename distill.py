@@ -2,7 +2,7 @@
 
 Each layer of the student learns to give, through a linear 1x1 map, the features that a teacher has at that layer. These
 maps, the heads, are fitted by least squares at every step, and are not written.
-Ctrl-C or SIGTERM saves and stops; the same command resumes.
+Ctrl-C, SIGTERM or a closed terminal saves and stops; the same command resumes.
 """
 
 import functools
@@ -50,7 +50,8 @@ def main(argv):
     paths, _ = reader.hold_out(reader.list_images(conf.train_data), conf.hold_out)
     lesson = Lesson(conf, paths)
     used_files = {"teacher_file": conf.teacher_file, "deep_teacher_file": conf.deep_teacher_file}
-    used_files |= {f"style_models {i}": path for i, path in enumerate(conf.style_models)}
+    used_files |= {f"style_models {path}": path for path in conf.style_models}
+    checkpoints.check_pins(FLAGS.conf, conf, used_files)  # the conf may be a network's recipe
     variables = lesson.student.trainable_variables
     code = training.run(
         conf, lesson, variables, paths, reader.training_batches, used_files, lambda content: {"origin": content[:1]}

@@ -249,6 +249,11 @@ def read_recipe(path):
     return _read_yaml(path)[0].get(RECIPE_KEY) or {}
 
 
+def read_values(path):
+    """The values of a conf file or a recipe as they are written, a dict. Raises UserError as load_recipe does."""
+    return _read_yaml(path)[0]
+
+
 def _read_yaml(path):
     """({key: value}, {key: line number}) of a YAML file, read so that it cannot run code.
 
