@@ -416,6 +416,63 @@ def test_a_model_of_an_earlier_version_opens(name, house):
         np.testing.assert_allclose(ours, theirs, atol=1e-6)
 
 
+def style_paths(house, *names):
+    """The paintings of these names in the house."""
+    return [str(house / ("style.png" if name == "style" else f"photos/{name}.jpg")) for name in names]
+
+
+def stack(method, name):
+    """A variable of all styles as earlier versions had it, from the method's own or their slots: {file's name: array}."""
+    norms = np.stack([method.norm_changes[style] for style in method.style_names])
+    grams = np.stack([[grams[size] for size in method.sizes] for grams in method.grams.values()])
+    return {"msgnet/norms": norms, "msgnet/norms/Adam": norms + 1, "msgnet/grams": grams}[name]
+
+
+@pytest.mark.parametrize(("name", "old"), [("msgnet", False), ("msgnet", True), ("stylebank", False)])
+def test_what_belongs_to_a_style_goes_by_its_name(name, old, house):
+    """In a checkpoint of a list in another order, also one of an earlier version, and in the optimizer's state."""
+    before = make(name, house)
+    after = make(name, house, style_images=style_paths(house, "0", "style"))
+    slots = Adam(after.trainable_variables, 1.0).state()[1:]
+    values = {checkpoints.scope(v): v.numpy() for v in (*before.trainable_variables, *before.extra_variables)}
+    values |= {checkpoints.scope(v): np.zeros(v.shape, np.float32) for v in slots}
+    if name == "msgnet":
+        for norms in before.norm_changes.values():
+            norms.assign(RNG.standard_normal(norms.shape))
+            values[checkpoints.scope(norms)] = norms.numpy()
+            values[f"{checkpoints.scope(norms)}/Adam"] = norms.numpy() + 1
+    if old:
+        values = {key: value for key, value in values.items() if "/styles/" not in key}
+        values |= {key: stack(before, key) for key in ("msgnet/norms", "msgnet/norms/Adam", "msgnet/grams")}
+        values["msgnet/norms/Adam_1"] = np.zeros_like(values["msgnet/norms"])
+    path = str(house / f"{name}.ckpt-7")
+    tf.raw_ops.Save(filename=path, tensor_names=list(values), data=list(values.values()))
+    checkpoints.write_recipe(path, before.conf)
+    checkpoints.restore(path, [*after.trainable_variables, *after.extra_variables, *slots])
+    for style in ("0", "style"):
+        np.testing.assert_array_equal(after.stylize(IMAGE, parse(style)), before.stylize(IMAGE, parse(style)))
+        if name == "msgnet":
+            [slot] = [v for v in slots if checkpoints.scope(v) == f"msgnet/styles/{style}/norms/Adam"]
+            np.testing.assert_array_equal(slot, before.norm_changes[style] + 1)
+
+
+@pytest.mark.parametrize("name", MANY_STYLES)
+def test_a_model_of_other_styles_is_refused_by_their_names(name, house):
+    """As an initial_model, and on resuming; one in another order is taken."""
+    method, path = make(name, house), str(house / "first.ckpt-done")
+    checkpoints.save(path, [*method.trainable_variables, *method.extra_variables])
+    checkpoints.write_recipe(path, method.conf)
+    for styles_of_run, code in ((("style", "3"), 1), (("0", "style"), 0), (("0", "3"), 1)):  # the last one resumes
+        paintings = [
+            str(house / "photos" / "deep" / "3.jpg") if s == "3" else style_paths(house, s)[0] for s in styles_of_run
+        ]
+        conf = many_styles_conf(house, name, style_images=paintings, initial_model=path, steps=4)
+        result = inside(train, "-c", conf, cwd=house)
+        assert result.returncode == code, result.stderr
+        needed = ", ".join(sorted(styles_of_run))
+        assert (f"holds the styles 0, style, style_images names {needed}" in result.stderr) == bool(code)
+
+
 def test_the_content_path_counts_once_for_a_mixture(house):
     """It belongs to no style: by its matrix alone all mixtures of all styles are one picture, and not the one without."""
     method = make("msgnet", house)
