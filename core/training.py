@@ -64,7 +64,7 @@ def run(conf, trainee, variables, paths, read_batches, used_files, draw, after_s
         checkpoints.write_recipe(os.path.join(folder, f"{checkpoints.NAME}-0"), conf, notes)
         batches = read_batches(paths, conf, int(optimizer.iterations), steps, unreadable)
         with (
-            save_on_error(conf, saved, optimizer, recent, lambda: len(unreadable) == len(paths)),
+            save_on_error(conf, saved, optimizer, recent, paths, unreadable),
             stop_signals() as signals,
         ):
             fit(conf, trainee, optimizer, variables, recent, batches, steps, signals, draw, after_step)
@@ -114,11 +114,8 @@ def is_finished(done_file, steps):
 
 
 @contextlib.contextmanager
-def save_on_error(conf, saved, optimizer, recent, lost_photos):
+def save_on_error(conf, saved, optimizer, recent, paths, unreadable):
     """A context that ends with a checkpoint of the last good state whatever goes wrong in it.
-
-    Args:
-      lost_photos: a function that returns whether no photo could be read any more.
 
     Raises:
       UserError: one line for what is known to go wrong; other errors are raised as they are after a line about the save.
@@ -137,18 +134,18 @@ def save_on_error(conf, saved, optimizer, recent, lost_photos):
                 note = f"; saved at step {step}, the same command resumes"
             except UserError:  # such as a full disk, which may have been the error in the first place
                 note = "; the steps since the last checkpoint are lost"
-        if text := describe_error(error, conf, lost_photos()):
+        if text := describe_error(error, conf, paths, unreadable):
             raise UserError(f"{text}{note}") from None
         complain(f"{type(error).__name__} in step {step + 1}{note}")
         raise
 
 
-def describe_error(error, conf, lost_photos):
+def describe_error(error, conf, paths, unreadable):
     """What went wrong in a training and what to do, in one line; "" for what nobody can foresee."""
     if isinstance(error, tf.errors.ResourceExhaustedError | MemoryError):
         return "the memory does not suffice; lower batch_size or image_size"
-    if isinstance(error, tf.errors.OpError) and lost_photos:
-        return f"{conf.train_data}: none of its pictures can be read"
+    if isinstance(error, tf.errors.OpError) and len(unreadable) == len(paths):
+        return f"{conf.train_data}: none of its {len(paths)} pictures can be read"
     if isinstance(error, UserError):
         return str(error)
     if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):

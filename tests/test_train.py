@@ -527,7 +527,7 @@ def test_a_folder_of_photos_that_vanishes_loses_no_step(house, monkeypatch):
         fail_at(patch, 3, lambda method: (house / "photos").rename(house / "elsewhere"))
         result = inside(train, "-c", conf, cwd=house)
     assert result.returncode == 1
-    step = int(re.search("photos: none of its pictures can be read; saved at step ([0-9]+)", result.stderr)[1])
+    step = int(re.search("photos: none of its 6 pictures can be read; saved at step ([0-9]+)", result.stderr)[1])
     assert step >= 3
     (house / "elsewhere").rename(house / "photos")
     assert f"Resuming at step {step}\n" in inside(train, "-c", small_run(house, steps=step + 1), cwd=house).stdout
