@@ -34,15 +34,16 @@ def main(argv):
     if argv[1:]:
         raise cli.UsageError(f"{argv[1]}: not expected; the conf file goes with -c")
     conf = config.load_conf(cli.require_conf(FLAGS.conf), config.DistillConf)
+    files = {key: getattr(conf, key) for key in ("teacher_file", "deep_teacher_file")}
+    checkpoints.check_pins(FLAGS.conf, conf, files)  # the conf may be a network's recipe
     photos, _ = reader.hold_out(reader.list_images(conf.train_data), conf.hold_out)
     paths = [*photos, *(path for folder in conf.style_data for path in reader.list_images(folder))]
     places = np.linspace(0, len(paths) - 1, min(conf.examples, len(paths)), dtype=int)
     images = [*reader.read_squares([paths[place] for place in places], conf.image_size)]
     weights = distill(conf, losses.read_teachers(conf), images)
     write_weights(conf.output, weights)
-    files = {key: getattr(conf, key) for key in ("teacher_file", "deep_teacher_file")}
-    hashes = {key: system.hex_digest(system.find_file(path)) for key, path in files.items()}
-    checkpoints.write_recipe(conf.output, conf, {"images": len(photos), "examples": len(images), "sha256": hashes})
+    trained = {"images": len(photos), "examples": len(images), "sha256": checkpoints.hash_files(files)}
+    checkpoints.write_recipe(conf.output, conf, trained)
     print(f"Wrote {conf.output}, {os.path.getsize(conf.output) / 1e6:.1f} MB")
 
 

@@ -1,7 +1,7 @@
 """Trains a model: python train.py -c conf/starry.yml
 
-Writes checkpoints <model_path>/<naming>/fast-style-model.ckpt-<step>, and at the end .ckpt-done with its recipe. Ctrl-C or
-SIGTERM saves and stops; the same command resumes.
+Writes checkpoints <model_path>/<naming>/fast-style-model.ckpt-<step>, and at the end .ckpt-done with its recipe. Ctrl-C,
+SIGTERM or a closed terminal saves and stops; the same command resumes.
 
 --preview_grid trains briefly with several style weights and style sizes instead, and makes one sheet of the results.
 """
@@ -52,6 +52,7 @@ def main(argv):
         raise cli.UsageError(f"--style_file: is for the method johnson, not {conf.method}; name style pictures in the conf")
     changes = {"train_data": FLAGS.train_data, "style_image": FLAGS.style_file, "naming": FLAGS.naming}
     conf = dataclasses.replace(conf, **{key: value for key, value in changes.items() if value})
+    checkpoints.check_pins(FLAGS.conf, conf, methods.used_files(conf))  # the conf may be a model's recipe
     weights, sizes = (cli.parse_numbers(flag, FLAGS[flag].value or []) for flag in ("grid_weights", "grid_sizes"))
     if FLAGS.preview_grid and not isinstance(conf, johnson.JohnsonConf):
         raise cli.UsageError(f"--preview_grid: is for the method johnson, not {conf.method}")
@@ -102,7 +103,7 @@ def train(conf, method, paths):
         trainable_variables(method),
         paths,
         reader.training_batches,
-        used_files(conf),
+        methods.used_files(conf),
         draw_summaries,
         write_preview,
         begin,
@@ -207,18 +208,6 @@ def stylize(method, rgb, style=None):
 def trainable_variables(method):
     """The variables that the optimizer may change: as in the original, all outside the loss network's scope."""
     return [v for v in method.variables if v.trainable and not v.name.startswith(method.conf.loss_model)]
-
-
-def used_files(conf):
-    """{conf key: path} of the files, other than the photos, that decide what a run learns."""
-    loss_model_file = system.find_file(conf.loss_model_file)
-    if not os.path.isfile(loss_model_file):  # the prefix of a V2 checkpoint, or the word "imagenet"
-        loss_model_file += ".data-00000-of-00001"
-    files = {"style_image": getattr(conf, "style_image", ""), "loss_model_file": loss_model_file}
-    files |= {f"style_images {path}": path for path in getattr(conf, "style_images", ())}
-    files |= {"frozen_model": getattr(conf, "frozen_model", "")}
-    files |= {"initial_model": conf.initial_model, "second_loss_model_file": getattr(conf, "second_loss_model_file", "")}
-    return {key: path for key, path in files.items() if path}
 
 
 if __name__ == "__main__":

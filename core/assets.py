@@ -122,7 +122,8 @@ ASSETS = (
     ),
 )
 KNOWN = {  # {hash: what it is} of loss networks that are not fetched
-    "sha256:920c91707274f563ea586437e16b104af73eb29e5e7f61378b368c7cd7b11d6e": "vgg_16_lite.npz",
+    "sha256:3cf459a6e74c90de14d950ba57f2ac51be6e00d7b649597dc3ad39e722c7c58f": "vgg_16_lite.npz",
+    "sha256:920c91707274f563ea586437e16b104af73eb29e5e7f61378b368c7cd7b11d6e": "vgg_16_lite_1.npz",
     "sha256:f9df88718d3e6a4819ee789c0f6a63eca9e04c5139a0dedfa5824ab413d27347": "vgg_19.npz",
     "sha256:741d2e0eeffd4b51b63d41be4dcea96a3696a756730c4317e68d520d3d163ea9": "vgg_19_distilled.npz",
 }

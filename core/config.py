@@ -315,6 +315,11 @@ def _construct(text):
         raise ValueError(" ".join(str(error).split())[:300] or type(error).__name__) from None
 
 
+def read_values(path):
+    """The values of a conf file or a recipe as they are written, a dict. Raises UserError as load_recipe does."""
+    return _read_yaml(path)[0]
+
+
 def _read_yaml(path):
     """({key: value}, {key: line number}) of a YAML file.
 

@@ -14,10 +14,14 @@ except ImportError:  # Windows
 from core.cli import UserError
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # the project's folder
+PART = ".part-"  # how the names of files begin that are not whole yet
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # how a system says that a disk, a quota or a limit is full
 
 
 def write_whole(path, write):
     """Calls write(a temporary path in the same folder) and renames the file to `path`: nobody ever reads half of it.
+
+    The file is on the disk before it has its name, so that after a power cut `path` is the old file or the new one.
 
     Raises:
       UserError: the folder cannot be made or written.
@@ -27,13 +31,16 @@ def write_whole(path, write):
     try:
         os.makedirs(folder, exist_ok=True)
         # The ending stays, as Pillow chooses the format by it.
-        handle, temporary = tempfile.mkstemp(prefix=".part-", suffix=os.path.splitext(path)[1], dir=folder)
+        handle, temporary = tempfile.mkstemp(prefix=PART, suffix=os.path.splitext(path)[1], dir=folder)
         os.close(handle)
         os.chmod(temporary, 0o666 & ~_umask())  # as open() would; mkstemp lets nobody else read the file
         write(temporary)
+        _flush(temporary, os.O_RDWR)
         os.replace(temporary, path)
+        with contextlib.suppress(OSError):  # Windows opens no folders, and some file systems do not flush them
+            _flush(folder, os.O_RDONLY)
     except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror or error}); choose another place") from None
+        raise UserError(_describe_failure(path, error)) from None
     finally:
         if temporary and os.path.exists(temporary):
             os.remove(temporary)
@@ -50,7 +57,7 @@ def check_writable(path):
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror or error}); choose another place") from None
+        raise UserError(_describe_failure(path, error)) from None
 
 
 def write_text(path, text):
@@ -65,7 +72,7 @@ def write_text(path, text):
 
 @contextlib.contextmanager
 def sole_user(folder, busy="another process trains there; wait for its end, or choose another naming"):
-    """Makes a folder, and locks it until the context or the process ends.
+    """Makes a folder, locks it until the context or the process ends, and removes what a killed user left half written.
 
     A system or file system without flock, such as Windows, locks nothing.
 
@@ -76,10 +83,13 @@ def sole_user(folder, busy="another process trains there; wait for its end, or c
         os.makedirs(folder, exist_ok=True)
         handle = os.open(folder, os.O_RDONLY) if fcntl else None
     except OSError as error:
-        raise UserError(f"{folder}: cannot be written ({error.strerror}); choose another place") from None
+        raise UserError(_describe_failure(folder, error)) from None
     try:
         if fcntl and not _lock(handle):
             raise UserError(f"{folder}: {busy}")
+        for name in os.listdir(folder):
+            if name.startswith(PART):
+                os.remove(os.path.join(folder, name))
         yield
     finally:
         if fcntl:
@@ -99,6 +109,21 @@ def hex_digest(path, algorithm="sha256"):
         while block := file.read(1 << 20):
             state.update(block)
     return state.hexdigest()
+
+
+def _flush(path, mode):
+    """Returns when all that was written to a file or folder is on the disk. Raises OSError."""
+    handle = os.open(path, mode)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _describe_failure(path, error):
+    """Why `path` cannot be written, an OSError, and what to do about it: one line."""
+    remedy = "free some space" if error.errno in FULL else "choose another place"
+    return f"{path}: cannot be written ({error.strerror or error}); {remedy}"
 
 
 def _lock(handle):

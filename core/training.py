@@ -17,12 +17,17 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from core import checkpoints, config, pictures, system, winograd
-from core.cli import UserError
+from core.cli import UserError, complain
 from core.optimizer import Adam, Muon
 
 # Keys of a conf that say how long to train and what to show, not what is learned.
 IDLE_KEYS = ("steps", "epoch", "checkpoint_every", "keep_checkpoints", "preview_every", "preview_image")
 LOG_EVERY, SUMMARY_EVERY = 10, 25  # steps, as in the original
+RECENT = 100  # steps whose mean losses the recipe tells
+
+
+class LossError(UserError):
+    """A loss is not finite: the state that led to it is not worth saving."""
 
 
 def run(conf, trainee, variables, paths, read_batches, used_files, draw, after_step=lambda step: None, begin=lambda: None):
@@ -42,54 +47,110 @@ def run(conf, trainee, variables, paths, read_batches, used_files, draw, after_s
       0 when the run is finished, 128 + the signal's number when it was interrupted.
 
     Raises:
-      UserError: another process trains there, no picture can be read, the memory does not suffice, or a loss is not finite.
+      UserError: another process trains there, no picture can be read, the memory does not suffice, a loss is not finite, or
+        one of used_files has changed since the run began.
     """
     steps = conf.steps or max(1, conf.epoch * len(paths) // conf.batch_size)
     folder = os.path.join(conf.model_path, conf.naming)
     optimizer = (Muon if conf.muon else Adam)(variables, conf.learning_rate, conf.clip_norm)
-    saved, unreadable = [*variables, *trainee.extra_variables], set()
+    saved, unreadable, recent = [*variables, *trainee.extra_variables], set(), collections.deque(maxlen=RECENT)
     with system.sole_user(folder):
-        notes = resume_or_begin(conf, saved, optimizer, len(paths), begin)
+        notes = resume_or_begin(conf, saved, optimizer, recent, len(paths), used_files, begin)
         done_file = os.path.join(folder, f"{checkpoints.NAME}-done")
-        if int(optimizer.iterations) >= steps and os.path.exists(done_file):
+        if int(optimizer.iterations) >= steps and is_finished(done_file, steps):
             check_unchanged(conf, done_file)
             print(f"Already trained: {done_file}. Raise steps to go on, or choose a new naming for a new experiment.")
             return 0
         checkpoints.write_recipe(os.path.join(folder, f"{checkpoints.NAME}-0"), conf, notes)
         batches = read_batches(paths, conf, int(optimizer.iterations), steps, unreadable)
-        try:
-            with stop_signals() as signals:
-                losses = fit(conf, trainee, optimizer, variables, batches, steps, signals, draw, after_step)
-        except tf.errors.ResourceExhaustedError:
-            raise UserError("the memory does not suffice; lower batch_size or image_size") from None
-        except tf.errors.OpError:
-            if len(unreadable) < len(paths):
-                raise
-            raise UserError(f"{conf.train_data}: none of its {len(paths)} pictures can be read") from None
+        with (
+            save_on_error(conf, saved, optimizer, recent, paths, unreadable),
+            stop_signals() as signals,
+        ):
+            fit(conf, trainee, optimizer, variables, recent, batches, steps, signals, draw, after_step)
         if unreadable:
             print(f"Skipped {len(unreadable)} unreadable pictures: {', '.join(sorted(unreadable))}", file=sys.stderr)
         if int(optimizer.iterations) < steps:
-            print(f"Saved at step {int(optimizer.iterations)} of {steps}; the same command resumes.")
+            with contextlib.suppress(OSError):  # after SIGHUP there may be no terminal any more
+                print(f"Saved at step {int(optimizer.iterations)} of {steps}; the same command resumes.")
             return 128 + signals[0]
+        # A kill between the two leaves one without the other, which is_finished() sees.
         checkpoints.save(done_file, [*saved, optimizer.iterations])
-        notes |= trained_section(int(optimizer.iterations), used_files, losses)
-        checkpoints.write_recipe(done_file, conf, notes)
+        checkpoints.write_recipe(done_file, conf, trained_section(notes, int(optimizer.iterations), mean_losses(recent)))
         print(f"Done: {done_file}")
     return 0
 
 
-def resume_or_begin(conf, saved, optimizer, images, begin):
-    """Restores the variables `saved` and the optimizer from the run's folder, or calls begin() if it has no checkpoint.
+def resume_or_begin(conf, saved, optimizer, recent, images, used_files, begin):
+    """Restores the variables `saved`, the optimizer and the losses `recent` from the run's folder, or calls begin().
 
-    Returns notes for the recipe: {"images": the number of photos, "changes": as changes_so_far, if there are any}.
+    Returns notes for the recipe: {"images": the number of photos, "changes": as changes_so_far, if there are any, "sha256":
+    {key: hash} of used_files when the run began}.
+
+    Raises UserError as restore_training and check_pins do. An initial_model is not read again, so it may be another now.
     """
-    folder, notes = os.path.join(conf.model_path, conf.naming), {"images": images}
-    if not checkpoints.restore_training(folder, saved, optimizer):
+    folder = os.path.join(conf.model_path, conf.naming)
+    notes = {"images": images, "sha256": checkpoints.hash_files(used_files)}
+    path = checkpoints.restore_training(folder, saved, optimizer)
+    if not path:
         begin()
         return notes
-    step = int(optimizer.iterations)
+    step, run_file = int(optimizer.iterations), os.path.join(folder, f"{checkpoints.NAME}-0")
+    read_again = {key: file for key, file in used_files.items() if key != "initial_model"}
+    notes["sha256"] |= checkpoints.check_pins(checkpoints.recipe_path(run_file), conf, read_again)
     print(f"Resuming at step {step}")
-    return notes | changes_so_far(conf, notes, os.path.join(folder, f"{checkpoints.NAME}-0"), step)
+    recent.extend(checkpoints.read_recent_losses(path))
+    checkpoints.finish_saving(path, conf.keep_checkpoints)
+    return notes | changes_so_far(conf, notes, run_file, step)
+
+
+def is_finished(done_file, steps):
+    """Whether there is a finished model of at least `steps` steps with a recipe that belongs to it."""
+    try:
+        step = checkpoints.read_step(done_file)
+        return step >= steps and config.read_recipe(checkpoints.recipe_path(done_file)).get("steps") == step
+    except UserError:  # one of the two is missing or damaged
+        return False
+
+
+@contextlib.contextmanager
+def save_on_error(conf, saved, optimizer, recent, paths, unreadable):
+    """A context that ends with a checkpoint of the last good state whatever goes wrong in it.
+
+    Raises:
+      UserError: one line for what is known to go wrong; other errors are raised as they are after a line about the save.
+    """
+    begun_at = int(optimizer.iterations)
+    try:
+        yield
+    except LossError:
+        raise
+    except Exception as error:
+        note, step = "", int(optimizer.iterations)
+        if step > begun_at:
+            try:
+                folder = os.path.join(conf.model_path, conf.naming)
+                checkpoints.save_training(folder, saved, optimizer, conf.keep_checkpoints, recent)
+                note = f"; saved at step {step}, the same command resumes"
+            except UserError:  # such as a full disk, which may have been the error in the first place
+                note = "; the steps since the last checkpoint are lost"
+        if text := describe_error(error, conf, paths, unreadable):
+            raise UserError(f"{text}{note}") from None
+        complain(f"{type(error).__name__} in step {step + 1}{note}")
+        raise
+
+
+def describe_error(error, conf, paths, unreadable):
+    """What went wrong in a training and what to do, in one line; "" for what nobody can foresee."""
+    if isinstance(error, tf.errors.ResourceExhaustedError | MemoryError):
+        return "the memory does not suffice; lower batch_size or image_size"
+    if isinstance(error, tf.errors.OpError) and len(unreadable) == len(paths):
+        return f"{conf.train_data}: none of its {len(paths)} pictures can be read"
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
+        return f"{error.filename or conf.naming}: {error.strerror or error}"
+    return ""
 
 
 def check_unchanged(conf, done_file):
@@ -141,47 +202,58 @@ def has_bfloat16():
         return True
 
 
-def fit(conf, trainee, optimizer, variables, batches, steps, signals, draw, after_step):
-    """Trains to step `steps`, or until the list `signals` holds a signal; saves and logs.
-
-    Returns:
-      {tag: mean loss of the last 100 steps}.
+def fit(conf, trainee, optimizer, variables, recent, batches, steps, signals, draw, after_step):
+    """Trains to step `steps`, or until the list `signals` holds a signal; saves, logs, and adds its losses to `recent`.
 
     Raises:
-      UserError: a loss or a variable is NaN or infinite; the last good checkpoint stays.
+      LossError: a loss is NaN or infinite; the last good checkpoint stays.
+      UserError: a variable is NaN or infinite, or a file cannot be written.
       tf.errors.OpError: no picture can be read, or the memory does not suffice.
     """
-    folder, recent, latest = os.path.join(conf.model_path, conf.naming), collections.deque(maxlen=100), {}
+    folder = os.path.join(conf.model_path, conf.naming)
+    saved, latest = [*variables, *trainee.extra_variables], {}
+    for losses in recent:  # steps may report different losses, such as those of style or of reconstruction
+        latest |= losses
     writer, precision = tf.summary.create_file_writer(folder), step_precision(conf)
     pace = 1 if sys.stderr.isatty() else 30
     print("The first step takes half a minute or so longer, as TensorFlow prepares the computation.")
     with tqdm(total=steps, initial=int(optimizer.iterations), unit="step", mininterval=pace) as progress:
         for content in batches:
             optimizer.learning_rate.assign(scheduled_rate(conf, int(optimizer.iterations), steps))
-            with precision():
+            with precision(), undo_on_error([*saved, *optimizer.state()]):
                 losses = {tag: float(loss) for tag, loss in trainee.train_step(content, optimizer, variables).items()}
             step = int(optimizer.iterations)
             if bad_tags := [tag for tag, loss in losses.items() if not math.isfinite(loss)]:
-                raise UserError(
+                raise LossError(
                     f"step {step}: {bad_tags[-1]} is {losses[bad_tags[-1]]}; the last good checkpoint in {folder} is kept. "
                     "Lower learning_rate, or a weight of the losses, and run the same command"
                 )
             recent.append(losses)
-            latest |= losses  # steps may report different losses, such as those of style or of reconstruction
+            latest |= losses
             progress.update()
             if step % LOG_EVERY == 0:
                 # Means, as the losses of single photos vary much.
                 progress.set_postfix(short_names(mean_losses(recent)), refresh=False)
             if step % SUMMARY_EVERY == 0:
                 write_summaries(writer, step, latest, draw(content))
+            after_step(step)  # before the checkpoint, as a run that is killed and resumed does not come back to this step
             if step % conf.checkpoint_every == 0 or step == steps or signals:
-                saved = [*variables, *trainee.extra_variables]
-                checkpoints.save_training(folder, saved, optimizer, conf.keep_checkpoints)
-            after_step(step)
+                checkpoints.save_training(folder, saved, optimizer, conf.keep_checkpoints, recent)
             if signals:
                 break
     writer.close()
-    return mean_losses(recent)
+
+
+@contextlib.contextmanager
+def undo_on_error(variables):
+    """A context that gives the variables their old values when it fails: a step may have updated some before others."""
+    values = [variable.read_value() for variable in variables]  # shares the memory until a step writes new values
+    try:
+        yield
+    except Exception:
+        for variable, value in zip(variables, values, strict=True):
+            variable.assign(value)
+        raise
 
 
 def mean_losses(recent):
@@ -222,21 +294,31 @@ def write_summaries(writer, step, losses, images):
         summary.value.add(tag=tag).image.CopyFrom(
             tf.compat.v1.Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=encoded)
         )
-    with writer.as_default():
-        tf.summary.experimental.write_raw_pb(summary.SerializeToString(), step)
-        writer.flush()
+    try:
+        with writer.as_default():
+            tf.summary.experimental.write_raw_pb(summary.SerializeToString(), step)
+            writer.flush()
+    except tf.errors.OpError as error:  # a full disk, which is no lack of memory
+        raise UserError(f"TensorBoard's log cannot be written ({error.message}); free some space") from None
 
 
 @contextlib.contextmanager
 def stop_signals():
-    """A context that gives a list: the first Ctrl-C or SIGTERM appends its number, the second ends the process."""
+    """A context that gives a list: the first Ctrl-C, SIGTERM or SIGHUP appends its number.
+
+    The second Ctrl-C or SIGTERM ends the process. SIGHUP says that the terminal was closed; nohup has it ignored.
+    """
     received, handlers_before = [], {}
 
     def note(number, frame):
         received.append(number)
-        signal.signal(number, handlers_before[number])
+        # A terminal that is closed may send SIGHUP twice: from the system, and from its shell.
+        signal.signal(number, signal.SIG_IGN if number == hangup else handlers_before[number])
 
-    for number in (signal.SIGINT, signal.SIGTERM):
+    numbers, hangup = [signal.SIGINT, signal.SIGTERM], getattr(signal, "SIGHUP", None)  # Windows has none
+    if hangup and signal.getsignal(hangup) is not signal.SIG_IGN:
+        numbers.append(hangup)
+    for number in numbers:
         handlers_before[number] = signal.signal(number, note)
     try:
         yield received
@@ -268,12 +350,11 @@ def changes_so_far(conf, run, run_file, step):
     return {"changes": changes} if changes else {}
 
 
-def trained_section(steps, used_files, losses):
-    """The recipe's section of a finished training, a dict."""
-    return {
+def trained_section(notes, steps, losses):
+    """The recipe's section of a finished training, a dict: the run's notes, and what came of it."""
+    return notes | {
         "version": checkpoints.VERSION,
         "tensorflow": tf.__version__,
         "steps": steps,
-        "sha256": {key: system.hex_digest(path) for key, path in used_files.items() if os.path.isfile(path)},
         "mean_losses_of_the_last_100_steps": {tag: float(f"{loss:.6g}") for tag, loss in losses.items()},
     }

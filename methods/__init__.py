@@ -49,27 +49,26 @@ def load_recipe(model_file):
 def load_model(path, training=False):
     """Opens a model file: the method that its recipe names, a base.Method, with its losses too if `training`.
 
-    Raises UserError as load_recipe, check_encoder, the method's __init__ and checkpoints.restore do.
+    Raises UserError as load_recipe, checkpoints.check_pins, the method's __init__ and checkpoints.restore do.
     """
-    conf, trained = load_recipe(path)
-    if isinstance(conf, EncoderConf):
-        check_encoder(path, conf, trained)
+    conf, _ = load_recipe(path)
+    files = used_files(conf)
+    if not training:  # only an encoder is needed again, the one that the model's decoders were trained to invert
+        files = {key: file for key, file in files.items() if key == "loss_model_file" and isinstance(conf, EncoderConf)}
+    files.pop("initial_model", None)  # which no model needs any more
+    checkpoints.check_pins(checkpoints.recipe_path(path), conf, files)
     method = METHODS[conf.method](conf, training)
     checkpoints.restore(path, [*method.trainable_variables, *method.extra_variables], optional=method.newer_variable_names)
     return method
 
 
-def check_encoder(path, conf, trained):
-    """Raises UserError when the loss network's file is not the one that the model's decoders were trained to invert.
-
-    Args:
-      path: the model file.
-      conf, trained: its recipe, as load_recipe returns it.
-    """
-    recorded = trained.get("sha256", {}).get("loss_model_file")
-    encoder = system.find_file(conf.loss_model_file)
-    if recorded and os.path.isfile(encoder) and system.hex_digest(encoder) != recorded:
-        raise UserError(
-            f"{encoder}: not the file that {path} was trained with, whose SHA-256 is {recorded} "
-            f"({checkpoints.recipe_path(path)}): put that one there, or train the model anew"
-        )
+def used_files(conf):
+    """{conf key: path} of the files, other than the photos, that decide what a run learns."""
+    loss_model_file = system.find_file(conf.loss_model_file)
+    if not os.path.isfile(loss_model_file):  # the prefix of a V2 checkpoint, or the word "imagenet"
+        loss_model_file += ".data-00000-of-00001"
+    files = {"style_image": getattr(conf, "style_image", ""), "loss_model_file": loss_model_file}
+    files |= {f"style_images {path}": path for path in getattr(conf, "style_images", ())}
+    files |= {"frozen_model": getattr(conf, "frozen_model", "")}
+    files |= {"initial_model": conf.initial_model, "second_loss_model_file": getattr(conf, "second_loss_model_file", "")}
+    return {key: path for key, path in files.items() if path}

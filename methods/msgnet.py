@@ -59,7 +59,6 @@ class MsgNet(base.Method):
     """
 
     conf_class = MsgNetConf
-    newer_variable_names = ("msgnet/comatch/path", "msgnet/norms")
     style_kinds = ("name", "image")
     memory = (700e6, 1470)
 
@@ -72,10 +71,9 @@ class MsgNet(base.Method):
         noise = tf.random.stateless_uniform([channels, channels], [conf.seed, -1], 0, 0.02)
         self.match = tf.Variable(tf.eye(channels) + noise, name="msgnet/comatch/weights")
         self.path = tf.Variable(tf.zeros([channels] * 2), name="msgnet/comatch/path")  # see comatch()
-        zeros = tf.zeros([len(self.style_names), 2, sum(norm_channels(conf).values())])
-        self.norm_changes = tf.Variable(zeros, name="msgnet/norms")  # added to layers.identity_norms
-        zeros = tf.zeros([len(self.style_names), len(self.sizes), channels, channels])
-        self.grams = tf.Variable(zeros, trainable=False, name="msgnet/grams")
+        zeros = tf.zeros([2, sum(norm_channels(conf).values())])  # added to layers.identity_norms
+        self.norm_changes = {name: tf.Variable(zeros, name=f"msgnet/styles/{name}/norms") for name in self.style_names}
+        self.grams = {name: create_grams(name, self.sizes, channels) for name in self.style_names}
         # One style image often goes with many pictures.
         self._image_gram = functools.lru_cache(maxsize=16)(lambda style: self._traced_gram(np.float32(style.image)[None]))
         if training:
@@ -91,23 +89,26 @@ class MsgNet(base.Method):
             self.style_targets = dict(zip(self.style_names, largest, strict=True))
 
     @property
+    def newer_variable_names(self):
+        """CoMatch's second matrix, and the styles' scales and offsets."""
+        return ["msgnet/comatch/path", *(f"msgnet/styles/{name}/norms" for name in self.style_names)]
+
+    @property
     def extra_variables(self):
         """The Gram matrices of the named styles."""
-        return [self.grams]
+        return [gram for grams in self.grams.values() for gram in grams.values()]
 
     def train_step(self, content, optimizer, variables):
         """As base.Method.train_step, with the next style or, after the last one, the next size."""
         turn, style_index = divmod(int(optimizer.iterations), len(self.style_names))
         round_, turn = divmod(turn, len(self.conf.style_sizes))
-        size_index = self.sizes.index(self.conf.style_sizes[turn])
-        index = style_index * len(self.sizes) + size_index
-        image = self._images[index]
+        size = self.conf.style_sizes[turn]
+        index = style_index * len(self.sizes) + self.sizes.index(size)
+        image, gram = self._images[index], self.grams[self.style_names[style_index]][size]
         if round_ % REFRESH_EVERY == 0:
-            self.grams.scatter_nd_update([[style_index, size_index]], self._traced_gram(tf.cast(image, tf.float32)[None]))
+            gram.assign(self._traced_gram(tf.cast(image, tf.float32)[None])[0])
         if int(optimizer.iterations) >= SETTLING_STEPS and round_ % CROP_EVERY:
-            return self._train_step(
-                content, optimizer, variables, tf.constant(index), gram=self.grams[style_index, size_index]
-            )
+            return self._train_step(content, optimizer, variables, tf.constant(index), gram=gram.read_value())
         sides = [min(self.conf.image_size, side) for side in image.shape[:2]]
         crop = tf.image.stateless_random_crop(image, [*sides, 3], [self.conf.seed, int(optimizer.iterations)])
         return self._train_step(content, optimizer, variables, tf.constant(index), tf.cast(crop, tf.float32)[None])
@@ -128,9 +129,10 @@ class MsgNet(base.Method):
         def compute_losses():
             if gram is None:
                 style_gram, norms = self._compute_gram(style)[0], self._identity_norms()
-            else:  # a product, as the gradient of norm_changes[i] is a tf.IndexedSlices, which the optimizer does not take
+            else:  # a sum over the styles, as the graph is one for all of them
                 one_hot = tf.one_hot(index // len(self.sizes), len(self.style_names))
-                style_gram, norms = gram, self._identity_norms() + tf.tensordot(one_hot, self.norm_changes, 1)
+                changes = tf.stack([self.norm_changes[name] for name in self.style_names])
+                style_gram, norms = gram, self._identity_norms() + tf.tensordot(one_hot, changes, 1)
             generated = self._decode(comatch(self._encode(content), self.match, style_gram, self.path), norms)
             return self.perceptual_loss(generated, content_targets, style_targets, self.conf.style_weight, view)
 
@@ -154,7 +156,7 @@ class MsgNet(base.Method):
         """A Style's scales and offsets [2,C], 1 and 0 for an image."""
         if style.image is not None:
             return self._identity_norms()
-        return self._identity_norms() + self.norm_changes[self.style_names.index(style.name)]
+        return self._identity_norms() + self.norm_changes[style.name]
 
     def _identity_norms(self):
         """Scales of 1 and offsets of 0 of the decoder's norms, [2,C]."""
@@ -164,7 +166,7 @@ class MsgNet(base.Method):
         """A named Style's Gram matrix [1,C,C], interpolated between those of the two nearest sizes."""
         position = np.interp(style.size or max(self.sizes), self.sizes, range(len(self.sizes)))
         lower, upper = int(np.floor(position)), int(np.ceil(position))
-        grams = self.grams[self.style_names.index(style.name)]
+        grams = [self.grams[style.name][size] for size in self.sizes]
         return (grams[lower] + np.float32(position - lower) * (grams[upper] - grams[lower]))[None]
 
     @tf.function(autograph=False, input_signature=[tf.TensorSpec([1, None, None, 3])])
@@ -313,6 +315,12 @@ def decoder_shapes(conf):
     for i in range(conf.blocks):
         shapes |= block_shapes(f"res{i + 1}", 4 * width, width, 4 * width)
     return shapes | block_shapes("up1", 4 * width, 32, 128) | block_shapes("up2", 128, 16, 64) | {"conv2": (7, 64, 3)}
+
+
+def create_grams(name, sizes, channels):
+    """New variables for the Gram matrices of a named style, {size: zeros [C,C]}."""
+    zeros = tf.zeros([channels, channels])
+    return {size: tf.Variable(zeros, trainable=False, name=f"msgnet/styles/{name}/grams/{size}") for size in sizes}
 
 
 def create_layers(conf):

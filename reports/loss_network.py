@@ -50,6 +50,8 @@ def draw(conf, output_dir, paintings, image_file, evaluations):
     plots.check_matplotlib()
     conf_file, conf = conf, config.load_conf(conf, config.DistillConf)
     folder = output_dir or os.path.join("docs", conf.loss_model)
+    teacher_files = {"teacher_file": conf.teacher_file, "deep_teacher_file": conf.deep_teacher_file}
+    checkpoints.check_pins(checkpoints.recipe_path(conf.output), conf, teacher_files)
     pairs, student, teachers = networks(conf)
     photo_files = held_out_photos(conf)
     shares, photos = explained_shares(pairs, student, teachers, photo_files)

@@ -28,9 +28,11 @@ from PIL import Image
 
 import losses
 import methods
-from core import config, styles, system, training
+import reader
+from core import checkpoints, config, styles, system, training
+from core.cli import UserError
 from core.optimizer import Adam
-from methods import METHODS, johnson
+from methods import METHODS, johnson, wct
 
 train = load("train")
 
@@ -51,9 +53,9 @@ def test_the_learning_rate(keys, rates):
 
 
 def tensors(path):
-    """{name: array} of a checkpoint."""
+    """{name: array} of a checkpoint, without the text in it that tells the last losses."""
     reader = tf.train.load_checkpoint(str(path))
-    return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
+    return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map() if name != "recent_losses"}
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -492,3 +494,141 @@ def test_a_run_may_begin_with_another_style(house):
     wrong = inside(train, "-c", write_conf(house, naming="fourth", initial_model=str(first), width=8), cwd=house)
     assert wrong.returncode == 1
     assert "conv1/conv/weight is [9, 9, 3, 32], [9, 9, 3, 8] is needed: is it of another width" in wrong.stderr
+
+
+def small_run(house, **changes):
+    """The path of a conf whose training takes a second or two."""
+    return universal_conf(house, "wct", levels=[1], preview_every=0, **changes)
+
+
+def fail_at(monkeypatch, step, fail):
+    """Calls `fail` with the method when it is to take the step of that number."""
+    take_step = wct.Wct.train_step
+
+    def train_step(self, content, optimizer, variables):
+        if int(optimizer.iterations) + 1 == step:
+            fail(self)
+        return take_step(self, content, optimizer, variables)
+
+    monkeypatch.setattr(wct.Wct, "train_step", train_step)
+
+
+@pytest.mark.parametrize("gone", ["yml", "ckpt-done"])
+def test_a_finished_run_that_lost_half_of_its_files_writes_them_again(gone, house):
+    """As after a kill between the model and its recipe; also when the other half is of an earlier end of the run."""
+    conf, folder = small_run(house, steps=3), house / "models" / "small"
+    assert inside(train, "-c", conf, cwd=house).returncode == 0
+    files = {ending: (folder / f"fast-style-model.{ending}").read_bytes() for ending in ("yml", "ckpt-done")}
+    (folder / f"fast-style-model.{gone}").unlink()
+    assert "Done:" in inside(train, "-c", conf, cwd=house).stdout
+    assert files == {ending: (folder / f"fast-style-model.{ending}").read_bytes() for ending in files}
+    assert "Already trained" in inside(train, "-c", conf, cwd=house).stdout
+    assert inside(train, "-c", small_run(house, steps=4), cwd=house).returncode == 0
+    later = (folder / f"fast-style-model.{gone}").read_bytes()
+    (folder / f"fast-style-model.{gone}").write_bytes(files[gone])
+    assert "Done:" in inside(train, "-c", small_run(house, steps=4), cwd=house).stdout
+    assert (folder / f"fast-style-model.{gone}").read_bytes() == later
+
+
+def test_a_folder_of_photos_that_vanishes_loses_no_step(house, monkeypatch):
+    conf = small_run(house, steps=60, checkpoint_every=1000)
+    with monkeypatch.context() as patch:
+        fail_at(patch, 3, lambda method: (house / "photos").rename(house / "elsewhere"))
+        result = inside(train, "-c", conf, cwd=house)
+    assert result.returncode == 1
+    step = int(re.search("photos: none of its 6 pictures can be read; saved at step ([0-9]+)", result.stderr)[1])
+    assert step >= 3
+    (house / "elsewhere").rename(house / "photos")
+    assert f"Resuming at step {step}\n" in inside(train, "-c", small_run(house, steps=step + 1), cwd=house).stdout
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (MemoryError(), "the memory does not suffice; lower batch_size or image_size; saved at step 2"),
+        (OSError(5, "Input/output error"), "small: Input/output error; saved at step 2"),
+        (RuntimeError("a bug"), "RuntimeError in step 3; saved at step 2"),
+    ],
+)
+def test_a_step_that_fails_leaves_the_state_before_it(error, words, house, monkeypatch, capsys):
+    """Though it has changed a variable already."""
+    conf, states = small_run(house, checkpoint_every=1000), []
+
+    def fail(method):
+        states.extend((checkpoints.scope(v), v.numpy()) for v in method.trainable_variables)
+        method.trainable_variables[0].assign_add(tf.ones_like(method.trainable_variables[0]))
+        raise error
+
+    fail_at(monkeypatch, 3, fail)
+    if isinstance(error, RuntimeError):
+        with pytest.raises(RuntimeError):
+            training.run(*arguments_of_run(conf))
+        printed = capsys.readouterr().err
+    else:
+        result = inside(train, "-c", conf, cwd=house)
+        printed = result.stderr
+        assert result.returncode == 1
+    assert words in printed
+    saved = tensors(house / "models" / "small" / "fast-style-model.ckpt-2")
+    assert states
+    for name, value in states:
+        np.testing.assert_array_equal(saved[name], value)
+
+
+def arguments_of_run(path):
+    """What train.py calls training.run with, for a conf file."""
+    conf = methods.load_conf(str(path))
+    method = METHODS[conf.method](conf, training=True)
+    variables = train.trainable_variables(method)
+    photos = reader.list_images(conf.train_data)
+    return conf, method, variables, photos, reader.training_batches, {}, lambda content: {}
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows has no SIGHUP")
+def test_a_closed_terminal_saves_although_it_tells_twice(monkeypatch):
+    """The kernel and the shell both send SIGHUP; under nohup it means nothing."""
+    before = signal.getsignal(signal.SIGHUP)
+    with training.stop_signals() as signals:
+        os.kill(os.getpid(), signal.SIGHUP)
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert signals == [signal.SIGHUP]
+    assert signal.getsignal(signal.SIGHUP) is before
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with training.stop_signals() as signals:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert signals == []
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_the_recipes_losses_are_those_of_an_uninterrupted_run(house):
+    """Also of what the last resumed run did not train itself."""
+    means = []
+    for naming, lengths in (("straight", [5]), ("broken", [1, 4, 5])):
+        for steps in lengths:
+            assert inside(train, "-c", small_run(house, naming=naming, steps=steps), cwd=house).returncode == 0
+        recipe = config.read_recipe(house / "models" / naming / "fast-style-model.yml")
+        means.append(recipe["mean_losses_of_the_last_100_steps"])
+    assert [*means[0]] == [*means[1]]
+    assert means[0] == pytest.approx(means[1], rel=1e-3)
+
+
+def test_a_painting_that_changed_under_its_name_is_refused(house):
+    """On resuming, in measuring a model, and in training it again from its recipe; another name is a new setting."""
+    conf, painting = write_conf(house, steps=1), (house / "style.png").read_bytes()
+    assert inside(train, "-c", conf, cwd=house).returncode == 0
+    folder = house / "models" / "small"
+    model_file, recipe = str(folder / "fast-style-model.ckpt-done"), folder / "fast-style-model.yml"
+    methods.load_model(model_file, training=True)
+    Image.fromarray(photo(60, 80, 7)).save(house / "style.png")
+    with pytest.raises(UserError, match=r"style\.png: not the file that the model was trained with"):
+        methods.load_model(model_file, training=True)
+    for arguments in (("-c", recipe, "--naming", "again"), ("-c", write_conf(house, steps=2))):
+        result = inside(train, *arguments, cwd=house)
+        assert (result.returncode, "style.png: not the file that" in result.stderr) == (1, True), result.stderr
+    methods.load_model(model_file)  # stylizing needs no painting
+    (house / "style.png").rename(house / "other.png")
+    (house / "style.png").write_bytes(painting)
+    changed = write_conf(house, steps=2, style_image=str(house / "other.png"))
+    assert "Changed on resuming, step 1: style_image" in inside(train, "-c", changed, cwd=house).stdout

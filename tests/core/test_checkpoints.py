@@ -1,6 +1,7 @@
 """Checkpoints both ways: what the original's TF1 graph saves opens here, and what train.py writes opens there."""
 
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from core import checkpoints, config, system
 from core.cli import UserError
 from core.optimizer import Adam, scope
 from methods import METHODS, johnson, load_model
+from reports import loss_network
 
 tf1 = tf.compat.v1
 IMAGE = photo(45, 38)
@@ -286,3 +288,78 @@ def test_a_recipe_is_a_conf(tmp_path):
         conf = methods.load_recipe(path)[0]
         assert (conf.method, conf.output_affine) == ("johnson", bool(affine))
     assert checkpoints.recipe_path("m/a.ckpt-1000") == "m/a.run.yml"
+
+
+@pytest.mark.parametrize("damage", [b"", b"text", None])
+def test_a_damaged_newest_checkpoint_does_not_block_the_one_before(damage, tmp_path, capsys):
+    """Nothing is taken of it, and it does not push good ones out."""
+    variables = [tf.Variable([float(i)] * 500, name=f"v{i}") for i in range(3)]
+    optimizer = Adam(variables, 0.1)
+    for step in (1, 2, 3):
+        optimizer.iterations.assign(step)
+        variables[0].assign([float(step)] * 500)
+        newest = checkpoints.save_training(str(tmp_path), variables, optimizer, keep=3, recent_losses=[{"a": step}])
+    if damage is None:
+        os.truncate(newest, os.path.getsize(newest) // 2)
+    else:
+        Path(newest).write_bytes(damage)
+    path = checkpoints.restore_training(str(tmp_path), variables, optimizer)
+    assert (path[-2:], int(optimizer.iterations), float(variables[0][0])) == ("-2", 2, 2.0)
+    assert checkpoints.read_recent_losses(path) == [{"a": 2}]
+    assert len(capsys.readouterr().err.splitlines()) == 1
+    checkpoints.finish_saving(path, keep=1)
+    assert sorted(os.listdir(tmp_path)) == ["checkpoint", f"{checkpoints.NAME}-2", f"{checkpoints.NAME}-3"]
+    Path(path).write_bytes(b"")
+    with pytest.raises(UserError, match="all of its checkpoints are damaged"):
+        checkpoints.restore_training(str(tmp_path), variables, optimizer)
+
+
+def test_a_checkpoint_of_another_net_is_no_damage(tmp_path):
+    """Nobody wants to go on from an older one then."""
+    optimizer = Adam([], 0.1)
+    for step, size in ((1, 2), (2, 3)):
+        optimizer.iterations.assign(step)
+        checkpoints.save_training(str(tmp_path), [tf.Variable([0.0] * size, name="v")], optimizer, keep=2)
+    with pytest.raises(UserError, match=r"v is \[3\], \[2\] is needed"):
+        checkpoints.restore_training(str(tmp_path), [tf.Variable([0.0] * 2, name="v")], optimizer)
+
+
+def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    """And the folder afterwards."""
+    calls = []
+    for name in ("fsync", "replace"):
+        call = getattr(os, name)
+        monkeypatch.setattr(os, name, lambda *a, name=name, call=call: (calls.append(name), call(*a)))
+    system.write_text(str(tmp_path / "a.txt"), "text")
+    assert calls == ["fsync", "replace", "fsync"]
+
+
+def test_what_a_killed_process_left_half_written_is_removed(tmp_path):
+    (tmp_path / ".part-abc.ckpt-4").write_text("half")
+    (tmp_path / "own").write_text("whole")
+    with system.sole_user(str(tmp_path)):
+        assert os.listdir(tmp_path) == ["own"]
+
+
+def test_a_full_disk_is_not_another_place(tmp_path):
+    def fail(temporary):
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(UserError, match=r"cannot be written .* free some space"):
+        system.write_whole(str(tmp_path / "a"), fail)
+
+
+def test_a_networks_teachers_are_those_it_learned_from(tmp_path):
+    """Whoever measures it reads them again."""
+    teacher = tmp_path / "teacher.npz"
+    teacher.write_text("first")
+    keys = {"naming": "x", "output": str(tmp_path / "x.npz"), "widths": (1,) * 5, "teacher_file": str(teacher)}
+    keys |= {"deep_teacher_file": "none", "teacher_layers": ("vgg_19/conv1/conv1_1",)}
+    conf = config.DistillConf(**keys, deep_teacher_layers=("vgg_19/conv5/conv5_1",))
+    files = {"teacher_file": conf.teacher_file, "deep_teacher_file": conf.deep_teacher_file}
+    checkpoints.write_recipe(conf.output, conf, {"sha256": checkpoints.hash_files(files)})
+    recipe = checkpoints.recipe_path(conf.output)
+    assert set(checkpoints.check_pins(recipe, conf, files)) == {"teacher_file"}
+    teacher.write_text("second")
+    with pytest.raises(UserError, match=r"teacher\.npz: not the file that the model was trained with"):
+        loss_network.draw(recipe, None, "paintings", "photo.jpg", 1)

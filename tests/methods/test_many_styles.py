@@ -25,8 +25,9 @@ IMAGE = photo(37, 50)[None].astype(np.float32)
 def make(name, house, training=False, **changes):
     method = METHODS[name](methods.load_conf(str(many_styles_conf(house, name, **changes))), training)
     if name == "msgnet":  # as if it had been trained with the two styles
-        features = RNG.standard_normal((*method.grams.shape[:2], 40, method.grams.shape[2])).astype(np.float32)
-        method.grams.assign(np.einsum("stic,stid->stcd", features, features) / 1000)
+        for gram in method.extra_variables:
+            features = RNG.standard_normal((40, gram.shape[0])).astype(np.float32)
+            gram.assign(features.T @ features / 1000)
     else:
         method.banks["0"][0].assign(tf.reverse(method.banks["0"][0], [3]))
     return method
@@ -107,21 +108,21 @@ def test_no_place_is_far_longer_than_the_others():
 def test_comatchs_matrix_learns_and_the_model_holds_the_grams(house):
     method = METHODS["msgnet"](methods.load_conf(str(many_styles_conf(house, "msgnet"))), training=True)
     variables = train.trainable_variables(method)
-    assert not any(v is method.grams for v in variables)
+    assert not any(v is gram for v in variables for gram in method.extra_variables)
     before, optimizer = method.match.numpy(), Adam(variables, 1e-5)
     content = tf.constant(np.stack([photo(32, 32, 1), photo(32, 32, 2)]), tf.float32)
     for step in range(4):  # two styles at two sizes
         method.train_step(content, optimizer, variables)
-        assert np.count_nonzero(method.grams.numpy().any((2, 3))) == step + 1
+        assert sum(gram.numpy().any() for gram in method.extra_variables) == step + 1
     assert np.abs(method.match - before).max() > 1e-6
     style = np.asarray(Image.open(house / "style.png").resize((48, 36), Image.LANCZOS), np.float32)
-    np.testing.assert_allclose(method.grams[0, 1], method._traced_gram(style[None])[0], rtol=1e-2, atol=1e-3)
+    np.testing.assert_allclose(method.grams["style"][48], method._traced_gram(style[None])[0], rtol=1e-2, atol=1e-3)
 
 
 def test_a_size_may_have_several_turns(house):
     """Each of all styles; there is one Gram matrix of it."""
     method = make("msgnet", house, training=True, steps=8, style_sizes=[48, 32, 48])
-    assert method.grams.shape[:2] == (2, 2)
+    assert {name: [*grams] for name, grams in method.grams.items()} == {"style": [32, 48], "0": [32, 48]}
     indices, optimizer = [], Adam(train.trainable_variables(method), 0.0)
     method._train_step = lambda content, optimizer, variables, index, *_, **__: indices.append(int(index))
     for step in range(8):
@@ -135,12 +136,13 @@ def test_a_size_may_have_several_turns(house):
 def test_three_rounds_of_four_take_the_grams_of_whole_images(house):
     """The others, and all before SETTLING_STEPS, take that of a crop."""
     method = make("msgnet", house, training=True)
-    held, optimizer = method.grams.numpy(), Adam(train.trainable_variables(method), 0.0)
+    held, optimizer = [gram.numpy() for gram in method.extra_variables], Adam(train.trainable_variables(method), 0.0)
     content, follows = tf.constant(photo(32, 32, 1)[None], tf.float32), []
     for round_ in (1, *range(1000, 1005)):
         totals = []
         for grams in (held, held[::-1]):
-            method.grams.assign(grams)
+            for gram, value in zip(method.extra_variables, grams, strict=True):
+                gram.assign(value)
             optimizer.iterations.assign(4 * round_)  # two styles at two sizes
             totals.append(float(method.train_step(content, optimizer, train.trainable_variables(method))["total_loss"]))
         follows.append(abs(totals[0] / totals[1] - 1) > 1e-4)
@@ -152,13 +154,14 @@ def test_the_norms_of_a_style_are_its_own(house):
     method = make("msgnet", house)
     choices = [parse("0"), parse("style"), [styles.Style(photo(40, 30, 7))]]
     before = [method.stylize(IMAGE, style).numpy() for style in choices]
-    norms = RNG.normal(0, 0.3, method.norm_changes.shape[1:]).astype(np.float32)
-    method.norm_changes.assign(tf.stack([norms if name == "0" else 0 * norms for name in method.style_names]))
+    norms = RNG.normal(0, 0.3, method.norm_changes["0"].shape).astype(np.float32)
+    method.norm_changes["0"].assign(norms)
     own, *others = [method.stylize(IMAGE, style).numpy() for style in choices]
     assert np.abs(own - before[0]).mean() > 0.1
     np.testing.assert_array_equal(others, before[1:])
     mixed = method.stylize(IMAGE, parse("0:1", "style:3"))
-    method.norm_changes.assign(tf.stack([norms / 4] * 2))
+    for variable in method.norm_changes.values():
+        variable.assign(norms / 4)
     np.testing.assert_allclose(mixed, method.stylize(IMAGE, parse("0:1", "style:3")), atol=1e-2)
 
 
@@ -169,10 +172,9 @@ def test_steps_with_whole_grams_teach_a_styles_norms(house):
     for round_, expected in ((1, []), (1000, []), (1001, ["0"])):
         optimizer = Adam(variables, 1e-3)
         optimizer.iterations.assign(4 * round_ + method.style_names.index("0"))
-        before = method.norm_changes.numpy()
+        before = {name: variable.numpy() for name, variable in method.norm_changes.items()}
         method.train_step(content, optimizer, variables)
-        changes = np.abs(method.norm_changes - before).max((1, 2)) > 0
-        assert [name for name, change in zip(method.style_names, changes, strict=True) if change] == expected
+        assert [name for name, value in before.items() if (method.norm_changes[name].numpy() != value).any()] == expected
 
 
 def test_a_gram_matrix_tells_the_colors(house):
@@ -305,7 +307,7 @@ def test_the_brush_follows_the_size(house):
     """Between the sizes of training lie mixtures of their Gram matrices, beyond them the nearest."""
     method = make("msgnet", house)
     grams = [method._named_gram(styles.Style(name="0", size=size)).numpy()[0] for size in (10, 32, 40, 48, 512, None)]
-    smallest, largest = method.grams[1].numpy()
+    smallest, largest = (method.grams["0"][size].numpy() for size in (32, 48))
     for gram, expected in zip(
         grams, (smallest, smallest, (smallest + largest) / 2, largest, largest, largest), strict=True
     ):
@@ -418,6 +420,63 @@ def test_a_model_of_an_earlier_version_opens(name, house):
         np.testing.assert_allclose(ours, theirs, atol=1e-6)
 
 
+def style_paths(house, *names):
+    """The paintings of these names in the house."""
+    return [str(house / ("style.png" if name == "style" else f"photos/{name}.jpg")) for name in names]
+
+
+def stack(method, name):
+    """A variable of all styles as earlier versions had it, from the method's own or their slots: {file's name: array}."""
+    norms = np.stack([method.norm_changes[style] for style in method.style_names])
+    grams = np.stack([[grams[size] for size in method.sizes] for grams in method.grams.values()])
+    return {"msgnet/norms": norms, "msgnet/norms/Adam": norms + 1, "msgnet/grams": grams}[name]
+
+
+@pytest.mark.parametrize(("name", "old"), [("msgnet", False), ("msgnet", True), ("stylebank", False)])
+def test_what_belongs_to_a_style_goes_by_its_name(name, old, house):
+    """In a checkpoint of a list in another order, also one of an earlier version, and in the optimizer's state."""
+    before = make(name, house)
+    after = make(name, house, style_images=style_paths(house, "0", "style"))
+    slots = Adam(after.trainable_variables, 1.0).state()[1:]
+    values = {checkpoints.scope(v): v.numpy() for v in (*before.trainable_variables, *before.extra_variables)}
+    values |= {checkpoints.scope(v): np.zeros(v.shape, np.float32) for v in slots}
+    if name == "msgnet":
+        for norms in before.norm_changes.values():
+            norms.assign(RNG.standard_normal(norms.shape))
+            values[checkpoints.scope(norms)] = norms.numpy()
+            values[f"{checkpoints.scope(norms)}/Adam"] = norms.numpy() + 1
+    if old:
+        values = {key: value for key, value in values.items() if "/styles/" not in key}
+        values |= {key: stack(before, key) for key in ("msgnet/norms", "msgnet/norms/Adam", "msgnet/grams")}
+        values["msgnet/norms/Adam_1"] = np.zeros_like(values["msgnet/norms"])
+    path = str(house / f"{name}.ckpt-7")
+    tf.raw_ops.Save(filename=path, tensor_names=list(values), data=list(values.values()))
+    checkpoints.write_recipe(path, before.conf)
+    checkpoints.restore(path, [*after.trainable_variables, *after.extra_variables, *slots])
+    for style in ("0", "style"):
+        np.testing.assert_array_equal(after.stylize(IMAGE, parse(style)), before.stylize(IMAGE, parse(style)))
+        if name == "msgnet":
+            [slot] = [v for v in slots if checkpoints.scope(v) == f"msgnet/styles/{style}/norms/Adam"]
+            np.testing.assert_array_equal(slot, before.norm_changes[style] + 1)
+
+
+@pytest.mark.parametrize("name", MANY_STYLES)
+def test_a_model_of_other_styles_is_refused_by_their_names(name, house):
+    """As an initial_model, and on resuming; one in another order is taken."""
+    method, path = make(name, house), str(house / "first.ckpt-done")
+    checkpoints.save(path, [*method.trainable_variables, *method.extra_variables])
+    checkpoints.write_recipe(path, method.conf)
+    for styles_of_run, code in ((("style", "3"), 1), (("0", "style"), 0), (("0", "3"), 1)):  # the last one resumes
+        paintings = [
+            str(house / "photos" / "deep" / "3.jpg") if s == "3" else style_paths(house, s)[0] for s in styles_of_run
+        ]
+        conf = many_styles_conf(house, name, style_images=paintings, initial_model=path, steps=4)
+        result = inside(train, "-c", conf, cwd=house)
+        assert result.returncode == code, result.stderr
+        needed = ", ".join(sorted(styles_of_run))
+        assert (f"holds the styles 0, style, style_images names {needed}" in result.stderr) == bool(code)
+
+
 def test_the_content_path_counts_once_for_a_mixture(house):
     """It belongs to no style: by its matrix alone all mixtures of all styles are one picture, and not the one without."""
     method = make("msgnet", house)
@@ -425,7 +484,8 @@ def test_the_content_path_counts_once_for_a_mixture(house):
     before = method.stylize(IMAGE, parse("0"))
     method.path.assign(path)
     assert np.abs(method.stylize(IMAGE, parse("0")) - before).max() > 1
-    method.grams.assign(tf.zeros_like(method.grams))
+    for gram in method.extra_variables:
+        gram.assign(tf.zeros_like(gram))
     both = parse("0:1", "style:3")
     np.testing.assert_allclose(method.stylize(IMAGE, both), method.stylize(IMAGE, parse("0")), atol=1e-2)
 
