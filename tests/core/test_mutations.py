@@ -15,9 +15,8 @@ from conftest import ROOT, VGG_16_CONVS, vgg_weights
 from test_vgg import small_keras, write_ckpt, write_mat
 
 import methods
-from core import cli, config, vgg
+from core import checkpoints, cli, config, vgg
 from core.cli import UserError
-from methods import decoders
 
 LONGEST_LINE = 2100  # characters of a message
 MOST_SECONDS, MOST_BYTES = 20, 200e6  # that one file may take
@@ -104,9 +103,7 @@ def count_of(pytestconfig, least):
 def read_everything(path):
     """Reads a recipe as eval.py and training do, and uses what it holds."""
     conf, trained = methods.load_recipe(path.replace(".yml", ".ckpt-done"))
-    os.path.exists(getattr(conf, "style_image", "") + conf.naming)  # raises what open() would of a NUL or a lone surrogate
-    if isinstance(conf, decoders.EncoderConf):
-        methods.check_encoder(path, conf, trained)
+    checkpoints.check_pins(path, conf, methods.used_files(conf))
     config.replace_values(conf, {"seed": 3}, "a test")
     assert all(isinstance(change, str) for change in trained.get("changes", []))
     assert all(isinstance(digest, str) for digest in trained.get("sha256", {}).values())
