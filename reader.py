@@ -20,9 +20,9 @@ def list_images(folder, hint="point train_data at any folder of photos, a few hu
     if not os.path.isdir(folder):
         raise UserError(f"{folder}: no such folder; {hint}")
     paths = [os.path.join(root, name) for root, _, names in os.walk(folder, followlinks=True) for name in names]
-    paths = sorted(path for path in paths if path.lower().endswith(pictures.EXTENSIONS))
+    paths = sorted(path for path in paths if path.lower().endswith(pictures.READABLE))
     if not paths:
-        raise UserError(f"{folder}: holds no picture ({', '.join(pictures.EXTENSIONS)})")
+        raise UserError(f"{folder}: holds no picture ({', '.join(pictures.READABLE)})")
     return paths
 
 
