@@ -5,6 +5,8 @@ is an error that names the key and its line.
 """
 
 import dataclasses
+import os
+import re
 import typing
 
 import yaml
@@ -151,6 +153,13 @@ class RunConf:
     seed: int = 0  # of initial weights and of the photos' order and crops
     checkpoint_every: int = option(1000, above=0)  # steps
     keep_checkpoints: int = option(5, above=0)  # the newest N stay
+
+    def __post_init__(self):
+        """Expands ~ in model_path, and goes on to the next class. Raises UserError when naming leads out of model_path."""
+        object.__setattr__(self, "model_path", os.path.expanduser(self.model_path))
+        if os.path.isabs(self.naming) or re.search(r"(^|[/\\])\.\.([/\\]|$)|[\x00-\x1f\x7f]", self.naming):
+            raise UserError(f"naming: got {self.naming!r}, a name without .. and control characters is needed")
+        getattr(super(), "__post_init__", lambda: None)()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

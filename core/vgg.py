@@ -9,7 +9,7 @@ import re
 import numpy as np
 import tensorflow as tf
 
-from core import system, winograd
+from core import checkpoints, system, winograd
 from core.cli import UserError
 
 MEANS = (123.68, 116.78, 103.94)  # of ImageNet, in R, G, B
@@ -207,7 +207,7 @@ def _read_npz(path):
 
 def _read_ckpt(path, scope, exclude_scopes):
     """TF-Slim's: vgg_16/conv1/conv1_1/weights. The scope, vgg_16, may have another name in the file."""
-    reader = tf.train.load_checkpoint(path)
+    reader = checkpoints.open_reader(path)
     excluded = tuple(f"{name.strip()}/" for name in exclude_scopes.split(",") if name.strip())
     weights = {}
     for name in reader.get_variable_to_shape_map():

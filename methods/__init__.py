@@ -30,6 +30,7 @@ def load_recipe(model_file):
 
     Raises UserError as config.load_recipe does, or, without a recipe, as checkpoints.read_shapes does.
     """
+    model_file = checkpoints.find_model(model_file)
     path = checkpoints.recipe_path(model_file)
     if os.path.exists(path):
         return config.load_recipe(path, CONFS)
@@ -51,6 +52,7 @@ def load_model(path, training=False):
 
     Raises UserError as load_recipe, check_encoder, the method's __init__ and checkpoints.restore do.
     """
+    path = checkpoints.find_model(path)
     conf, trained = load_recipe(path)
     if isinstance(conf, EncoderConf):
         check_encoder(path, conf, trained)
