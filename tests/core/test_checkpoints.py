@@ -286,3 +286,12 @@ def test_a_recipe_is_a_conf(tmp_path):
         conf = methods.load_recipe(path)[0]
         assert (conf.method, conf.output_affine) == ("johnson", bool(affine))
     assert checkpoints.recipe_path("m/a.ckpt-1000") == "m/a.run.yml"
+
+
+@pytest.mark.parametrize("folder", ["a[b]", "a\\b"])
+def test_a_v2_checkpoint_in_a_path_that_is_a_pattern_is_refused_in_words(folder, tmp_path):
+    (tmp_path / folder).mkdir()
+    prefix = str(tmp_path / folder / "x.ckpt")
+    tf.raw_ops.SaveV2(prefix=prefix, tensor_names=["v"], shape_and_slices=[""], tensors=[tf.constant([1.0])])
+    with pytest.raises(UserError, match="opens no V2 checkpoint whose path has one of"):
+        checkpoints.read_shapes(prefix)
