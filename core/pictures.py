@@ -83,8 +83,11 @@ def read_image(path, long_side=None, draft=None):
     file = system.find_file(path)
     try:
         if not stat.S_ISREG(mode := os.stat(file).st_mode):
-            raise OSError(None, "a folder; a picture's file is needed" if stat.S_ISDIR(mode) else "a pipe or a device")
+            kind = "a folder" if stat.S_ISDIR(mode) else "a pipe or a device"
+            raise UserError(f"{path}: {kind}; a picture's file is needed")
         rgb, alpha, notes = _read(file, draft)
+    except UserError:
+        raise
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{path or repr(path)}: no such image") from None
     except Image.DecompressionBombError as error:
