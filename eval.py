@@ -9,6 +9,7 @@ For several pictures repeat --image_file, name folders or globs, or write plain 
 import dataclasses
 import glob
 import os
+import unicodedata
 
 from core import quiet_tensorflow  # noqa: F401
 
@@ -67,7 +68,8 @@ WRONG_KIND = {  # {a model's style_kinds: why it refuses flags that are for othe
     ("name",): "has styles of its own; --style names them, --list_styles lists them",
     ("image",): "takes any style; --style_file names its picture",
 }
-DEFAULT_OUTPUT = "generated/res.jpg"
+DEFAULT_DIR = "generated"
+DEFAULT_OUTPUT = f"{DEFAULT_DIR}/res.jpg"
 TEXTURE_PASSES = 3  # how often the model stylizes noise to make a texture, as Li et al. 2017 do
 
 
@@ -109,7 +111,7 @@ def main(argv):
         if names or job.preserve_colors != "no":
             raise cli.UsageError("--texture: is made of noise; leave the picture and --preserve_colors out")
         return make_texture(job, FLAGS.texture, FLAGS.output_file or DEFAULT_OUTPUT)
-    images, code = expand_names(names)
+    images, code = expand_names(names, FLAGS.output_dir or DEFAULT_DIR)
     outputs = output_paths(images, FLAGS.output_file, FLAGS.output_dir)
     return stylize_all(job, images, outputs, FLAGS.image_size) or code
 
@@ -128,9 +130,11 @@ def stylize_all(job, images, outputs, long_side):
             code = 1
             continue
         with tqdm.external_write_mode():
-            print(target)
+            for note in picture.notes:
+                cli.complain(f"{source}: {note}")
+            print(name := cli.escape(target))
             if picture.alpha is not None and not pictures.keeps_alpha(target):
-                print(f"{target}: on white, as this format has no transparency; --output_file x.png keeps it")
+                print(f"{name}: on white, as this format has no transparency; --output_file x.png keeps it")
     return code
 
 
@@ -187,7 +191,7 @@ def list_styles(model_file):
     method = load_model(model_file)  # and not only its recipe: the styles of a damaged model are not listed
     if "name" not in method.style_kinds:
         raise cli.UsageError(f"--list_styles: {model_file} {WRONG_KIND[method.style_kinds]}")
-    print(*method.style_names, sep="\n")
+    print(*map(cli.escape, method.style_names), sep="\n")
     return 0
 
 
@@ -215,7 +219,7 @@ def make_texture(job, size, target):
     for _ in range(TEXTURE_PASSES):
         image = stylize(job, method, image, style)
     pictures.write_image(target, image)
-    print(target)
+    print(cli.escape(target))
     return 0
 
 
@@ -240,8 +244,10 @@ def stylize(job, method, rgb, style):
     return pictures.replace_chroma(image, content) if job.preserve_colors == "luminance" else image
 
 
-def expand_names(names):
+def expand_names(names, output_dir):
     """The picture files that `names` (files, folders and globs) stand for.
+
+    Results of an earlier run, in a folder output_dir below one of the names, are not among them.
 
     Returns:
       (the files in order, none twice; the exit code: 1 when a folder or glob held no picture, else 0). A plain file name
@@ -257,21 +263,42 @@ def expand_names(names):
     files, code = [], 0
     for name in names:
         try:
-            files += reader.list_images(name) if os.path.isdir(name) else match_files(name)
+            if os.path.isdir(system.find_file(name)):
+                files += reader.list_images(name, leave_out=[output_dir])
+            else:
+                files += match_files(name, output_dir)
         except cli.UserError as error:
             cli.complain(error)
             code = 1
-    return list(dict.fromkeys(files)), code
+    return list({os.path.abspath(path): path for path in reversed(files)}.values())[::-1], code
 
 
-def match_files(name):
-    """The picture files that a glob matches, sorted; [name] for a plain name. Raises UserError when a glob matches none."""
-    if os.path.exists(name) or not glob.has_magic(name):
+def match_files(name, output_dir):
+    """The picture files that a glob matches, sorted, without those in a folder output_dir below the glob's own folder.
+
+    What exists of the path is no pattern, whatever its characters. [name] for a plain name.
+
+    Raises UserError when a glob matches no picture.
+    """
+    folder, pattern = os.path.expanduser(name), ""
+    if os.path.lexists(folder):
+        return [folder]
+    while folder and not os.path.isdir(folder):
+        folder, part = os.path.split(folder)
+        pattern = os.path.join(part, pattern) if pattern else part
+    if not glob.has_magic(pattern):
         return [name]
-    files = sorted(path for path in glob.glob(name, recursive=True) if path.lower().endswith(pictures.EXTENSIONS))
+    inside = os.path.join(os.path.realpath(output_dir), "")
+    if os.path.join(os.path.realpath(folder), "").startswith(inside):
+        inside = None  # the pictures are meant to be from there
+    files = [
+        path
+        for path in glob.glob(os.path.join(glob.escape(folder), pattern), recursive=True)
+        if path.lower().endswith(pictures.READABLE) and not (inside and os.path.realpath(path).startswith(inside))
+    ]
     if not files:
         raise cli.UserError(f"{name}: matches no picture")
-    return files
+    return sorted(files)
 
 
 def output_paths(images, output_file, output_dir):
@@ -286,27 +313,30 @@ def output_paths(images, output_file, output_dir):
     if output_file or (len(images) == 1 and not output_dir):
         outputs = [output_file or DEFAULT_OUTPUT]
     else:
-        outputs = unique_names(output_dir or "generated", images)
-    sources = {os.path.realpath(path) for path in images}
+        outputs = unique_names(output_dir or DEFAULT_DIR, images)
+    sources = {system.identify(path) for path in images}
     for output in outputs:
         pictures.check_writable_format(output)
-        if os.path.realpath(output) in sources:
+        if system.identify(output) in sources:
             raise cli.UserError(f"{output}: would overwrite the picture itself; choose another --output_dir")
         system.check_writable(output)
     return outputs
 
 
 def unique_names(folder, images):
-    """<folder>/<name> for each of the pictures; equal names are numbered: a.jpg, a-2.jpg, ..."""
+    """<folder>/<name> for each of the pictures; equal names are numbered: a.jpg, a-2.jpg, ...
+
+    Names are equal that differ by case or the form of accented letters alone, as they are on Windows and macOS.
+    """
     used, outputs = set(), []
     for image in images:
         stem, ending = os.path.splitext(os.path.basename(image))
-        ending = ending if ending.lower() in pictures.EXTENSIONS else ".jpg"
+        ending = ending if ending.lower() in pictures.WRITABLE else ".jpg"
         name, number = stem + ending, 1
-        while name in used:
+        while (key := unicodedata.normalize("NFC", name).casefold()) in used:
             number += 1
             name = f"{stem}-{number}{ending}"
-        used.add(name)
+        used.add(key)
         outputs.append(os.path.join(folder, name))
     return outputs
 

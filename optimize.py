@@ -132,7 +132,7 @@ def optimize(job, conf):
         output_file, animation = (path and "-interrupted".join(os.path.splitext(path)) for path in (output_file, animation))
         code = 130
     pictures.write_image(output_file, image)
-    print(output_file)
+    print(cli.escape(output_file))
     write_log(stem(output_file), rows, conf)
     if animation:
         write_animation(animation, [*frames, image])
@@ -154,9 +154,9 @@ def stem(path):
 
 def check_inputs_stay(job, paths):
     """Raises UserError when the run would overwrite one of its inputs, `paths`; None and "" are skipped."""
-    outputs = {os.path.realpath(path) for path in written_files(job)}
+    outputs = {system.identify(path) for path in written_files(job)}
     for path in paths:
-        if path and os.path.realpath(path) in outputs:
+        if path and system.identify(path) in outputs:
             raise cli.UserError(f"{path}: would be overwritten; choose another --output_file or --animation")
 
 
@@ -175,7 +175,7 @@ def check_animation(job):
         raise cli.UsageError(
             f"--animation: got '{job.animation}'; it needs a .gif or .mp4, --show_every above 0 and no --sweep"
         )
-    if os.path.realpath(job.animation) == os.path.realpath(job.output_file):
+    if system.identify(job.animation) == system.identify(job.output_file):
         raise cli.UsageError(f"--animation: {job.animation} is the --output_file too; one of them needs another name")
     if ending == ".mp4" and av is None:
         raise cli.UserError("--animation: .mp4 needs PyAV: pip install -r requirements-video.txt; .gif does not")
@@ -277,7 +277,7 @@ def prepare(job, conf):
 
 def read_start(path):
     """The picture [H,W,3] RGB 0..255 that init names. Raises UserError as read_image does, or when it names nothing."""
-    if not os.path.exists(path):
+    if not os.path.exists(system.find_file(path)):
         raise cli.UserError(f"init: '{path}' is neither {', '.join(gatys.STARTS)} nor a picture that exists")
     return pictures.read_image(path).rgb
 
@@ -354,7 +354,7 @@ def sweep(job, conf):
         # Written after each run, as Ctrl-C may come in the next.
         pictures.write_image(job.output_file, pictures.contact_sheet([tiles]))
     if tiles:
-        print(job.output_file)
+        print(cli.escape(job.output_file))
     return code
 
 

@@ -1,5 +1,6 @@
 """Photos and paintings as training sees them: squares, and tf.data batches of the photos in a folder."""
 
+import collections
 import functools
 import os
 
@@ -7,23 +8,59 @@ import numpy as np
 import tensorflow as tf
 
 import vgg_preprocessing
-from core import assets, augment, pictures
+from core import assets, augment, pictures, system
 from core.cli import UserError, complain
 
+SYSTEM_FOLDERS = ("@eaDir", "__MACOSX")  # thumbnails of Synology, metadata of macOS in ZIP files
 
-def list_images(folder, hint="point train_data at any folder of photos, a few hundred will do"):
-    """All picture files below a folder, sorted by path.
+
+def list_images(folder, hint="point train_data at any folder of photos, a few hundred will do", leave_out=()):
+    """All picture files below a folder, sorted by path, none twice.
+
+    Hidden ones and the thumbnails and copies that systems make are not among them. Files of formats that cannot be read are
+    counted on stderr.
+
+    Args:
+      folder: where to look; a path that exists in the project's folder alone is read there.
+      hint: what to do when there is no such folder.
+      leave_out: folders whose files are not taken when they lie below `folder`: those of the project's own results.
 
     Raises:
       UserError: no such folder, or no picture in it.
     """
-    if not os.path.isdir(folder):
+    root = system.find_file(folder)
+    if not os.path.isdir(root):
         raise UserError(f"{folder}: no such folder; {hint}")
-    paths = [os.path.join(root, name) for root, _, names in os.walk(folder, followlinks=True) for name in names]
-    paths = sorted(path for path in paths if path.lower().endswith(pictures.EXTENSIONS))
+    files = sorted(_walk(root, map(os.path.realpath, leave_out)), reverse=True)
+    paths = sorted({file: path for path, file in files if path.lower().endswith(pictures.READABLE)}.values())
+    endings = collections.Counter(os.path.splitext(path)[1].lower() for path, _ in files)
+    for ending, count in sorted(endings.items()):
+        if ending in pictures.HINTS and ending not in pictures.READABLE:
+            complain(f"{folder}: {count} {ending} left out; {pictures.HINTS[ending]}")
     if not paths:
-        raise UserError(f"{folder}: holds no picture ({', '.join(pictures.EXTENSIONS)})")
+        raise UserError(f"{folder}: holds no picture ({', '.join(pictures.READABLE)})")
     return paths
+
+
+def _walk(folder, seen):
+    """Generates (path, the path that it has without symbolic links) of the files below a folder.
+
+    Args:
+      seen: folders that are passed over, without symbolic links. So is a folder that a symbolic link leads back to.
+    """
+    unreadable = lambda error: complain(f"{error.filename}: left out ({error.strerror})")  # noqa: E731
+    seen = {*seen} - {os.path.realpath(folder)}
+    for here, folders, names in os.walk(folder, onerror=unreadable, followlinks=True):
+        real = os.path.realpath(here)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if name[0] != "." and name not in SYSTEM_FOLDERS)
+        for name in names:
+            path = os.path.join(here, name)
+            if name[0] != ".":
+                yield path, os.path.realpath(path) if os.path.islink(path) else os.path.join(real, name)
 
 
 def hold_out(paths, count):
@@ -61,7 +98,7 @@ def read_squares(paths, size):
 
 def read_painting(path, long_side=None):
     """Reads a conf's style image. Raises UserError as read_image does; for a missing file the text says where it is."""
-    if not os.path.exists(path):
+    if not os.path.exists(system.find_file(path)):
         raise UserError(f"{path}: no such image; {assets.describe_source(path)}")
     return pictures.read_image(path, long_side)
 

@@ -58,7 +58,7 @@ def main(argv):
         raise cli.UsageError(f"--preview_grid: is for the method johnson, not {conf.method}")
     if (weights or sizes or FLAGS.grid_steps) and not FLAGS.preview_grid:
         raise cli.UsageError("--grid_weights, --grid_sizes and --grid_steps go with --preview_grid, which is missing")
-    paths = reader.list_images(conf.train_data)
+    paths = reader.list_images(conf.train_data, leave_out=[conf.model_path, "generated"])  # previews are no photos
     system.check_writable(os.path.join(conf.model_path, conf.naming, checkpoints.NAME))
     if FLAGS.preview_grid:
         return preview_grid(conf, paths, weights, sizes, FLAGS.grid_steps or GRID_STEPS)
@@ -67,7 +67,11 @@ def main(argv):
         read_preview(conf)  # a missing picture is reported before anything is computed or written
     method = methods.METHODS[conf.method](conf, training=True)
     if isinstance(conf, johnson.JohnsonConf):
-        pictures.write_image(f"generated/target_style_{conf.naming}.jpg", reader.read_style(conf.style_image, conf)[0])
+        target = reader.read_style(conf.style_image, conf)[0]
+        try:
+            pictures.write_image(f"generated/target_style_{conf.naming}.jpg", target)
+        except cli.UserError as error:  # it is only there to be looked at
+            cli.complain(error)
     return train(conf, method, paths)
 
 

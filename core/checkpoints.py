@@ -182,6 +182,36 @@ def hash_files(files):
     return {key: system.hex_digest(path) for key, path in files.items() if os.path.isfile(path)}
 
 
+def find_model(path):
+    """The model file that a path stands for: itself, or where it is in the project's folder alone, the path there.
+
+    The folder of a run and its file `checkpoint` stand for the run's finished model, or else its newest training
+    checkpoint; a recipe, and the parts .index, .meta and .data-00000-of-00001, for their model.
+
+    Raises UserError when a folder, a file `checkpoint` or a recipe stands for no model, or for several.
+    """
+    path = system.find_file(path)
+    whole = re.sub(r"\.(index|meta|data-\d+-of-\d+)$", "", path)
+    if whole != path and (os.path.exists(whole) or os.path.exists(f"{whole}.index")):
+        return whole
+    folder = path if os.path.isdir(path) else os.path.dirname(path)
+    if os.path.isdir(path) or os.path.basename(path) == "checkpoint":
+        names = sorted(name for name in os.listdir(folder or ".") if name.endswith((".ckpt", ".ckpt-done")))
+        models = [os.path.join(folder, name) for name in names] or [old for _, old in _training_checkpoints(folder)[-1:]]
+    elif path.endswith(".run.yml"):
+        models = [old for _, old in _training_checkpoints(folder)[-1:]]
+    elif path.endswith(".yml"):
+        models = [
+            file for end in (".ckpt-done", ".ckpt", ".npz") if os.path.exists(file := path.removesuffix(".yml") + end)
+        ]
+    else:
+        return path
+    if len(models) == 1:
+        return models[0]
+    remedy = f"name one of {', '.join(models[:5])}" if models else "name a .ckpt-done file"
+    raise UserError(f"{path}: stands for {len(models) or 'no'} models; {remedy}")
+
+
 def read_shapes(path):
     """{variable: shape} of a checkpoint. Raises UserError when it cannot be opened."""
     return _open(path).get_variable_to_shape_map()
@@ -232,12 +262,30 @@ def _match(path, places, variables, untouched, optional):
     return assigned
 
 
+def open_reader(path):
+    """tf.train.load_checkpoint, to which paths are patterns: those of V1 files are escaped.
+
+    Raises what it raises, or UserError for a V2 checkpoint in a path that TensorFlow cannot open, escaped or not.
+    """
+    if os.path.isfile(path):
+        return tf.train.load_checkpoint(re.sub(r"([][*?\\])", r"\\\1", path))
+    try:
+        return tf.train.load_checkpoint(path)
+    except (tf.errors.OpError, ValueError):
+        if re.search(r"[][*?\\]", path):
+            raise UserError(
+                f"{path}: TensorFlow opens no V2 checkpoint whose path has one of [ ] * ? \\; rename it"
+            ) from None
+        raise
+
+
 def _open(path):
     """A reader of the checkpoint's variables. Raises UserError when there is none."""
+    path = find_model(path)
     if not os.path.exists(path) and not os.path.exists(path + ".index"):
         raise UserError(f"{path}: no such model file; give a .ckpt-done file such as models/denoised_starry.ckpt-done")
     try:
-        return tf.train.load_checkpoint(path)
+        return open_reader(path)
     except (tf.errors.OpError, ValueError, RuntimeError) as error:
         raise DamagedFile(f"{path}: not a TensorFlow checkpoint ({str(error).splitlines()[0][:120]})") from None
 

@@ -14,6 +14,7 @@ COLORS = ("no", "luminance", "palette")  # what --preserve_colors keeps of the p
 COLOR_ALIASES = {"true": "luminance", "false": "no", "coral": "palette", "histogram": "palette"}
 LONGEST_LINE = 2000  # characters of a message
 NO_WHOLE_NUMBER = re.compile(r"invalid literal for int\(\).*")  # how absl reports --image_size=x
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")  # with those that turn the direction of writing
 
 
 class UserError(Exception):
@@ -33,13 +34,18 @@ def complain(text):
     line = " ".join(str(text).split())
     if len(line) > LONGEST_LINE:
         line = f"{line[: LONGEST_LINE // 2]} ... {line[-LONGEST_LINE // 2 :]}"
-    print(f"{os.path.basename(sys.argv[0])}: {line}", file=sys.stderr)
+    print(escape(f"{os.path.basename(sys.argv[0])}: {line}"), file=sys.stderr)
 
 
 def suggest(word, words):
     """ "did you mean x?", with the nearest of `words` to a misspelt one; "" when none is near."""
     nearest = difflib.get_close_matches(word[:100], words, 1)
     return f"did you mean {nearest[0]}?" if nearest else ""
+
+
+def escape(text):
+    """`text` with control characters as \\n, \\x1b and so on: a file's name may hold some, which steer a terminal."""
+    return CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), str(text))
 
 
 def define_conf_flag(default=None):
@@ -99,13 +105,57 @@ def parse_numbers(flag, texts):
     return numbers
 
 
+def open_streams():
+    """Opens those of the three standard streams on nothing that the caller closed, as `>&-` does.
+
+    Otherwise the next files that are opened get their numbers, and what C libraries print goes into them.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number, which is this one
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, "w" if number else "r", closefd=False))  # noqa: SIM115
+
+
+class Output:
+    """A stream that what is printed can be lost on without an end to the work, as after `| head -1` or on a full disk.
+
+    Attributes:
+      error: the OSError of the first write that failed, or None; all that comes after is dropped.
+    """
+
+    def __init__(self, stream):
+        stream.reconfigure(errors="backslashreplace")  # a file's name may hold bytes that are not text
+        self.stream, self.error = stream, None
+
+    def __getattr__(self, name):
+        return getattr(self.stream, name)
+
+    def write(self, text):
+        return self._try(self.stream.write, text) or len(text)
+
+    def flush(self):
+        self._try(self.stream.flush)
+
+    def _try(self, method, *arguments):
+        try:
+            return method(*arguments)
+        except OSError as error:
+            self.error = self.error or error
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
+            return None
+
+
 def run(main):
     """Runs `main(argv)` with absl's flags parsed and exits with what it returns (None is 0).
 
-    Exit codes: 1 after a UserError, 2 when the command line is wrong, 130 on Ctrl-C. None of them prints a traceback.
+    Exit codes: 1 after a UserError or when what was printed was lost, 2 when the command line is wrong, 130 on Ctrl-C. None
+    of them prints a traceback.
     """
-    sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may hold bytes that are not text
-    sys.stderr.reconfigure(errors="backslashreplace")
+    open_streams()
+    sys.stdout, sys.stderr = Output(sys.stdout), Output(sys.stderr)
     app.run(lambda argv: run_main(main, argv), flags_parser=parse)
 
 
@@ -134,13 +184,16 @@ def join_colors(argv):
 def run_main(main, argv):
     """Calls `main(argv)` and returns its exit code; reports a mistake in one line."""
     try:
-        return main(argv)
+        code = main(argv)
     except UserError as error:
         complain(error)
-        return error.exit_code
-    except BrokenPipeError:  # nobody reads what is printed, as after `| head -1`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        code = error.exit_code
     except KeyboardInterrupt:
         complain("interrupted")
-        return 130
+        code = 130
+    sys.stdout.flush()
+    error = getattr(sys.stdout, "error", None)
+    if error and not isinstance(error, BrokenPipeError):  # after `| head -1` nobody misses the rest
+        complain(f"what was to be printed is lost ({error.strerror}); the files are written")
+        code = code or 1
+    return code

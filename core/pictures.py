@@ -1,22 +1,60 @@
 """Reads, writes, resizes and recolors pictures, [H,W,3] RGB 0..255, and makes sheets of them."""
 
+import contextlib
 import io
 import os
+import stat
 import typing
 import warnings
 
 import numpy as np
 import tensorflow as tf
-from PIL import Image, ImageCms, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageDraw, ImageFont, UnidentifiedImageError
 
 from core import memory, system
 from core.cli import UserError
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
+with contextlib.suppress(ImportError):
+    import pillow_heif
+
+    pillow_heif.register_heif_opener()
+
+# What is read: {Pillow's name of a format: the endings of its files}. The content decides which it is, not the ending.
+FORMATS = {
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"),
+    "PNG": (".png", ".apng"),
+    "WEBP": (".webp",),
+    "BMP": (".bmp",),
+    "TIFF": (".tif", ".tiff"),
+    "GIF": (".gif",),
+    "AVIF": (".avif",),  # Pillow 11.3 and newer
+    "JPEG2000": (".jp2", ".j2k", ".jpf", ".jpx"),
+    "PPM": (".ppm", ".pgm", ".pbm", ".pnm", ".pfm"),
+    "HEIF": (".heic", ".heif", ".hif"),  # with pillow-heif
+    "TGA": (".tga",),  # last: its files begin with nothing that tells them, so here the ending decides
+}
+Image.init()
+READABLE = tuple(ending for name, endings in FORMATS.items() if name in Image.OPEN for ending in endings)
+WRITABLE = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
+RAW = (".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".raf", ".rw2")  # what cameras write; not read
+HINTS = dict.fromkeys(RAW, "a camera's raw file: develop it to a JPEG or TIFF first")
+HINTS |= dict.fromkeys(FORMATS["HEIF"], "HEIC: pip install pillow-heif, or convert it to JPEG")
+HEIF_BRANDS = (b"ftypheic", b"ftypheix", b"ftyphevc", b"ftypmif1", b"ftypmsf1")  # bytes 4 to 11 of such a file
 MAX_PIXELS = 100_000_000  # a header that claims more is more likely an attack than a photo
+MAX_SIDE = 65_535  # pixels; a JPEG's limit
 # Pillow warns at this number of pixels and refuses twice of it; read_image refuses earlier, and names the file.
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS
-warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+warnings.filterwarnings("ignore", module=r"PIL\.")  # of odd metadata, mostly: nothing that a user could do about
+SAMPLE_FORMAT, PHOTOMETRIC, ORIENTATION = 339, 262, 0x0112  # tags of TIFF, the last of EXIF too
+UPRIGHT = {  # {EXIF's orientation: what makes the picture upright}
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 LINE, GAP = 16, 6  # pixels in a contact_sheet: the height of a line of text, the space between pictures
 
 
@@ -25,12 +63,14 @@ class Picture(typing.NamedTuple):
 
     rgb: np.ndarray  # [H,W,3] uint8
     alpha: np.ndarray | None = None  # [H,W] uint8; None for a file without transparency
+    notes: tuple[str, ...] = ()  # what of the file is not in the picture, in words
 
 
 def read_image(path, long_side=None, draft=None):
-    """Reads a picture of any kind as a Picture.
+    """Reads a picture of any of FORMATS as a Picture.
 
-    EXIF orientation and color profile are applied; gray, palette, CMYK and 16-bit pictures become RGB.
+    EXIF orientation, color profile and PNG's gamma are applied; gray, palette, CMYK and 16-bit pictures become RGB. A path
+    that exists in the project's folder alone is read there. A JPEG without its last bytes is read, with a note.
 
     Args:
       path: the file.
@@ -38,30 +78,29 @@ def read_image(path, long_side=None, draft=None):
       draft: a large JPEG is decoded at a fraction of its size, which is faster; no side becomes shorter than this.
 
     Raises:
-      UserError: the file is missing, a folder, no picture, damaged, claims too many pixels, or is too large for the memory.
+      UserError: the file is missing, no regular file, no picture, damaged, claims too many pixels, or is too large for the
+        memory.
     """
+    file = system.find_file(path)
     try:
-        with Image.open(path) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise Image.DecompressionBombError(f"{image.width}x{image.height}")
-            if draft:
-                image.draft(None, (draft, draft))
-            memory.check_decoding(image, long_side)
-            image = ImageOps.exif_transpose(image)
-            rgb, alpha = _rgb_and_alpha(image)
+        if not stat.S_ISREG(mode := os.stat(file).st_mode):
+            kind = "a folder" if stat.S_ISDIR(mode) else "a pipe or a device"
+            raise UserError(f"{kind}; a picture's file is needed")
+        rgb, alpha, notes = _read(file, draft, long_side)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{path or repr(path)}: no such image") from None
     except Image.DecompressionBombError as error:
-        raise UserError(f"{path}: its header claims too many pixels ({error}); at most {MAX_PIXELS:,} are read") from None
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from None
+        most = f"at most {MAX_PIXELS:,} are read, and {MAX_SIDE:,} in a side"
+        raise UserError(f"{path}: its header claims too many pixels ({error}); {most}") from None
     except Exception as error:  # a damaged file makes Pillow's decoders raise nearly anything
-        raise UserError(f"{path}: {_describe_fault(path, error)}") from None
+        raise UserError(f"{path}: not a readable image ({_describe_fault(file, error)})") from None
     if long_side and max(rgb.size) > long_side:
         scale = long_side / max(rgb.size)
         size = tuple(max(1, round(side * scale)) for side in rgb.size)
         rgb, alpha = rgb.resize(size, Image.LANCZOS), alpha and alpha.resize(size, Image.LANCZOS)
-    return Picture(np.asarray(rgb), None if alpha is None else np.asarray(alpha))
+    return Picture(np.asarray(rgb), None if alpha is None else np.asarray(alpha), notes)
 
 
 def write_image(path, rgb, alpha=None):
@@ -73,7 +112,7 @@ def write_image(path, rgb, alpha=None):
       UserError: the ending is unknown, the format cannot hold the picture, or the path cannot be written.
     """
     check_writable_format(path)
-    image = to_pil(rgb)
+    image, encoded = to_pil(rgb), io.BytesIO()
     options = {"quality": 95} if path.lower().endswith((".jpg", ".jpeg", ".webp")) else {}
     if alpha is not None:
         mask = Image.fromarray(alpha)
@@ -82,14 +121,15 @@ def write_image(path, rgb, alpha=None):
         else:
             image = Image.composite(image, Image.new("RGB", image.size, "white"), mask)
 
+    try:
+        image.save(encoded, Image.registered_extensions()[os.path.splitext(path)[1].lower()], **options)
+    except (ValueError, OSError) as error:
+        size = f"{image.width}x{image.height}"  # JPEG allows sides of 65500 pixels, WebP of 16383
+        raise UserError(f"{path}: {size} cannot be written in this format ({error}); use .png") from None
+
     def write(temporary):
-        try:
-            image.save(temporary, **options)
-        except (ValueError, OSError) as error:
-            if getattr(error, "errno", None):
-                raise
-            size = f"{image.width}x{image.height}"  # JPEG allows sides of 65500 pixels, WebP of 16383
-            raise UserError(f"{path}: {size} cannot be written in this format ({error}); use .png") from None
+        with open(temporary, "wb") as file:
+            file.write(encoded.getbuffer())
 
     system.write_whole(path, write)
 
@@ -106,8 +146,8 @@ def keeps_alpha(path):
 
 def check_writable_format(path):
     """Raises UserError when the path's ending names no image format."""
-    if not path.lower().endswith(EXTENSIONS):
-        raise UserError(f"{path or repr(path)}: the ending names no image format; use one of {', '.join(EXTENSIONS)}")
+    if os.path.splitext(path)[1].lower() not in WRITABLE:
+        raise UserError(f"{path or repr(path)}: the ending names no image format; use one of {', '.join(WRITABLE)}")
 
 
 def resize(image, size):
@@ -183,27 +223,96 @@ def contact_sheet(rows):
 
 
 def _describe_fault(path, error):
-    """Why Pillow cannot read a path, in words."""
-    if os.path.isdir(path):
-        return "a folder; a picture's file is needed"
-    reason = getattr(error, "strerror", None) or str(error)[:150]
-    if isinstance(error, UnidentifiedImageError):
-        reason = "no known picture format" if os.path.getsize(path) else "the file is empty"
-    return f"not a readable image ({reason})"
+    """Why a file cannot be read, in words."""
+    if not isinstance(error, UnidentifiedImageError):
+        return getattr(error, "strerror", None) or str(error)[:150] or type(error).__name__
+    with open(path, "rb") as file:
+        start = file.read(12)
+    if not start:
+        return "the file is empty"
+    if start[4:] in HEIF_BRANDS:
+        return HINTS[".heic"]
+    names = ", ".join(name for name in FORMATS if name in Image.OPEN)
+    return HINTS.get(os.path.splitext(path)[1].lower(), f"no known picture format; these are read: {names}")
+
+
+def _read(path, draft, long_side):
+    """(RGB image, L image of the transparency or None, notes) of a file. Raises nearly anything for a damaged one."""
+    ending = os.path.splitext(path)[1].lower()
+    if ending in RAW:  # many are TIFFs, whose first picture is a thumbnail
+        raise UnidentifiedImageError
+    names = [name for name in FORMATS if name in Image.OPEN and (name != "TGA" or ending in FORMATS["TGA"])]
+    try:
+        return _decode(path, names, draft, long_side)
+    except OSError as error:
+        with open(path, "rb") as file:
+            data = file.read() if "truncated" in str(error) else b""
+        if not data.startswith(b"\xff\xd8"):
+            raise
+    rgb, alpha, notes = _decode(io.BytesIO(data + b"\xff\xd9"), ["JPEG"], draft, long_side, cut=True)
+    return rgb, alpha, ("cut short: what is missing at its end is gray, or coarse", *notes)
+
+
+def _decode(file, names, draft, long_side, cut=False):
+    """_read for a path or an open file of the formats `names`. A JPEG that is `cut` may lack a tenth of its rows."""
+    with Image.open(file, formats=names) as image:
+        if image.width * image.height > MAX_PIXELS or max(image.size) > MAX_SIDE:
+            raise Image.DecompressionBombError(f"{image.width}x{image.height}")
+        # The other pictures of an MPO, a camera's JPEG, are a preview or another view.
+        more = image.format != "MPO" and _read_metadata(lambda: image.is_animated)
+        rawmode = str(image.tile[0][3]) if image.tile else ""
+        if draft:
+            image.draft(None, (draft, draft))
+        memory.check_decoding(image, long_side)
+        load_end = image.load_end  # Pillow calls it when all pixels are there, for the metadata behind them
+        image.load_end = lambda: _read_metadata(load_end)
+        image.load()
+        if cut and _count_gray_rows(np.asarray(image)) > image.height / 10:
+            raise OSError("image file is truncated")
+        _scale_transparency(image, rawmode)
+        turn = UPRIGHT.get(_read_metadata(lambda: image.getexif().get(ORIENTATION)))
+        rgb, alpha = _rgb_and_alpha(image)
+    if turn is not None:
+        rgb, alpha = rgb.transpose(turn), alpha and alpha.transpose(turn)
+    return rgb, alpha, ("has several frames or pages; the first is taken",) if more else ()
+
+
+def _read_metadata(read):
+    """What read() returns, or None when it raises anything: damaged metadata must not cost the picture."""
+    try:
+        return read()
+    except Exception:
+        return None
+
+
+def _count_gray_rows(pixels):
+    """How many of the last rows of pixels [H,W] or [H,W,C] the decoder has filled with gray, as it got no data for them."""
+    rows = np.abs(pixels.reshape(len(pixels), -1).astype(int) - 128).max(1) <= 1
+    return len(rows) if rows.all() else int(np.argmin(rows[::-1]))
+
+
+def _scale_transparency(image, rawmode):
+    """Changes the PNG color that means transparent, in place, to the depth to which Pillow converts the pixels: 8 bits."""
+    color, factor = image.info.get("transparency"), {"L;2": 85, "L;4": 17}.get(rawmode, 1)
+    if rawmode == "RGB;16B" and isinstance(color, tuple):
+        image.info["transparency"] = tuple(value >> 8 for value in color)
+    elif factor > 1 and isinstance(color, int):
+        image.info["transparency"] = color * factor
 
 
 def _rgb_and_alpha(image):
     """(RGB image, L image of the transparency or None) from a Pillow image of any mode."""
     if image.mode.startswith("I") or image.mode == "F":
-        return _from_deep_gray(image).convert("RGB"), None
-    alpha = None
+        gray_image, alpha = _from_deep_gray(image)
+        return _with_gamma(gray_image.convert("RGB"), image.info), alpha
+    alpha, info = None, image.info
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         alpha = rgba.getchannel("A")
         image = image.convert("L") if image.mode in ("LA", "La") else _with_profile(rgba.convert("RGB"), image)
     elif image.mode in ("P", "1", "HSV"):
         image = _with_profile(image.convert("RGB"), image)
-    return _to_srgb(image), alpha
+    return _with_gamma(_to_srgb(image), info), alpha
 
 
 def _with_profile(converted, image):
@@ -219,23 +328,44 @@ def _to_srgb(image):
         try:
             source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
             return ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
-        except (ImageCms.PyCMSError, OSError, TypeError, ValueError):
-            pass  # a broken profile, or one for another color space: inexact colors are better than no picture
+        except Exception:  # a broken profile, or one for another color space: inexact colors are better than no picture
+            pass
     return image.convert("RGB")
 
 
-def _from_deep_gray(image):
-    """An L image of 16-bit or float gray.
+def _with_gamma(rgb, info):
+    """An RGB image of a PNG as its gAMA chunk says, unless an sRGB or iCCP chunk overrules it (PNG specification)."""
+    gamma = info.get("gamma")
+    if not gamma or "srgb" in info or info.get("icc_profile") or not 0.1 < gamma < 10:
+        return rgb
+    exponent = 1 / (2.2 * gamma)
+    if abs(exponent - 1) < 0.05:  # sRGB's own, rounded
+        return rgb
+    return rgb.point([round(255 * (value / 255) ** exponent) for value in range(256)] * 3)
 
-    16-bit values are divided by 257, as are those of a 32-bit image if one is above 255. Float values mean 0..255 if one is
-    above 1, else 0..1.
+
+def _from_deep_gray(image):
+    """(L image, L image of the transparency or None) of gray with 16 or 32 bits, or of floats.
+
+    White is 65535, or in an image of 32 bits 255 or 2^32-1 if the largest value suggests it. Float values mean 0..255 if
+    one is above 1, else 0..1. A TIFF may have it the other way round, with 0 for white.
     """
-    values = np.asarray(image).astype(np.float32)
+    values, tags = np.asarray(image), getattr(image, "tag_v2", {})
+    clear, alpha = image.info.get("transparency"), None
+    if isinstance(clear, int):
+        alpha = Image.fromarray(np.where(values == clear, 0, 255).astype(np.uint8))
     if image.mode == "F":
-        values = np.nan_to_num(values) * (255 if np.nanmax(values) <= 1 else 1)
-    elif image.mode != "I" or values.max() > 255:
-        values = values / 257
-    return Image.fromarray(np.clip(np.rint(values), 0, 255).astype(np.uint8))
+        levels = np.nan_to_num(values.astype(np.float32))
+        levels = levels * (255 if levels.max() <= 1 else 1)
+    else:
+        if image.mode == "I" and np.ravel(tags.get(SAMPLE_FORMAT, 1))[0] == 1:  # Pillow has no mode for unsigned ones
+            values = values.view(np.uint32)
+        largest = values.max()
+        small = image.mode == "I" and image.format not in ("PNG", "PPM") and largest <= 255
+        levels = values * (255 / (255 if small else 65535 if largest <= 65535 else 2**32 - 1))
+    if tags.get(PHOTOMETRIC) == 0:
+        levels = 255 - levels
+    return Image.fromarray(np.clip(np.rint(levels), 0, 255).astype(np.uint8)), alpha
 
 
 def _root(covariance, power=0.5):

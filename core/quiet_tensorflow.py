@@ -6,11 +6,14 @@ Scripts import this before anything that imports TensorFlow, so that an error st
 import os
 import sys
 
+from core import cli
+
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 # OpenBLAS reads this when NumPy and SciPy are loaded. The vectors of SciPy's L-BFGS are so short that several threads,
 # which wait for each other, take longer than one.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
+cli.open_streams()
 sys.stderr.flush()
 _stderr = os.dup(2)
 _nowhere = os.open(os.devnull, os.O_WRONLY)

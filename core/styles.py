@@ -2,6 +2,8 @@
 
 import dataclasses
 import os
+import re
+import unicodedata
 
 import numpy as np
 
@@ -79,9 +81,13 @@ def parse(texts, model_styles, size=None):
     """
     parsed = []
     for text in texts:
-        name, equals, mask = text.partition("=")
-        name, _, weight = name.partition(":")
-        if name not in model_styles:
+        # A style's own name may hold a : or =, or an accented letter in another form than the text's.
+        text = unicodedata.normalize("NFC", text)
+        forms = {unicodedata.normalize("NFC", style): style for style in model_styles}
+        name = max((form for form in forms if re.match(re.escape(form) + "([:=]|$)", text)), key=len, default="")
+        weight, equals, mask = text[len(name) :].removeprefix(":").partition("=")
+        if not name:
+            name = re.split("[:=]", text)[0]
             remedy = suggest(name, model_styles) or f"the model has {', '.join(model_styles)}"
             raise UsageError(f"--style: no style '{name}'; {remedy}")
         try:
@@ -92,7 +98,7 @@ def parse(texts, model_styles, size=None):
             raise UsageError(f"--style: got '{text}', a weight of 0 or more is needed, as in {name}:0.5")
         if equals and not mask:
             raise UsageError(f"--style: got '{text}', a mask's file is needed after the =")
-        parsed.append(Style(None, number, read_mask(mask) if mask else None, name, size))
+        parsed.append(Style(None, number, read_mask(mask) if mask else None, forms[name], size))
     total = sum(style.weight for style in parsed)
     if parsed and not total:
         raise UsageError("--style: all weights are 0; give one above 0")

@@ -2,9 +2,13 @@
 
 import contextlib
 import errno
+import functools
 import hashlib
 import os
+import shutil
 import tempfile
+import time
+import unicodedata
 
 try:
     import fcntl
@@ -26,17 +30,24 @@ def write_whole(path, write):
     Raises:
       UserError: the folder cannot be made or written.
     """
-    folder = os.path.dirname(path) or "."
+    target = os.path.realpath(os.path.expanduser(path))  # a symbolic link stays one
+    folder = os.path.dirname(target)
     temporary = None
     try:
         os.makedirs(folder, exist_ok=True)
+        remove_leftovers(folder)
         # The ending stays, as Pillow chooses the format by it.
         handle, temporary = tempfile.mkstemp(prefix=PART, suffix=os.path.splitext(path)[1], dir=folder)
         os.close(handle)
         os.chmod(temporary, 0o666 & ~_umask())  # as open() would; mkstemp lets nobody else read the file
         write(temporary)
         _flush(temporary, os.O_RDWR)
-        os.replace(temporary, path)
+        try:
+            os.replace(temporary, target)
+        except OSError as error:
+            if error.errno not in (errno.EBUSY, errno.EXDEV):
+                raise
+            shutil.copyfile(temporary, target)  # a file that a container mounts by itself can be filled, not replaced
         with contextlib.suppress(OSError):  # Windows opens no folders, and some file systems do not flush them
             _flush(folder, os.O_RDONLY)
     except OSError as error:
@@ -46,18 +57,40 @@ def write_whole(path, write):
             os.remove(temporary)
 
 
+@functools.cache  # once a process
+def remove_leftovers(folder, age=3600):
+    """Removes the temporary files of write_whole that killed processes left in a folder: those older than `age` seconds."""
+    for entry in os.scandir(folder):
+        with contextlib.suppress(OSError):  # another process may be doing the same
+            if entry.name.startswith(PART) and entry.stat(follow_symlinks=False).st_mtime <= time.time() - age:
+                os.remove(entry)
+
+
 def check_writable(path):
     """Raises UserError when write_whole could not write `path`, before hours of work. Creates nothing."""
-    folder = os.path.dirname(os.path.abspath(path))
-    while not os.path.lexists(folder):
-        folder = os.path.dirname(folder)
+    target = os.path.realpath(os.path.expanduser(path))
+    folder = os.path.dirname(target)
     try:
-        if os.path.isdir(path):
+        if os.path.isdir(target):
             raise IsADirectoryError(errno.EISDIR, "it is a folder")
+        with contextlib.suppress(FileNotFoundError):
+            os.stat(target)  # a name may be too long
+        while not os.path.lexists(folder):
+            folder = os.path.dirname(folder)
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
         raise UserError(_describe_failure(path, error)) from None
+
+
+def identify(path):
+    """What two names of one file have in common, on systems too that ignore case or the form of accented letters."""
+    path = os.path.expanduser(path)
+    try:
+        status = os.stat(path)
+        return status.st_dev, status.st_ino
+    except OSError:  # no such file yet
+        return unicodedata.normalize("NFC", os.path.realpath(path)).casefold()
 
 
 def write_text(path, text):
@@ -72,7 +105,7 @@ def write_text(path, text):
 
 @contextlib.contextmanager
 def sole_user(folder, busy="another process trains there; wait for its end, or choose another naming"):
-    """Makes a folder, locks it until the context or the process ends, and removes what a killed user left half written.
+    """Makes a folder, and locks it until the context or the process ends.
 
     A system or file system without flock, such as Windows, locks nothing.
 
@@ -87,9 +120,6 @@ def sole_user(folder, busy="another process trains there; wait for its end, or c
     try:
         if fcntl and not _lock(handle):
             raise UserError(f"{folder}: {busy}")
-        for name in os.listdir(folder):
-            if name.startswith(PART):
-                os.remove(os.path.join(folder, name))
         yield
     finally:
         if fcntl:
@@ -97,9 +127,13 @@ def sole_user(folder, busy="another process trains there; wait for its end, or c
 
 
 def find_file(path):
-    """`path`, or if only the project's folder has such a file, the path there: scripts can be run from any folder."""
+    """`path`, or if only the project's folder has such a file, the path there: scripts can be run from any folder.
+
+    A leading ~ is the home folder.
+    """
+    path = os.path.expanduser(path)
     in_project = os.path.join(ROOT, path)
-    return in_project if not os.path.exists(path) and os.path.exists(in_project) else path
+    return in_project if path and not os.path.exists(path) and os.path.exists(in_project) else path
 
 
 def hex_digest(path, algorithm="sha256"):

@@ -55,6 +55,7 @@ def run(conf, trainee, variables, paths, read_batches, used_files, draw, after_s
     optimizer = (Muon if conf.muon else Adam)(variables, conf.learning_rate, conf.clip_norm)
     saved, unreadable, recent = [*variables, *trainee.extra_variables], set(), collections.deque(maxlen=RECENT)
     with system.sole_user(folder):
+        system.remove_leftovers(folder, 0)  # of a killed run: nobody else writes here now
         notes = resume_or_begin(conf, saved, optimizer, recent, len(paths), used_files, begin)
         done_file = os.path.join(folder, f"{checkpoints.NAME}-done")
         if int(optimizer.iterations) >= steps and is_finished(done_file, steps):

@@ -14,7 +14,7 @@ import zlib
 import numpy as np
 import tensorflow as tf
 
-from core import assets, system, winograd
+from core import assets, checkpoints, system, winograd
 from core.cli import UserError, complain
 
 MEANS = (123.68, 116.78, 103.94)  # of ImageNet, in R, G, B
@@ -275,7 +275,7 @@ def _read_npz(path, check):
 
 def _read_ckpt(path, check, excluded):
     """TF-Slim's: vgg_16/conv1/conv1_1/weights. The scope, vgg_16, may have another name in the file."""
-    reader = tf.train.load_checkpoint(path)
+    reader = checkpoints.open_reader(path)
     excluded = tuple(f"{name.strip()}/" for name in excluded.split(",") if name.strip())
     names, shapes = {}, reader.get_variable_to_shape_map()
     for name in shapes:

@@ -30,6 +30,7 @@ def load_recipe(model_file):
 
     Raises UserError as config.load_recipe does, or, without a recipe, as checkpoints.read_shapes does.
     """
+    model_file = checkpoints.find_model(model_file)
     path = checkpoints.recipe_path(model_file)
     if os.path.exists(path):
         return config.load_recipe(path, CONFS)
@@ -51,6 +52,7 @@ def load_model(path, training=False):
 
     Raises UserError as load_recipe, checkpoints.check_pins, the method's __init__ and checkpoints.restore do.
     """
+    path = checkpoints.find_model(path)
     conf, _ = load_recipe(path)
     files = used_files(conf)
     if not training:  # only an encoder is needed again, the one that the model's decoders were trained to invert
@@ -71,4 +73,4 @@ def used_files(conf):
     files |= {f"style_images {path}": path for path in getattr(conf, "style_images", ())}
     files |= {"frozen_model": getattr(conf, "frozen_model", "")}
     files |= {"initial_model": conf.initial_model, "second_loss_model_file": getattr(conf, "second_loss_model_file", "")}
-    return {key: path for key, path in files.items() if path}
+    return {key: system.find_file(path) for key, path in files.items() if path}

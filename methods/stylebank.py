@@ -257,7 +257,7 @@ def read_frozen_recipe(conf):
 
     Raises UserError when there is no such recipe, it is of another method, or conf.initial_model is set too.
     """
-    path = checkpoints.recipe_path(conf.frozen_model)
+    path = checkpoints.recipe_path(checkpoints.find_model(conf.frozen_model))
     if not os.path.exists(path):
         raise UserError(
             f"frozen_model: {conf.frozen_model}: no such model with its recipe; conf/stylebank_cpu.yml trains one"

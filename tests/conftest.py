@@ -170,3 +170,7 @@ def inside(verb, *arguments, cwd):
     finally:
         os.chdir(before)
     return subprocess.CompletedProcess([verb.__name__, *arguments], code or 0, out.getvalue(), err.getvalue())
+
+
+def pytest_addoption(parser):
+    parser.addoption("--damaged", type=int, default=12, help="damaged files that tests make of each picture format")

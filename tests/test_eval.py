@@ -38,6 +38,8 @@ def pixels(path):
 
 
 def test_the_originals_command(desk):
+    exif = b"Exif\0\0II*\0\x08\0\0\0\xff\xff"  # cut short, of which Pillow warns
+    Image.open(desk / "in" / "a.jpg").copy().save(desk / "in" / "a.jpg", exif=exif)
     command = ("--loss_model", "vgg_16", "--model_file", "m.ckpt-done", "--image_file", "in/a.jpg")
     result = script("eval.py", *command, cwd=desk)
     assert result.returncode == 0, result.stderr
@@ -137,7 +139,7 @@ def test_a_texture_too_large_for_the_memory_is_refused(desk, monkeypatch):
         (("--image_file", "in/a.jpg", "--image_size", "1e3"), 2, "--image_size=1e3: a whole number is needed"),
         (("--image_file", "in/a.jpg", "--image_size", "0"), 2, "--image_size=0: 0 is not a positive integer"),
         (("--image_file", "in/a.jpg", "--model_file", "alone.ckpt-done"), 1, "its recipe alone.yml is missing"),
-        (("--image_file", "in/a.jpg", "--model_file", "in"), 1, "in: not a TensorFlow checkpoint"),
+        (("--image_file", "in/a.jpg", "--model_file", "in"), 1, "in: stands for no models; name a .ckpt-done file"),
         (("--image_file",), 2, "Missing value for flag --image_file"),
         (("--image_file", "none.jpg"), 1, "none.jpg: no such image"),
         (("--image_file", "no*.jpg"), 1, "no*.jpg: matches no picture"),
@@ -162,6 +164,106 @@ def test_a_mistake_is_one_line(arguments, code, words, desk):
     assert words in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1
     assert not [name for name in os.listdir(desk) if name.startswith((".part", "o."))]
+
+
+@pytest.mark.parametrize("sources", ["in", "in/*", "in/**"])
+def test_results_below_the_input_are_not_stylized_again(sources, desk):
+    for _ in range(2):
+        assert run(desk, "--image_file", sources, "--output_dir", "in/out").returncode == 0
+        assert sorted(os.listdir(desk / "in" / "out")) == ["a.jpg", "b.png"]
+    assert run(desk, "--image_file", "in/out", "--output_dir", "in/out/again").returncode == 0
+    assert sorted(os.listdir(desk / "in" / "out" / "again")) == ["a.jpg", "b.png"]
+
+
+@pytest.mark.parametrize("folder", ["a[b]", "a*", "a?b", "a\\b", "[", "[!x]"])
+def test_a_folder_with_the_characters_of_a_pattern(folder, desk, monkeypatch):
+    shutil.copytree(desk / "in", desk / folder / "in")
+    shutil.copytree(desk / "in", desk / "axb" / "in")  # which some of the names match
+    shutil.move(desk / "m.ckpt-done", desk / folder / "m.ckpt-done")
+    monkeypatch.chdir(desk)
+    pattern, plain = f"{folder}/in/*.jpg", f"{folder}/in/b.png"
+    assert load("eval").expand_names([pattern, plain], "o") == ([f"{folder}/in/a.jpg", plain], 0)
+    assert load_model(f"{folder}/m.ckpt-done").style_kinds == ()
+
+
+@pytest.mark.parametrize("part", ["run", "run/checkpoint", "run/r.yml", "run/r.ckpt-done.meta"])
+def test_a_model_named_by_one_of_its_parts(part, desk, monkeypatch):
+    (desk / "run").mkdir()
+    shutil.move(desk / "m.ckpt-done", desk / "run" / "r.ckpt-done")
+    for name in ("checkpoint", "r.ckpt-done.meta"):
+        (desk / "run" / name).touch()
+    checkpoints.write_recipe(str(desk / "run" / "r.ckpt-done"), johnson.JohnsonConf(style_image="x", naming="x"))
+    monkeypatch.chdir(desk)
+    assert load_model(part).conf.naming == "x"
+
+
+@pytest.mark.parametrize("part", ["x.ckpt-9.index", "x.ckpt-9.meta", "x.ckpt-9.data-00000-of-00001", "x.ckpt-9"])
+def test_a_v2_model_named_by_one_of_its_parts(part, tmp_path):
+    for ending in ("index", "meta", "data-00000-of-00001"):
+        (tmp_path / f"x.ckpt-9.{ending}").touch()
+    assert checkpoints.find_model(str(tmp_path / part)) == str(tmp_path / "x.ckpt-9")
+
+
+def test_a_folder_of_several_models_names_them(desk):
+    for name in ("x", "y"):
+        shutil.copy(desk / "m.ckpt-done", desk / "in" / f"{name}.ckpt-done")
+    result = run(desk, "--model_file", "in", "--image_file", "in/a.jpg")
+    assert (result.returncode, "in/x.ckpt-done, in/y.ckpt-done" in result.stderr) == (1, True)
+
+
+def test_names_that_other_systems_take_for_one_are_numbered(desk):
+    names = ["a/x.jpg", "b/X.JPG", "c/caf\u00e9.png", "d/cafe\u0301.png"]
+    outputs = load("eval").unique_names("o", names)
+    assert outputs == ["o/x.jpg", "o/X-2.JPG", "o/caf\u00e9.png", "o/cafe\u0301-2.png"]
+
+
+def test_control_characters_in_a_name_do_not_reach_the_terminal(desk):
+    name = "a\x1b[31m\nb.jpg"
+    shutil.copy(desk / "in" / "a.jpg", desk / name)
+    (desk / f"bad{name}").write_text("text")
+    result = run(desk, name, f"bad{name}", "--output_dir", "o")
+    assert os.listdir(desk / "o") == [name]
+    assert result.stdout == "o/a\\x1b[31m\\nb.jpg\n"
+    [error] = [line for line in result.stderr.split("\n") if "bad" in line]  # the others are the progress bar's
+    assert "bada\\x1b[31m b.jpg: not a readable image" in error
+
+
+def test_names_are_found_in_the_project_and_below_home(desk, monkeypatch):
+    monkeypatch.setenv("HOME", str(desk))
+    result = run(desk, "--model_file", "models/udnie.ckpt-done", "--image_file", "~/in/a.jpg", "--output_file", "~/o.png")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert pixels(desk / "o.png").shape == (33, 42, 3)
+    assert run(desk, "--image_file", "images/Corgi.jpg", "--image_size", 32, "--output_file", "p.png").returncode == 0
+
+
+def test_what_a_picture_lacks_is_said(desk):
+    data = (desk / "in" / "a.jpg").read_bytes()
+    (desk / "in" / "a.jpg").write_bytes(data[:-2])
+    result = run(desk, "--image_file", "in/a.jpg")
+    assert result.returncode == 0
+    assert "in/a.jpg: cut short" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_a_too_long_name_is_reported_before_the_work(desk, monkeypatch):
+    monkeypatch.delattr(load("eval"), "load_model")
+    result = run(desk, "--image_file", "in/b.png", "--output_file", "x" * 300 + ".png")
+    assert (result.returncode, "cannot be written (File name too long)" in result.stderr) == (1, True)
+
+
+def test_a_symbolic_link_as_output_stays_one(desk):
+    os.symlink("target.png", desk / "link.png")
+    assert run(desk, "--image_file", "in/b.png", "--output_file", "link.png").returncode == 0
+    assert (desk / "link.png").is_symlink()
+    assert pixels(desk / "target.png").shape == (34, 42, 3)
+
+
+def test_all_pictures_are_made_when_both_streams_are_closed(desk):
+    command = f"{sys.executable} {ROOT}/eval.py --model_file m.ckpt-done --image_file in --output_dir out >&- 2>&-"
+    result = subprocess.run(command, shell=True, cwd=desk, timeout=600, check=False)
+    assert result.returncode == 0
+    assert pixels(desk / "out" / "a.jpg").shape == (33, 42, 3)
+    assert sorted(os.listdir(desk / "out")) == ["a.jpg", "b.png"]
 
 
 SHIPPED = sorted(glob.glob(os.path.join(ROOT, "models", "*.ckpt-done")))

@@ -25,8 +25,8 @@ VERBS = ["train", "eval", "optimize", "distill", "figures", "download", "benchma
 REPORTS_SHARED = ["reports.plots", "reports.flag"]
 METHODS_SHARED = ["methods.decoders", "methods.layers", "methods.base"]
 NOUNS = ["model", "losses", "reader", "vgg_preprocessing"]
-CORE = ["training", "checkpoints", "vgg", "styles", "pictures", "augment", "winograd", "optimizer", "config"]
-CORE += ["memory", "assets", "system", "cli", "onednn", "quiet_tensorflow"]
+CORE = ["training", "vgg", "checkpoints", "styles", "pictures", "augment", "winograd", "optimizer", "config"]
+CORE += ["memory", "assets", "system", "quiet_tensorflow", "cli", "onednn"]
 
 
 def modules(folder):

@@ -2,6 +2,7 @@
 
 import io
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -203,6 +204,52 @@ def test_unreadable_pictures_are_skipped_and_named(house):
     batches = list(reader.training_batches(paths, conf(), 0, 7, unreadable))
     assert len(batches) == 7
     assert [os.path.basename(path) for path in unreadable] == ["bad.jpg"]
+
+
+def names_below(folder, **options):
+    return [os.path.relpath(path, folder) for path in reader.list_images(str(folder), **options)]
+
+
+def test_pictures_alone_are_taken_from_a_folder_and_what_cannot_be_read_is_counted(house, capsys):
+    photos = house / "photos"
+    expected = names_below(photos)
+    for name in (
+        ".a.jpg",
+        "._0.jpg",
+        "@eaDir/0.jpg",
+        ".thumbs/0.jpg",
+        "__MACOSX/0.jpg",
+        "a.txt",
+        "b.heic",
+        "c.HEIC",
+        "d.dng",
+    ):
+        (photos / name).parent.mkdir(exist_ok=True)
+        shutil.copy(photos / "0.jpg", photos / name)
+    assert names_below(photos) == expected
+    errors = capsys.readouterr().err
+    assert "1 .dng left out; a camera's raw file" in errors
+    assert "HEIF" in Image.OPEN or "2 .heic left out; HEIC: pip install pillow-heif" in errors
+    for ending in (".jfif", ".jpe", ".mpo", ".ppm", ".tga"):
+        shutil.copy(photos / "0.jpg", photos / f"x{ending}")
+    assert len(names_below(photos)) == len(expected) + 5
+
+
+def test_links_bring_no_picture_twice_and_cycles_end(house):
+    photos = house / "photos"
+    expected = len(names_below(photos))
+    os.symlink(photos, photos / "deep" / "cycle")
+    os.symlink(photos / "deep", photos / "again")
+    os.symlink("0.jpg", photos / "00.jpg")
+    assert len(names_below(photos)) == expected
+
+
+def test_a_folder_of_results_is_left_out_unless_it_is_the_one_named(house):
+    expected = names_below(house / "photos")
+    assert names_below(house / "photos", leave_out=[str(house / "photos" / "deep")]) == [
+        name for name in expected if not name.startswith("deep")
+    ]
+    assert names_below(house / "photos" / "deep", leave_out=[str(house / "photos" / "deep")])
 
 
 def test_an_empty_folder_is_named(tmp_path):

@@ -394,7 +394,7 @@ def test_a_folder_on_the_command_line_wins(house):
         (("--train_data", "style.png"), 1, "style.png: no such folder"),
         (("-c", "photos"), 1, "photos: cannot be read (Is a directory)"),
         (("-c", "style.png"), 1, "style.png: not a YAML file"),
-        (("--naming", "/dev/null/x"), 1, "cannot be written"),
+        (("--naming", "/dev/null/x"), 1, "naming: got '/dev/null/x'"),
     ],
 )
 def test_a_mistake_on_the_command_line_is_one_line(flags, code, words, house):

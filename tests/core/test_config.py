@@ -233,3 +233,15 @@ def test_a_recipe_that_was_cut_or_changed_is_found_out(tmp_path):
 def test_a_folder_whose_name_is_no_text_can_be_written_and_read(tmp_path):
     conf = johnson.JohnsonConf(style_image="a", naming="b", train_data="\udcff")
     assert load(config.format_recipe(conf, {}), tmp_path) == conf
+
+
+@pytest.mark.parametrize("naming", ["../x", "a/../../x", "/x", "..", "a\\nb", "\\x1b[31m"])
+def test_a_naming_stays_in_model_path(naming, tmp_path):
+    (tmp_path / "a.yml").write_text(f'style_image: x\nnaming: "{naming}"\n')
+    with pytest.raises(UserError, match="a name without"):
+        config.load_conf(str(tmp_path / "a.yml"), johnson.JohnsonConf)
+
+
+def test_the_home_folder_may_be_written_as_a_tilde(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/someone")
+    assert johnson.JohnsonConf(style_image="x", naming="a/b..c", model_path="~/m").model_path == "/home/someone/m"
