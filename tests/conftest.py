@@ -40,8 +40,9 @@ def vgg_weights(convs, widths=WIDTHS, seed=0):
 
 
 def pytest_addoption(parser):
-    """Adds the option of tests/core/test_mutations.py."""
+    """Adds the options of tests/core/test_mutations.py and tests/core/test_pictures.py."""
     parser.addoption("--mutations", type=int, help="Damaged files of each kind to try, instead of a few dozen.")
+    parser.addoption("--damaged", type=int, default=12, help="Damaged files of each picture format to try.")
 
 
 VGG_16_CONVS = [f"conv{i}_{j}" for i, count in enumerate((2, 2, 3, 3, 3), 1) for j in range(1, count + 1)]
@@ -170,7 +171,3 @@ def inside(verb, *arguments, cwd):
     finally:
         os.chdir(before)
     return subprocess.CompletedProcess([verb.__name__, *arguments], code or 0, out.getvalue(), err.getvalue())
-
-
-def pytest_addoption(parser):
-    parser.addoption("--damaged", type=int, default=12, help="damaged files that tests make of each picture format")
