@@ -177,8 +177,8 @@ class RunConf:
     def __post_init__(self):
         """Expands ~ in model_path, and goes on to the next class. Raises UserError when naming leads out of model_path."""
         object.__setattr__(self, "model_path", os.path.expanduser(self.model_path))
-        if os.path.isabs(self.naming) or re.search(r"(^|[/\\])\.\.([/\\]|$)|[\x00-\x1f\x7f]", self.naming):
-            raise UserError(f"naming: got {self.naming!r}, a name without .., leading / or control characters is needed")
+        if os.path.isabs(self.naming) or re.search(r"(^|[/\\])\.\.([/\\]|$)", self.naming):
+            raise UserError(f"naming: got {self.naming!r}, a name without .. or a leading / is needed")
         getattr(super(), "__post_init__", lambda: None)()
 
 
