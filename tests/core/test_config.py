@@ -238,7 +238,7 @@ def test_a_folder_whose_name_is_no_text_can_be_written_and_read(tmp_path):
 @pytest.mark.parametrize("naming", ["../x", "a/../../x", "/x", "..", "a\\nb", "\\x1b[31m"])
 def test_a_naming_stays_in_model_path(naming, tmp_path):
     (tmp_path / "a.yml").write_text(f'style_image: x\nnaming: "{naming}"\n')
-    with pytest.raises(UserError, match="(a name|text) without"):
+    with pytest.raises(UserError, match=r"(a name|text) without"):
         config.load_conf(str(tmp_path / "a.yml"), johnson.JohnsonConf)
 
 
