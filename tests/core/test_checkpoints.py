@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import photo
+from conftest import ROOT, photo
 
 import methods
 import model
@@ -288,6 +288,16 @@ def test_a_recipe_is_a_conf(tmp_path):
         conf = methods.load_recipe(path)[0]
         assert (conf.method, conf.output_affine) == ("johnson", bool(affine))
     assert checkpoints.recipe_path("m/a.ckpt-1000") == "m/a.run.yml"
+
+
+def test_the_denoised_starry_that_ships_is_the_originals_net_to_the_letter():
+    """Its 16 variables and global_step, no more; and in the original's graph the same pixels."""
+    path = os.path.join(ROOT, "models", "denoised_starry.ckpt-done")
+    original, values = tf1_run(path)
+    assert len(values) == 17
+    assert tf.train.load_checkpoint(path).get_variable_to_shape_map().keys() == values.keys()
+    ours = load_model(path).stylize(IMAGE[None].astype(np.float32))[0].numpy()
+    assert np.abs(ours - original[: IMAGE.shape[0], : IMAGE.shape[1]]).max() < 1
 
 
 @pytest.mark.parametrize("damage", [b"", b"text", None])
