@@ -150,8 +150,9 @@ def describe_source(path):
             return f"{folder}/{file} is there"
     names = [asset.file for asset in ASSETS] + os.listdir(os.path.join(system.ROOT, "images"))
     names += [*SOURCES, *os.listdir(os.path.join(system.ROOT, "pretrained"))]
-    names = [name for name in names if not name.endswith((".py", ".md"))]
-    return suggest(file, names) or "download.py does not have it: put a file of your own there"
+    stems = {os.path.splitext(name)[0]: name for name in names if not name.endswith((".py", ".md"))}
+    hint = suggest(os.path.splitext(file)[0], stems)  # without the ending, which makes all names alike
+    return hint or "download.py does not have it: put a file of your own there"
 
 
 def is_known(path):

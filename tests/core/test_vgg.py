@@ -299,7 +299,7 @@ def test_known_files_are_known_by_their_hash(tmp_path, monkeypatch, capsys):
         ("vgg_16_notop.h5", "'python download.py vgg_16' fetches it"),
         ("vgg_16.ckpt", "vgg_16_2016_08_28.tar.gz"),
         ("vgg_19.npz", "pretrained.convert vgg_19"),
-        ("vgg_16_lit.npz", "did you mean vgg_16_lite.npz?"),
+        ("vgg_16_lit.npz", "did you mean vgg_16_lite?"),
         ("mine.npz", "download.py does not have it: put a file of your own there"),
     ],
 )
