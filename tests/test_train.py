@@ -237,7 +237,10 @@ def wait_for(path, process):
 
 @pytest.mark.parametrize(
     ("changes", "words"),
-    [({"style_weight": 1e30, "tv_weight": 1e30}, "total_loss is "), ({"learning_rate": 1e30}, "holds NaN or infinite values")],
+    [
+        ({"style_weight": 1e30, "tv_weight": 1e30}, "total_loss is "),
+        ({"learning_rate": 1e30}, "holds NaN or infinite values"),
+    ],
 )
 def test_nan_stops_the_run_and_keeps_the_last_checkpoint(changes, words, house):
     result = inside(train, "-c", write_conf(house, steps=50, **changes), cwd=house)
