@@ -207,16 +207,8 @@ def fetch_all(group, folders, mirror):
                 complete = False
                 skipped.add(folder)  # for one line about the folder instead of one about each of its files
             else:
-                say(line)
+                print(line)
     return complete
-
-
-def say(text):
-    """Prints a line. Raises UserError when nobody reads it, as after `| head -1`."""
-    try:
-        print(text, flush=True)
-    except OSError as error:
-        raise cli.UserError(f"standard output: {error.strerror}; run the same command again for the rest") from None
 
 
 def main(argv):
@@ -231,7 +223,7 @@ def main(argv):
     complete = fetch_all(group, folders, FLAGS.mirror)
     for name, note in NOTES.items():
         if group in (name, "all"):
-            say(note.format(images=FLAGS.images_dir, pretrained=FLAGS.pretrained_dir))
+            print(note.format(images=FLAGS.images_dir, pretrained=FLAGS.pretrained_dir))
     return 0 if complete else 1
 
 
