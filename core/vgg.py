@@ -171,8 +171,13 @@ def read_weights(scope, path, exclude_scopes=""):
         raise UserError(f"{path}: not a readable {kind or '.ckpt'} weight file ({str(error)[:200]})") from None
     weights = _check_values(weights, path)
     if not known:
-        complain(f"{path}: its hash is not known, so damage may have gone unseen; its layers and their scale are plausible")
+        _complain_of_unknown(path)
     return weights
+
+
+@functools.cache  # once a process
+def _complain_of_unknown(path):
+    complain(f"{path}: its hash is not known, so damage may have gone unseen; its layers and their scale are plausible")
 
 
 def topology(scope):

@@ -14,7 +14,7 @@ import tensorflow as tf
 from conftest import ROOT, inside, load, photo, script
 from PIL import Image
 
-from core import checkpoints, config, pictures, styles, system
+from core import checkpoints, config, memory, pictures, styles
 from methods import METHODS, johnson, load_model
 
 
@@ -91,7 +91,7 @@ def test_transparency_stays_or_its_loss_is_reported(desk):
 
 def test_a_picture_too_large_for_the_memory_is_refused(desk, monkeypatch):
     Image.new("RGB", (2000, 2000)).save(desk / "large.png")
-    monkeypatch.setattr(system, "physical_memory", lambda: 2e9)  # the model would take 2.6 GB
+    monkeypatch.setattr(memory, "available", lambda: 2e9)  # the model would take 2.6 GB
     result = run(desk, "--image_file", "large.png")
     assert result.returncode == 1
     assert "2000x2000 pixels need about" in result.stderr

@@ -353,7 +353,7 @@ def test_the_losses_of_every_round_of_lbfgs_are_printed(easel):
         ((*BOTH, "--sweep", "loss_model=vgg_19"), 2, "no setting loss_model"),
         ((*BOTH, "-c", "twice.yml"), 1, "vgg_16/conv1/conv1_2 is there twice; keep one (twice.yml)"),
         ((*BOTH, "--style_scale", 1e6), 1, "of memory"),
-        ((*BOTH, "--image_size", 1e12), 1, "of memory"),
+        ((*BOTH, "--image_size", 1e9), 1, "of memory"),
         ((*BOTH, "--animation", "o.gif", "--show_every", 1, "--iterations", 1e9), 1, "raise --show_every or leave"),
         ((*BOTH, "--output_file", "photo.png"), 1, "photo.png: would be overwritten"),
         ((*BOTH, "--output_file", "photo.png/o.png"), 1, "photo.png/o.png: cannot be written"),
