@@ -83,10 +83,7 @@ def find_limits(kind, key):
     return Limits()
 
 
-SIDE_LIMITS = {
-    "least": SMALLEST_SIDE,
-    "reason": "the loss network halves the image four times",
-}  # for option()
+SIDE_LIMITS = {"least": SMALLEST_SIDE, "reason": "the loss network halves the image four times"}  # for option()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -151,8 +148,8 @@ class PerceptualConf(LossNetworkConf):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class RunConf:
-    """What the confs of all training runs say: photos, steps, optimizer, checkpoints."""
+class MethodConf:
+    """What the confs of all of train.py's methods say: photos, steps, optimizer, checkpoints, previews."""
 
     naming: str  # the run's name: its files go to <model_path>/<naming>/
     model_path: str = "models"
@@ -174,18 +171,6 @@ class RunConf:
     checkpoint_every: int = option(1000, above=0)  # steps
     keep_checkpoints: int = option(5, above=0)  # the newest N stay
 
-    def __post_init__(self):
-        """Expands ~ in model_path, and goes on to the next class. Raises UserError when naming leads out of model_path."""
-        object.__setattr__(self, "model_path", os.path.expanduser(self.model_path))
-        if os.path.isabs(self.naming) or re.search(r"(^|[/\\])\.\.([/\\]|$)", self.naming):
-            raise UserError(f"naming: got {self.naming!r}, a name without .. or a leading / is needed")
-        getattr(super(), "__post_init__", lambda: None)()
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class MethodConf(RunConf):
-    """What the confs of all of train.py's methods say."""
-
     method: str  # a key of methods.METHODS
     mixed_precision: bool = False  # steps compute in bfloat16, on a CPU with instructions for it
     # A finished model of this method, with whose weights training begins; "": random weights
@@ -194,6 +179,13 @@ class MethodConf(RunConf):
     # Previews, <model_path>/<naming>/preview-*.jpg, show early whether the settings are right.
     preview_image: str = option("", may_be_empty=True)  # shown beside its stylized versions; "": the project's corgi
     preview_every: int = 250  # steps; 0: no previews
+
+    def __post_init__(self):
+        """Expands ~ in model_path, and goes on to the next class. Raises UserError when naming leads out of model_path."""
+        object.__setattr__(self, "model_path", os.path.expanduser(self.model_path))
+        if os.path.isabs(self.naming) or re.search(r"(^|[/\\])\.\.([/\\]|$)", self.naming):
+            raise UserError(f"naming: got {self.naming!r}, a name without .. or a leading / is needed")
+        getattr(super(), "__post_init__", lambda: None)()
 
     def complete(self):
         """The conf with what it leaves to the files that it names. Raises UserError when these do not fit it."""

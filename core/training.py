@@ -150,7 +150,7 @@ def describe_error(error, conf, paths, unreadable):
     if isinstance(error, UserError):
         return str(error)
     if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
-        return f"{error.filename or conf.naming}: {error.strerror or error}"
+        return f"{error.filename or conf.naming}: {error.strerror or error}; see that it is there and may be written"
     return ""
 
 

@@ -1,6 +1,6 @@
 """Kills a tiny training, or fills its disk, at points where it touches files, and resumes it.
 
-  python tests/faults.py                      at all points of the run, for all methods in CONFS: about half an hour
+  python tests/faults.py                      at all points of the run, for all methods in CONFS, which takes long
   python tests/faults.py --count 4 --method wct    at 4 of them
 
 What a resumed run leaves must equal what an unharmed one leaves, byte for byte. A full disk must be reported in one line.
