@@ -549,7 +549,10 @@ def test_a_folder_of_photos_that_vanishes_loses_no_step(house, monkeypatch):
     ("error", "words"),
     [
         (MemoryError(), "the memory does not suffice; lower batch_size or image_size; saved at step 2"),
-        (OSError(5, "Input/output error"), "small: Input/output error; saved at step 2"),
+        (
+            OSError(5, "Input/output error"),
+            "small: Input/output error; see that it is there and may be written; saved at step 2",
+        ),
         (RuntimeError("a bug"), "RuntimeError in step 3; saved at step 2"),
     ],
 )
