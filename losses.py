@@ -292,7 +292,7 @@ def style_error(features, target, form, pixels):
     """
     errors = tf.reduce_sum(tf.square(style_matrix(features, form) - target), [1, 2])
     if form == "relative":
-        return tf.reduce_mean(errors) / tf.reduce_sum(tf.square(target))
+        return tf.reduce_mean(errors / tf.reduce_sum(tf.square(target), [-2, -1]))
     if form == "channels":
         return tf.reduce_mean(errors) / target.shape[-1] ** 2
     if form == "half_sum":

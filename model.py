@@ -166,9 +166,12 @@ def image_transform_net(images, w, least_slope=0.0):
     x = tf.nn.relu(instance_norm(resize_conv2d(x, w["deconv1/conv_transpose/conv"])))
     x = tf.nn.relu(instance_norm(resize_conv2d(x, w["deconv2/conv_transpose/conv"])))
     x = instance_norm(conv2d_to_image(x, w["deconv3/conv"]), *map(w.get, AFFINE))
-    x = tanh(x, least_slope)
-    height, width = tf.shape(images)[1], tf.shape(images)[2]
-    return (x[:, BORDER : BORDER + height, BORDER : BORDER + width] + 1) * 127.5
+    return to_picture(tanh(x, least_slope), tf.shape(images))
+
+
+def to_picture(x, shape):
+    """Cuts the border and the surplus off x, -1..1, and scales it to 0..255: [N,H,W,3] of the shape of the net's input."""
+    return (x[:, BORDER : BORDER + shape[1], BORDER : BORDER + shape[2]] + 1) * 127.5
 
 
 def create_kernels(initializer, seed, width=WIDTH):
@@ -176,8 +179,8 @@ def create_kernels(initializer, seed, width=WIDTH):
 
     Args:
       initializer: "normal" is the original's truncated normal of stddev 0.1, with which a residual block makes its input
-        about ten times larger. "identity" is He's scale (He et al. 2015, arXiv 1502.01852), and 0 in each block's second
-        convolution, so that blocks begin as the identity, which a run of few steps needs.
+        about ten times larger. "he" is the scale of He et al. 2015 (arXiv 1502.01852). "identity" is the same, but 0 in each
+        block's second convolution, so that blocks begin as the identity, which a run of few steps needs.
       width: channels of conv1.
     """
     kernels = {}

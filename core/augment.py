@@ -31,6 +31,12 @@ def turn_hue(images, most, seed, step):
     return tf.clip_by_value(tf.einsum("nhwi,nio->nhwo", images, turn), 0.0, 255.0)
 
 
+def fade(images, share, seed, step):
+    """Makes this share of images [N,H,W,3] gray at random."""
+    is_gray = draw(seed, step, 17, [images.shape[0], 1, 1, 1], 0.0, 1.0) < share
+    return tf.where(is_gray, tf.image.rgb_to_grayscale(images), images)
+
+
 def draw(seed, step, key, shape, low, high):
     """Uniform random numbers in low..high that depend on seed, step and key alone, so that a resumed run gets the same.
 

@@ -5,13 +5,13 @@ import os
 from core import checkpoints, config, system
 from core.cli import UserError
 from methods.adain import AdaIn
-from methods.decoders import EncoderConf
 from methods.johnson import Johnson
 from methods.msgnet import MsgNet
+from methods.predicted import Predicted
 from methods.stylebank import StyleBank
 from methods.wct import Wct
 
-METHODS = {"johnson": Johnson, "adain": AdaIn, "wct": Wct, "msgnet": MsgNet, "stylebank": StyleBank}
+METHODS = {"johnson": Johnson, "adain": AdaIn, "predicted": Predicted, "wct": Wct, "msgnet": MsgNet, "stylebank": StyleBank}
 CONFS = {name: method.conf_class for name, method in METHODS.items()}
 
 
@@ -55,8 +55,9 @@ def load_model(path, training=False):
     path = checkpoints.find_model(path)
     conf, _ = load_recipe(path)
     files = used_files(conf)
-    if not training:  # only an encoder is needed again, the one that the model's decoders were trained to invert
-        files = {key: file for key, file in files.items() if key == "loss_model_file" and isinstance(conf, EncoderConf)}
+    if not training:
+        needed = ["loss_model_file"] if METHODS[conf.method].needs_loss_network else []
+        files = {key: file for key, file in files.items() if key in needed}
     files.pop("initial_model", None)  # which no model needs any more
     checkpoints.check_pins(checkpoints.recipe_path(path), conf, files)
     method = METHODS[conf.method](conf, training)

@@ -2,30 +2,23 @@
 
 import dataclasses
 import functools
-import sys
 
 import tensorflow as tf
 
 import losses
-import reader
-from core import augment, config, styles
-from core.cli import UserError
-from methods import base, decoders, layers
+from core import styles
+from methods import base, decoders, layers, style_data
 
 DEPTH = 4  # the encoder ends at relu4_1
 IMAGES, MOMENTS = tf.TensorSpec([None, None, None, 3]), tf.TensorSpec([None, 1, 1, None])
-MOST_HUE = 0.5  # radians: style pictures' hues are turned by at most this, either way
 EPSILON = 1e-5  # added to variances, as in the authors' code, so that a constant channel's deviation is not 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class AdaInConf(decoders.EncoderConf):
+class AdaInConf(decoders.EncoderConf, style_data.StyleDataConf):
     """The conf of AdaIN's decoder. Defaults are the paper's."""
 
     method: str = "adain"
-    style_data: tuple[str, ...]  # folders of style pictures, walked recursively; each gives the same share of the styles
-    # Style pictures are resized to 1 to this many times image_size, at random, before the crop
-    style_crop_scale: float = config.option(2.0, least=1, most=8)
     reconstruction_steps: int = 0  # the first N steps teach the decoder to give the photo back
     style_warmup_steps: int = 0  # over the N steps after them the style weight rises from 0
     content_weight: float = 1.0
@@ -39,14 +32,15 @@ class AdaIn(base.Method):
     Departures from the paper:
     - The encoder is the conf's loss network, by default the project's own small one.
     - The encoder pads zeros instead of reflecting the edges.
-    - Style pictures are shown in other light and hues (vary_colors): a few paintings stand for many.
+    - Style pictures are shown in other light and hues (style_data.StyleBatches).
     - conf.reconstruction_steps and conf.style_warmup_steps, both 0 by default.
 
-    Raises UserError as losses.read_loss_network and, for training, list_style_paths do.
+    Raises UserError as losses.read_loss_network and, for training, style_data.StyleBatches do.
     """
 
     conf_class = AdaInConf
     style_kinds = ("image",)
+    needs_loss_network = True
     memory = (650e6, 350)
 
     def __init__(self, conf, training=False):
@@ -56,16 +50,13 @@ class AdaIn(base.Method):
         self.decoder = decoders.create_decoder("adain", self.encoder, DEPTH, conf.seed)
         self._statistics = functools.lru_cache(maxsize=16)(self._measure)  # one style often goes with many pictures
         if training:
-            self._style_paths = list_style_paths(conf.style_data)
-            self._style_batches = None
+            self._styles = style_data.StyleBatches(conf)
 
     def train_step(self, content, optimizer, variables):
         """As base.Method.train_step; in the first conf.reconstruction_steps the losses are decoders.inversion_losses."""
         if int(optimizer.iterations) < self.conf.reconstruction_steps:
             return self._reconstruction_step(content, optimizer, variables)
-        if self._style_batches is None:
-            self._style_batches = read_style_batches(self._style_paths, self.conf, int(optimizer.iterations))
-        return self._train_step(content, next(self._style_batches), optimizer, variables)
+        return self._train_step(content, self._styles.draw(optimizer.iterations), optimizer, variables)
 
     def stylize(self, content, style, strength=1.0):
         """As base.Method.stylize; strength 0 is the content as the decoder recovers it from its features."""
@@ -111,7 +102,6 @@ class AdaIn(base.Method):
 
     @tf.function(autograph=False)
     def _train_step(self, content, style, optimizer, variables):
-        style = vary_colors(style, self.conf, optimizer.iterations)
         features = self.encoder(content, self.layers[-1:])[self.layers[-1]]
         style_moments = {layer: moments(maps) for layer, maps in self.encoder(style).items()}
         target = adain(features, moments(features), style_moments[self.layers[-1]])
@@ -155,40 +145,3 @@ def moments(features, weights=1.0):
     mean = tf.reduce_sum(weights * features, [1, 2], keepdims=True)
     variance = tf.reduce_sum(weights * tf.square(features - mean), [1, 2], keepdims=True)
     return mean, tf.sqrt(variance + EPSILON)
-
-
-def list_style_paths(folders):
-    """The paths of all folders' pictures, those of small folders repeated until each folder gives as many as the largest.
-
-    Raises UserError as reader.list_images does.
-    """
-    paths_by_folder = [reader.list_images(folder, "point style_data at folders of paintings") for folder in folders]
-    most = max(map(len, paths_by_folder))
-    return [paths[i % len(paths)] for paths in paths_by_folder for i in range(most)]
-
-
-def read_style_batches(paths, conf, first_step):
-    """Endless batches [N,S,S,3] of style pictures, RGB 0..255, from a step on: resized, cropped and mirrored at random.
-
-    What a step gets depends on the seed and the step alone. A picture that cannot be read is named on stderr and replaced.
-
-    Raises UserError when none of the pictures can be read.
-    """
-    # seed + 1, so that the crops of styles and photos are independent
-    style_conf = dataclasses.replace(conf, seed=conf.seed + 1, random_crops=True, crop_scale=conf.style_crop_scale)
-    unreadable, reported = set(), set()
-    try:
-        for images in reader.training_batches(paths, style_conf, first_step, 2**40, unreadable):
-            for path in unreadable - reported:
-                print(f"Skipped {path}: not readable", file=sys.stderr)
-            reported |= unreadable
-            yield images
-    except tf.errors.OpError:
-        if len(unreadable) < len(set(paths)):
-            raise
-        raise UserError(f"style_data: none of the {len(unreadable)} pictures can be read") from None
-
-
-def vary_colors(images, conf, step):
-    """Style pictures [N,S,S,3], RGB 0..255, in other light and hues, at random for each: a few paintings stand for many."""
-    return augment.relight(augment.turn_hue(images, MOST_HUE, conf.seed, step), conf.seed, step)

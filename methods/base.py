@@ -27,6 +27,7 @@ class Method(tf.Module):
       memory: (bytes, bytes for each pixel) at the peak of stylize(), as `python benchmark.py memory` measures them.
       style_kinds: what stylize() takes as styles: "name", a style that the model holds; "image", any picture; (): neither,
         as the model has a single style.
+      needs_loss_network: whether a finished model needs its loss network too, the very file of its training.
       style_names: the names of the styles that the model holds.
       extra_variables: variables that a model file holds beside the trained ones.
       style_variable_names: names of variables that belong to the style: an initial_model, which often has another style,
@@ -37,6 +38,7 @@ class Method(tf.Module):
     conf_class: type[config.MethodConf]
     memory: tuple[float, float]
     style_kinds: tuple[str, ...] = ()
+    needs_loss_network: bool = False
     style_names: typing.Sequence[str] = ()
     extra_variables: typing.Sequence[tf.Variable] = ()
     style_variable_names: typing.Sequence[str] = ()

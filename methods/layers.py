@@ -99,3 +99,33 @@ def normalize(x, norm=(), activation=tf.nn.relu):
     `norm` is a style's (scale [C], offset [C]); (): neither.
     """
     return activation(model.instance_norm(x, *norm))
+
+
+def merge_styles(shares, parts):
+    """Makes one style of several without masks: (shares [1,1,1] of 1, weighted means of the parts [1,...]).
+
+    Args:
+      shares: what styles.shares() returns, [S,1,1].
+      parts: what a net needs of each style, tensors [S,...].
+    """
+    return tf.ones([1, 1, 1]), [tf.tensordot(shares[:, 0, 0], part, 1)[None] for part in parts]
+
+
+def paint_styles(image, shares, parts, paint):
+    """The sum over styles of their share in each pixel times the picture in this style: [H,W,3].
+
+    Styles are painted alone, as norms over all of them would mix their colors, and one after the other, so that memory
+    stays that of a single style.
+
+    Args:
+      image: the photo, [H,W,3].
+      shares: of each style in each pixel, [S,H,W] or [S,1,1].
+      parts: what `paint` needs of each style, tensors [S,...].
+      paint: a function of one style's parts that gives [H,W,3].
+    """
+
+    def add_style(total, style):
+        share, *own_parts = style
+        return total + share[..., None] * paint(*own_parts)
+
+    return tf.foldl(add_style, (shares, *parts), tf.zeros_like(image), parallel_iterations=1)

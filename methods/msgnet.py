@@ -148,8 +148,7 @@ class MsgNet(base.Method):
         norms = tf.stack([self._style_norms(s) for s in style])
         grams = tf.concat([self._named_gram(s) if s.image is None else self._image_gram(s) for s in style], 0)
         if all(s.mask is None for s in style):  # CoMatch is linear in the Gram matrix: decode once, by the weighted mean
-            grams, norms = (tf.tensordot(shares[:, 0, 0], values, 1)[None] for values in (grams, norms))
-            shares = tf.ones([1, 1, 1])
+            shares, (grams, norms) = layers.merge_styles(shares, (grams, norms))
         return self._stylize(content, grams, norms, shares, strength)
 
     def _style_norms(self, style):
@@ -195,14 +194,11 @@ class MsgNet(base.Method):
         def stylize_image(image):
             features = self._encode(layers.pad_to_multiple(image[None], DEPTH))
 
-            def add_style(total, style):
-                share, gram, norms = style
+            def paint(gram, norms):
                 decoded = self._decode(comatch(features, self.match, gram, self.path), norms)[0, : size[0], : size[1]]
-                return total + share[..., None] * tf.clip_by_value(decoded, 0.0, 255.0)
+                return tf.clip_by_value(decoded, 0.0, 255.0)
 
-            # Each style is decoded alone, as norms over all of them would mix their colors, and one after the other, so
-            # that memory stays that of a single style.
-            return tf.foldl(add_style, (shares, grams, norms), tf.zeros_like(image), parallel_iterations=1)
+            return layers.paint_styles(image, shares, (grams, norms), paint)
 
         rest = 1 - strength * tf.reduce_sum(shares, 0)[..., None]
         return rest * content + strength * tf.map_fn(stylize_image, content)

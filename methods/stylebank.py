@@ -180,9 +180,7 @@ class StyleBank(base.Method):
         strengths = tf.fill([len(style)], float(strength))
         norms = tf.stack([self.norms[s.name] for s in style])
         if all(s.mask is None for s in style):  # decode once, by the weighted mean of the banks
-            banks, norms = (tf.tensordot(shares[:, 0, 0], values, 1)[None] for values in (banks, norms))
-            strengths = strengths[:1]
-            shares = tf.ones([1, 1, 1])
+            shares, (banks, norms, strengths) = layers.merge_styles(shares, (banks, norms, strengths))
         elif (uncovered := 1 - shares.sum(0)).max() > UNCOVERED_LIMIT:  # one more style, of strength 0
             shares = np.concatenate([shares, uncovered[None]])
             banks, norms = (tf.concat([values, values[:1]], 0) for values in (banks, norms))
@@ -206,17 +204,14 @@ class StyleBank(base.Method):
             padded_image = layers.pad_to_multiple(image[None], DEPTH)
             features = self._encode(padded_image)
 
-            def add_style(total, style):
-                share, bank, norms, strength = style
+            def paint(bank, norms, strength):
                 bank = tf.unstack(tf.ensure_shape(bank, [len(first_bank), *first_bank[0].shape]))
                 x = (1 - strength) * features + strength * self._apply_bank(features, bank, norms)
                 decoded = self._decode(x, (1 - strength) * identity_norms(self.conf) + strength * norms)
                 decoded += (1 - strength) * (match_colors(decoded, padded_image) - decoded)
-                return total + share[..., None] * tf.clip_by_value(decoded[0, : size[0], : size[1]], 0.0, 255.0)
+                return tf.clip_by_value(decoded[0, : size[0], : size[1]], 0.0, 255.0)
 
-            # One style after the other, so that memory stays that of a single style.
-            parts = (shares, banks, norms, strengths)
-            return tf.foldl(add_style, parts, tf.zeros_like(image), parallel_iterations=1)
+            return layers.paint_styles(image, shares, (banks, norms, strengths), paint)
 
         return tf.map_fn(stylize_image, content)
 

@@ -38,6 +38,7 @@ class Wct(base.Method):
 
     conf_class = WctConf
     style_kinds = ("image",)
+    needs_loss_network = True
     memory = (750e6, 700)
 
     def __init__(self, conf, training=False):

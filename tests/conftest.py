@@ -88,12 +88,16 @@ def write_conf(folder, **changes):
     return path
 
 
-UNIVERSAL = {"adain": {"style_weight": 10.0}, "wct": {"style_weight": None}}  # methods that take any style
+UNIVERSAL = {  # methods that take any style
+    "adain": {"style_weight": 10.0},
+    "predicted": {"style_weight": 10.0, "width": 8},
+    "wct": {"style_weight": None},
+}
 
 
 def universal_conf(folder, method, **changes):
     """write_conf for a method of UNIVERSAL."""
-    keys = {"style_data": [str(folder / "photos")]} if method == "adain" else {}
+    keys = {"style_data": [str(folder / "photos")]} if method != "wct" else {}
     return write_conf(folder, method=method, style_image=None, **UNIVERSAL[method] | keys | changes)
 
 

@@ -1,0 +1,221 @@
+"""Ghiasi et al. 2017 (arXiv 1705.06830): one network reads a painting, and predicts the norms of another that paints."""
+
+import dataclasses
+import functools
+import typing
+
+import tensorflow as tf
+
+import losses
+import model
+from core import config, styles
+from methods import base, decoders, layers, style_data
+from vgg_preprocessing import mean_image_subtraction
+
+DEPTHS = range(1, 6)  # the painting is read at relu1_1 to relu5_1
+EXAMPLES = 200  # style pictures that say what is usual
+FARTHEST = 5.0  # deviations: a painting that is less usual than this counts as no farther
+EPSILON = 1e-5  # added to variances of features
+RIDGE = 1e-3  # this share of the channels' mean variance is added to each one's before a gray picture's are whitened
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PredictedConf(style_data.StyleDataConf, config.PerceptualConf):
+    """The conf of the two networks. Their loss_model is also what reads paintings, so models need its file too."""
+
+    method: str = "predicted"
+    width: int = config.option(32, above=0, most=1024)  # channels of the net's first convolution, as JohnsonConf's
+    bottleneck: int = config.option(100, above=0, most=65536)  # how many numbers describe a style
+    least_slope: float = 0.0  # as JohnsonConf's
+    style_warmup_steps: int = 0  # over the first N steps the style weight rises from 0
+    reconstruction_steps: typing.ClassVar[int] = 0
+
+
+class Predicted(base.Method):
+    """An image transform net whose norms belong to the style, and two dense layers that predict these from a painting.
+
+    Departures from the paper:
+    - The loss network reads the painting, not Inception-v3: means and deviations of its features at five depths.
+    - The first dense layer ends with a ReLU.
+    - The last norm is color_norm(), which takes the colors' means and covariance from the painting itself.
+
+    Raises UserError as losses.read_loss_network and, for training, losses.PerceptualLoss and style_data.StyleBatches do.
+    """
+
+    conf_class = PredictedConf
+    style_kinds = ("image",)
+    needs_loss_network = True
+
+    def __init__(self, conf, training=False):
+        super().__init__(conf)
+        self.memory = (850e6, 14 * conf.width)
+        self.layers = decoders.last_layers(conf.loss_model, DEPTHS)
+        self.encoder = losses.read_loss_network(conf, self.layers)
+        self.kernels = model.create_kernels("he", conf.seed, conf.width)
+        shapes, self._channels = self.encoder.kernel_shapes(), norm_channels(conf.width)
+        inputs, outputs = 2 * sum(shapes[f"conv{depth}_1"][3] for depth in DEPTHS), 2 * sum(self._channels.values())
+        dense = {"bottleneck": (1, inputs, conf.bottleneck), "norms": (1, conf.bottleneck, outputs)}
+        self.dense = layers.create_layers("predicted", dense, conf.seed, zero_scopes=["norms"])
+        self.extra_variables = [  # of usual paintings' moments
+            tf.Variable(tf.zeros(inputs), trainable=False, name=f"predicted/features/{name}")
+            for name in ("mean", "deviation")
+        ]
+        self._statistics = functools.lru_cache(maxsize=16)(self._read_style)  # one style often goes with many pictures
+        if training:
+            self.perceptual_loss = losses.PerceptualLoss(conf)
+            self._styles = style_data.StyleBatches(conf)
+            self._measure_usual()
+
+    @property
+    def newer_variable_names(self):
+        """All but the kernels, so that an initial_model may be a net of one style, of the same width."""
+        variables = [*self.extra_variables, *(variable for layer in self.dense.values() for variable in layer)]
+        return [variable.name.removesuffix(":0") for variable in variables]
+
+    def train_step(self, content, optimizer, variables):
+        """As base.Method.train_step, with another style for each photo."""
+        return self._train_step(content, self._styles.draw(optimizer.iterations), optimizer, variables)
+
+    def stylize(self, content, style, strength=1.0):
+        """As base.Method.stylize; the strength mixes the content (0) with the net's output (1).
+
+        Where masks leave a pixel uncovered, it stays as it is.
+        """
+        shares = styles.shares(style, *content.shape[1:3])
+        parts = [tf.concat(values, 0) for values in zip(*map(self._statistics, style), strict=True)]
+        if all(s.mask is None for s in style):  # the weighted mean of what is predicted is a style of its own
+            shares, parts = layers.merge_styles(shares, parts)
+        return self._stylize(content, shares, *parts, strength)
+
+    def _measure_usual(self):
+        """Sets the mean and the deviation of the moments of EXAMPLES style pictures."""
+        batches = style_data.StyleBatches(dataclasses.replace(self.conf, batch_size=1))
+        steps = tf.range(EXAMPLES, dtype=tf.int64)
+        moments = tf.concat([self._moments(batches.draw(step)) for step in steps], 0)
+        mean, variance = tf.nn.moments(moments, [0])
+        for variable, value in zip(self.extra_variables, (mean, tf.sqrt(variance) + 1e-3), strict=True):
+            variable.assign(value)
+
+    @tf.function(autograph=False, reduce_retracing=True)
+    def _moments(self, images):
+        """Means and deviations of the features of pictures [N,H,W,3], RGB 0..255, at all depths: [N,C]."""
+        features = self.encoder(layers.pad_to_multiple(images, max(DEPTHS)))
+        moments = [tf.nn.moments(features[layer], [1, 2]) for layer in self.layers]
+        return tf.concat([value for mean, variance in moments for value in (mean, tf.sqrt(variance + EPSILON))], 1)
+
+    def _read_style(self, style):
+        """predict() for a Style's picture."""
+        return self._predict(tf.cast(style.image, tf.float32)[None])
+
+    @tf.function(autograph=False, reduce_retracing=True)
+    def _predict(self, images):
+        """What the net needs of style pictures [N,H,W,3], RGB 0..255: (norms [N,2,C], color means [N,3], roots [N,3,3])."""
+        mean, deviation = self.extra_variables
+        x = tf.clip_by_value((self._moments(images) - mean) / deviation, -FARTHEST, FARTHEST)
+        x = tf.nn.relu(dense(x, self.dense["bottleneck"]))
+        changes = tf.reshape(dense(x, self.dense["norms"]), [-1, 2, sum(self._channels.values())])
+        return usual_norms(self._channels) + changes, *color_moments(model.atanh(images), 1e-6)
+
+    @tf.function(autograph=False)
+    def _train_step(self, content, style, optimizer, variables):
+        # Each photo has its own style, whose Gram matrices style_targets() returns as those of one view.
+        style_targets = {layer: grams[None] for layer, grams in self.perceptual_loss.style_targets(style).items()}
+        content_targets = self.perceptual_loss.content_targets(content)
+        style_weight = losses.schedule_style_weight(self.conf, optimizer.iterations)
+
+        def compute_losses():
+            pairs = zip(tf.split(content, content.shape[0]), *map(tf.unstack, self._predict(style)), strict=True)
+            generated = tf.concat([self._paint(image, *of_style) for image, *of_style in pairs], 0)
+            return self.perceptual_loss(generated, content_targets, style_targets, style_weight)
+
+        return base.minimize(compute_losses, variables, optimizer)
+
+    @tf.function(
+        autograph=False,
+        input_signature=[
+            tf.TensorSpec([None, None, None, 3]),
+            tf.TensorSpec([None, None, None]),
+            tf.TensorSpec([None, 2, None]),
+            tf.TensorSpec([None, 3]),
+            tf.TensorSpec([None, 3, 3]),
+            tf.TensorSpec([]),
+        ],
+    )
+    def _stylize(self, content, shares, norms, color_means, color_roots, strength):
+        def stylize_image(image):
+            def paint(*of_style):
+                return self._paint(image[None], *of_style)[0]
+
+            return layers.paint_styles(image, shares, (norms, color_means, color_roots), paint)
+
+        rest = 1 - strength * tf.reduce_sum(shares, 0)[..., None]
+        return rest * content + strength * tf.map_fn(stylize_image, content)
+
+    def _paint(self, image, norms, color_mean, color_root):
+        """image_transform_net() for an image [1,H,W,3] with what _predict() returns for one style."""
+        norms = layers.split_norms(norms, self._channels)
+        return image_transform_net(image, self.kernels, norms, color_mean, color_root, self.conf.least_slope)
+
+
+def image_transform_net(image, w, norms, color_mean, color_root, least_slope=0.0):
+    """model.image_transform_net with a style's norms, also in residual blocks. [1,H,W,3] RGB 0..255 -> the same.
+
+    Args:
+      w: kernels by scope as in model.kernel_sizes().
+      norms: {scope: (scale [C], offset [C])} of the norm after each of norm_channels().
+      color_mean, color_root: [3] and [3,3] of color_norm().
+    """
+    x = model.reflect_border(mean_image_subtraction(image), model.BORDER)
+    x = layers.normalize(model.conv2d(x, w["conv1/conv"], 1), norms["conv1/conv"])
+    x = layers.normalize(model.conv2d(x, w["conv2/conv"], 2), norms["conv2/conv"])
+    x = layers.normalize(model.conv2d(x, w["conv3/conv"], 2), norms["conv3/conv"])
+    for i in range(1, 6):
+        conv, conv_1 = f"res{i}/residual/conv", f"res{i}/residual/conv_1"
+        y = layers.normalize(model.conv2d(x, w[conv], 1), norms[conv])
+        x += layers.normalize(model.conv2d(y, w[conv_1], 1), norms[conv_1], tf.identity)
+    for conv in ("deconv1/conv_transpose/conv", "deconv2/conv_transpose/conv"):
+        x = layers.normalize(model.resize_conv2d(x, w[conv]), norms[conv])
+    x = color_norm(model.conv2d_to_image(x, w["deconv3/conv"]), color_mean, color_root)
+    return model.to_picture(model.tanh(x, least_slope), tf.shape(image))
+
+
+def norm_channels(width):
+    """The norms that have a scale and an offset, {scope of the convolution before it: channels}."""
+    return {scope: channels for scope, (_, _, channels) in model.kernel_sizes(width).items() if scope != "deconv3/conv"}
+
+
+def usual_norms(channels):
+    """layers.identity_norms(), but scales of 0 at the end of residual blocks, which so begin as the identity."""
+    scales = [tf.fill([count], 0.0 if scope.endswith("conv_1") else 1.0) for scope, count in channels.items()]
+    return layers.identity_norms(channels) * tf.concat(scales, 0)
+
+
+def dense(x, layer):
+    """A dense layer: [N,I] and (kernel [1,1,I,O], biases [O]) -> [N,O]."""
+    return tf.matmul(x, layer[0][0, 0]) + layer[1]
+
+
+def color_moments(images, ridge):
+    """The colors' means [N,3], and the Cholesky roots [N,3,3] of their covariance, of images [N,H,W,3].
+
+    `ridge` times their mean variance is added to each channel's, as the covariance of a gray picture has no root.
+
+    In float64, which mixed_precision leaves alone: a covariance in bfloat16 may have no root.
+    """
+    colors = tf.reshape(tf.cast(images, tf.float64), [tf.shape(images)[0], -1, 3])
+    mean = tf.reduce_mean(colors, 1, keepdims=True)
+    covariance = tf.matmul(colors - mean, colors - mean, transpose_a=True) / tf.cast(tf.shape(colors)[1], tf.float64)
+    added = ridge * tf.linalg.trace(covariance) / 3 + 1e-6
+    root = tf.linalg.cholesky(covariance + added[:, None, None] * tf.eye(3, dtype=tf.float64))
+    return tf.cast(mean[:, 0], tf.float32), tf.cast(root, tf.float32)
+
+
+def color_norm(x, mean, root):
+    """Gives the colors of x [1,H,W,3] a mean [3] and the covariance root root^T, [3,3].
+
+    A whitening and coloring transform. An instance norm with scale and offset sets each channel alone: a gray style would
+    give colored pictures.
+    """
+    own_mean, own_root = color_moments(x, RIDGE)
+    map_ = tf.matmul(root, tf.linalg.inv(own_root[0]))
+    return tf.tensordot(x - own_mean, map_, [[3], [1]]) + mean
