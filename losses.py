@@ -13,6 +13,7 @@ from core.cli import UserError
 COLORS, LUMINANCE = "colors", "luminance"  # layers without a network: a style layer and a content layer of the pixels
 SQUARE_SIDE = 8  # pixels: LUMINANCE is averaged over squares of this size
 VIEWS = 8  # a picture can be mirrored and turned by quarters in 8 ways
+EPSILON = 1e-5  # added to variances, as in the code of Huang and Belongie, so that a constant channel's deviation is not 0
 INVERSE_VIEWS = (0, 1, 2, 3, 4, 6, 5, 7)  # the view that undoes each view
 UNDIVIDED_FORMS = ("half_sum", "quarter_mean", "image")  # compare F F^T, so that a larger style image weighs more
 
@@ -94,13 +95,13 @@ class PerceptualLoss(tf.Module):
 
         The views are those of `view_range`, or, if None, views(conf).
         """
-        targets = {layer: [] for layer in self._style_layers}
-        for view in view_range or views(self.conf):
-            features = self._features(image, view, self._style_layers)
-            for layer, matrices in targets.items():
-                matrices.append(style_matrix(features[layer], self.conf.style_form))
-            del features  # before the next view's are computed: one view's take most of the memory
-        return {layer: tf.concat(matrices, 0) for layer, matrices in targets.items()}
+        targets = [self.batch_targets(image, view) for view in view_range or views(self.conf)]
+        return {layer: tf.concat([in_view[layer][0] for in_view in targets], 0) for layer in self._style_layers}
+
+    def batch_targets(self, images, view=0):
+        """The targets of a batch of styles [N,h,w,3] RGB 0..255, one for each picture, in a view: {layer: [1,N,C,C]}."""
+        features = self._features(images, view, self._style_layers)
+        return {layer: style_matrix(features[layer], self.conf.style_form)[None] for layer in self._style_layers}
 
     def content_targets(self, content, view=0):
         """{layer: features [N,h,w,C]} of photos [N,H,W,3] RGB 0..255 in a view; no gradient goes through them."""
@@ -113,7 +114,8 @@ class PerceptualLoss(tf.Module):
         Args:
           content_targets: what content_targets() returns for the same view; {}: no content.
           styles: a list of (weight, guides, targets), one for each style; []: no style. `targets` are what style_targets()
-            returns. `guides` limit a style to its region, {layer: [1,h,w,1] to multiply the features by}; None: no limit.
+            returns, or batch_targets(), if each picture has a style of its own. `guides` limit a style to its region,
+            {layer: [1,h,w,1] to multiply the features by}; None: no limit.
 
         Returns:
           ({"tv": scalar, "content": scalar, "style": scalar}, {style layer: scalar}), without "content" and "style" where
@@ -134,7 +136,8 @@ class PerceptualLoss(tf.Module):
         for weight, guides, targets in styles:
             for layer, matrices in targets.items():
                 inside = features[layer] * turn(guides[layer], view) if guides else features[layer]
-                error = style_error(inside, matrices[view], self.conf.style_form, pixels)
+                target = matrices[view] if matrices.shape.rank == 3 else matrices[0]
+                error = style_error(inside, target, self.conf.style_form, pixels)
                 style_errors[layer] = style_errors.get(layer, 0.0) + weight * self._factors.get(layer, 1.0) * error
         if styles:
             parts["style"] = tf.add_n([self._style_shares[layer] * error for layer, error in style_errors.items()])
@@ -143,7 +146,8 @@ class PerceptualLoss(tf.Module):
     def __call__(self, generated, content_targets, style_targets, style_weight, view=0):
         """The scalar losses of a net's pictures [N,H,W,3] RGB 0..255 by TensorBoard tag, as tag_losses() returns them.
 
-        `content_targets` and `style_targets` are what the methods of these names return, the former for the same view.
+        `content_targets` and `style_targets` are what content_targets() and style_targets() or batch_targets() return, for
+        the same view.
         """
         parts, style_errors = self.errors(generated, content_targets, [(1.0, None, style_targets)], view)
         weights = {"content": self.conf.content_weight, "style": style_weight, "tv": self.conf.tv_weight}
@@ -268,16 +272,31 @@ def content_error(features, target, form):
 
 
 def style_matrix(features, form):
-    """What style_error() compares in a form: features [N,h,w,C] -> [N,C,C], gram(), or undivided F F^T."""
+    """What style_error() compares in a form: features [N,h,w,C] -> [N,C,C], gram(), or undivided F F^T.
+
+    In the form "moments" means and deviations, [N,2,C].
+    """
+    if form == "moments":
+        return tf.concat(moments(features), 1)[:, :, 0]
     size = tf.cast(tf.size(features[0]), features.dtype)
     return gram(features) * (size if form in UNDIVIDED_FORMS else 1.0)
+
+
+def moments(features, weights=1.0):
+    """(mean, deviation) of features [N,h,w,C] over h and w, each [N,1,1,C]; with weights [S,h,w,1] and N 1, [S,1,1,C]."""
+    weights *= tf.ones_like(features[..., :1])
+    weights /= tf.reduce_sum(weights, [1, 2], keepdims=True) + 1e-12
+    mean = tf.reduce_sum(weights * features, [1, 2], keepdims=True)
+    variance = tf.reduce_sum(weights * tf.square(features - mean), [1, 2], keepdims=True)
+    return mean, tf.sqrt(variance + EPSILON)
 
 
 def style_error(features, target, form, pixels):
     """How far features [N,h,w,C] are from a style: a scalar.
 
     Args:
-      target: the style's matrix A [C,C], as style_matrix() returns it for the form; G is the features' own.
+      target: the style's matrix A [C,C], as style_matrix() returns it for the form; or [N,C,C], one for each picture. G is
+        the features' own.
       pixels: how many the picture has, H*W; "image" alone uses it.
 
     Forms that compare gram():
@@ -285,6 +304,8 @@ def style_error(features, target, form, pixels):
         normalizes, so the weights in its confs keep their meaning; the Lua reference divides by C^2 instead.
       "channels": |G-A|^2 / C^2, mean over the batch, as the Lua reference and MSG-Net.
       "relative": |G-A|^2 / |A|^2, mean over the batch.
+    A form that compares means and deviations:
+      "moments": |G-A|^2 / C, mean over the batch, as Huang and Belongie 2017 (equation 13).
     Forms that compare F F^T:
       "half_sum": |G-A|^2 / 2.
       "quarter_mean": |G-A|^2 / (4 C^2 (h w)^2) (Gatys et al. 2016).
@@ -293,6 +314,8 @@ def style_error(features, target, form, pixels):
     errors = tf.reduce_sum(tf.square(style_matrix(features, form) - target), [1, 2])
     if form == "relative":
         return tf.reduce_mean(errors / tf.reduce_sum(tf.square(target), [-2, -1]))
+    if form == "moments":
+        return tf.reduce_mean(errors) / target.shape[-1]
     if form == "channels":
         return tf.reduce_mean(errors) / target.shape[-1] ** 2
     if form == "half_sum":

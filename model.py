@@ -179,8 +179,8 @@ def create_kernels(initializer, seed, width=WIDTH):
 
     Args:
       initializer: "normal" is the original's truncated normal of stddev 0.1, with which a residual block makes its input
-        about ten times larger. "he" is the scale of He et al. 2015 (arXiv 1502.01852). "identity" is the same, but 0 in each
-        block's second convolution, so that blocks begin as the identity, which a run of few steps needs.
+        about ten times larger. "he" is the scale of He et al. 2015 (arXiv 1502.01852). "identity" is the same, with 0 in
+        each block's second convolution, so that blocks begin as the identity, which a run of few steps needs.
       width: channels of conv1.
     """
     kernels = {}

@@ -134,7 +134,7 @@ class PerceptualConf(LossNetworkConf):
     # The forms are explained at losses.content_error and losses.style_error. With relative the loss is the mean over its
     # layers, with the others the sum
     content_form: str = option("mean", choices=("mean", "relative"))
-    style_form: str = option("size", choices=("size", "channels", "relative"))
+    style_form: str = option("size", choices=("size", "channels", "relative", "moments"))
     color_weight: float = 0.0  # of the pixels' colors as one more style layer
     luminance_weight: float = 0.0  # of blurred light and dark as one more content layer
     # Scope of a second loss network, which gives the layers that begin with it, and its file; "": none

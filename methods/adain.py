@@ -6,24 +6,33 @@ import functools
 import tensorflow as tf
 
 import losses
-from core import styles
+from core import config, styles
 from methods import base, decoders, layers, style_data
 
 DEPTH = 4  # the encoder ends at relu4_1
 IMAGES, MOMENTS = tf.TensorSpec([None, None, None, 3]), tf.TensorSpec([None, 1, 1, None])
-EPSILON = 1e-5  # added to variances, as in the authors' code, so that a constant channel's deviation is not 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class AdaInConf(decoders.EncoderConf, style_data.StyleDataConf):
-    """The conf of AdaIN's decoder. Defaults are the paper's."""
+class AdaInConf(style_data.StyleDataConf, config.PerceptualConf):
+    """The conf of AdaIN's decoder. Defaults are the paper's. Its loss_model is also the encoder, which models need too."""
 
     method: str = "adain"
+    batch_size: int = 8
+    learning_rate: float = 1e-4
+    learning_rate_schedule: str = "inverse"
+    random_crops: bool = True
     reconstruction_steps: int = 0  # the first N steps teach the decoder to give the photo back
     style_warmup_steps: int = 0  # over the N steps after them the style weight rises from 0
-    content_weight: float = 1.0
     style_weight: float = 10.0
-    learning_rate_schedule: str = "inverse"
+    style_form: str = "moments"
+
+    def __post_init__(self):
+        """Fills in the paper's layers: content is compared at the last one, style at all."""
+        all_layers = tuple(decoders.last_layers(self.loss_model, range(1, DEPTH + 1)))
+        object.__setattr__(self, "content_layers", self.content_layers or all_layers[-1:])
+        object.__setattr__(self, "style_layers", self.style_layers or all_layers)
+        super().__post_init__()
 
 
 class AdaIn(base.Method):
@@ -33,9 +42,11 @@ class AdaIn(base.Method):
     - The encoder is the conf's loss network, by default the project's own small one.
     - The encoder pads zeros instead of reflecting the edges.
     - Style pictures are shown in other light and hues (style_data.StyleBatches).
+    - By the conf, other layers, of other networks too, and Gram matrices may be compared. Where they are not the encoder's
+      last, content layers compare with the photo.
     - conf.reconstruction_steps and conf.style_warmup_steps, both 0 by default.
 
-    Raises UserError as losses.read_loss_network and, for training, style_data.StyleBatches do.
+    Raises UserError as losses.read_loss_network and, for training, losses.PerceptualLoss and style_data.StyleBatches do.
     """
 
     conf_class = AdaInConf
@@ -50,6 +61,7 @@ class AdaIn(base.Method):
         self.decoder = decoders.create_decoder("adain", self.encoder, DEPTH, conf.seed)
         self._statistics = functools.lru_cache(maxsize=16)(self._measure)  # one style often goes with many pictures
         if training:
+            self.perceptual_loss = losses.PerceptualLoss(conf)
             self._styles = style_data.StyleBatches(conf)
 
     def train_step(self, content, optimizer, variables):
@@ -70,7 +82,7 @@ class AdaIn(base.Method):
 
     @tf.function(autograph=False, input_signature=[tf.TensorSpec([1, None, None, 3])])
     def _encode_moments(self, image):
-        return moments(self.encoder(layers.pad_to_multiple(image, DEPTH), self.layers[-1:])[self.layers[-1]])
+        return losses.moments(self.encoder(layers.pad_to_multiple(image, DEPTH), self.layers[-1:])[self.layers[-1]])
 
     @tf.function(
         autograph=False, input_signature=[IMAGES, MOMENTS, MOMENTS, tf.TensorSpec([None, None, None]), tf.TensorSpec([])]
@@ -82,7 +94,7 @@ class AdaIn(base.Method):
             features = self.encoder(layers.pad_to_multiple(image[None], DEPTH), self.layers[-1:])[self.layers[-1]]
             regions = decoders.resize_shares(shares, image[None], DEPTH, features)
             # In each region the content's own moments are replaced, so they are those of the region too.
-            in_styles = adain(features, moments(features, regions), (means, deviations))
+            in_styles = adain(features, losses.moments(features, regions), (means, deviations))
             features += strength * tf.reduce_sum(regions * (in_styles - features), 0, keepdims=True)
             return decoders.decode(features, self.decoder)[0, : size[0], : size[1]]
 
@@ -102,46 +114,26 @@ class AdaIn(base.Method):
 
     @tf.function(autograph=False)
     def _train_step(self, content, style, optimizer, variables):
-        features = self.encoder(content, self.layers[-1:])[self.layers[-1]]
-        style_moments = {layer: moments(maps) for layer, maps in self.encoder(style).items()}
-        target = adain(features, moments(features), style_moments[self.layers[-1]])
+        view, layer = losses.draw_view(self.conf, optimizer.iterations), self.layers[-1]
+        content_targets = self.perceptual_loss.content_targets(content, view)
+        if layer in content_targets:
+            content_targets[layer] = self._transfer(losses.turn(content, view), losses.turn(style, view))
+        style_targets = self.perceptual_loss.batch_targets(style, view)
         weight = losses.schedule_style_weight(self.conf, optimizer.iterations)
+        features = self._transfer(content, style)
 
         def compute_losses():
-            return self._losses(self.encoder(decoders.decode(target, self.decoder)), target, style_moments, weight)
+            decoded = decoders.decode(features, self.decoder)
+            return self.perceptual_loss(decoded, content_targets, style_targets, weight, view)
 
         return base.minimize(compute_losses, variables, optimizer)
 
-    def _losses(self, features, target, style_moments, style_weight):
-        """The losses by tag of the features {layer: [N,h,w,C]} of decoded pictures (equations 11 to 13).
-
-        Args:
-          target: what they should be at the last layer, [N,h,w,C].
-          style_moments: {layer: (mean, deviation)} that they should have.
-        """
-        content_loss = losses.content_error(features[self.layers[-1]], target, "mean")
-        style_errors = {layer: moments_error(moments(features[layer]), pair) for layer, pair in style_moments.items()}
-        parts = {
-            "content_loss": (content_loss, self.conf.content_weight),
-            "style_loss": (tf.add_n(list(style_errors.values())), style_weight),
-        }
-        return losses.tag_losses(parts, style_errors)
+    def _transfer(self, content, style):
+        """The features of photos [N,H,W,3] with the moments of those of style pictures [N,H,W,3]: [N,h,w,C]."""
+        own, target = (self.encoder(images, self.layers[-1:])[self.layers[-1]] for images in (content, style))
+        return adain(own, losses.moments(own), losses.moments(target))
 
 
 def adain(features, own, target):
     """Features [N,h,w,C] brought from their own (mean, deviation) to target ones, all [N,1,1,C] (equation 8)."""
     return target[1] * (features - own[0]) / own[1] + target[0]
-
-
-def moments_error(own, target):
-    """The mean squared difference of two means plus that of two deviations, pairs as moments() returns them: a scalar."""
-    return tf.add_n([tf.reduce_mean(tf.square(a - b)) for a, b in zip(own, target, strict=True)])
-
-
-def moments(features, weights=1.0):
-    """(mean, deviation) of features [N,h,w,C] over h and w, each [N,1,1,C]; with weights [S,h,w,1] and N 1, [S,1,1,C]."""
-    weights *= tf.ones_like(features[..., :1])
-    weights /= tf.reduce_sum(weights, [1, 2], keepdims=True) + 1e-12
-    mean = tf.reduce_sum(weights * features, [1, 2], keepdims=True)
-    variance = tf.reduce_sum(weights * tf.square(features - mean), [1, 2], keepdims=True)
-    return mean, tf.sqrt(variance + EPSILON)

@@ -3,23 +3,13 @@
 Huang and Belongie 2017, Li et al. 2017. An encoder of `depth` k ends at relu{k}_1; its decoder has the same widths.
 """
 
-import dataclasses
 import re
 
 import tensorflow as tf
 
 import losses
-from core import config, vgg
+from core import vgg
 from methods import layers
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class EncoderConf(config.MethodConf, config.NetworkConf):
-    """What the confs of methods that decode a loss network's features share. Their models need the network's file too."""
-
-    batch_size: int = 8
-    learning_rate: float = 1e-4
-    random_crops: bool = True
 
 
 def last_layers(scope, depths):

@@ -118,15 +118,15 @@ class Predicted(base.Method):
 
     @tf.function(autograph=False)
     def _train_step(self, content, style, optimizer, variables):
-        # Each photo has its own style, whose Gram matrices style_targets() returns as those of one view.
-        style_targets = {layer: grams[None] for layer, grams in self.perceptual_loss.style_targets(style).items()}
-        content_targets = self.perceptual_loss.content_targets(content)
+        view = losses.draw_view(self.conf, optimizer.iterations)
+        style_targets = self.perceptual_loss.batch_targets(style, view)
+        content_targets = self.perceptual_loss.content_targets(content, view)
         style_weight = losses.schedule_style_weight(self.conf, optimizer.iterations)
 
         def compute_losses():
             pairs = zip(tf.split(content, content.shape[0]), *map(tf.unstack, self._predict(style)), strict=True)
             generated = tf.concat([self._paint(image, *of_style) for image, *of_style in pairs], 0)
-            return self.perceptual_loss(generated, content_targets, style_targets, style_weight)
+            return self.perceptual_loss(generated, content_targets, style_targets, style_weight, view)
 
         return base.minimize(compute_losses, variables, optimizer)
 

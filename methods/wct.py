@@ -14,10 +14,13 @@ STATISTICS_SPECS = [tf.TensorSpec([None, None], tf.float64), tf.TensorSpec([None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class WctConf(decoders.EncoderConf):
-    """The conf of WCT's decoders."""
+class WctConf(config.MethodConf, config.NetworkConf):
+    """The conf of WCT's decoders. Its loss_model is the encoder, which models need too."""
 
     method: str = "wct"
+    batch_size: int = 8
+    learning_rate: float = 1e-4
+    random_crops: bool = True
     # The depths k of the decoders, each from relu{k}_1, in the order in which stylize() applies them
     levels: tuple[int, ...] = config.option((5, 4, 3, 2, 1), least=1, most=5, distinct=True)
 

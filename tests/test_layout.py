@@ -23,7 +23,7 @@ VERBS = ["train", "eval", "optimize", "distill", "figures", "download", "benchma
 # From the highest to the lowest: a module imports only what stands below it in this list. Verbs, reports and methods, which
 # the walk adds to it, import none of their own kind.
 REPORTS_SHARED = ["reports.plots", "reports.flag"]
-METHODS_SHARED = ["methods.decoders", "methods.layers", "methods.base"]
+METHODS_SHARED = ["methods.style_data", "methods.decoders", "methods.layers", "methods.base"]
 NOUNS = ["model", "losses", "reader", "vgg_preprocessing"]
 CORE = ["training", "vgg", "checkpoints", "styles", "pictures", "augment", "winograd", "optimizer", "config"]
 CORE += ["memory", "assets", "system", "quiet_tensorflow", "cli", "onednn"]

@@ -57,6 +57,25 @@ def test_the_other_normalization_is_the_channels_square():
     assert float(loss) == pytest.approx(((grams - target) ** 2).mean(), rel=1e-5)
 
 
+def test_moments_differ_by_mean_squares_of_means_and_deviations():
+    """Equation 13 of Huang and Belongie; the second picture has a style of its own."""
+    target = losses.style_matrix(tf.constant(G), "moments")
+    deviations = [np.sqrt(x.var((1, 2)) + 1e-5) for x in (F, G)]
+    errors = ((F.mean((1, 2)) - G.mean((1, 2))) ** 2).mean(1) + ((deviations[0] - deviations[1]) ** 2).mean(1)
+    loss = losses.style_error(tf.constant(F), target, "moments", PIXELS)
+    assert float(loss) == pytest.approx(errors.mean(), rel=1e-4)
+    first = losses.style_error(tf.constant(F[:1]), target[0], "moments", PIXELS)
+    assert float(first) == pytest.approx(errors[0], rel=1e-4)
+
+
+def test_a_style_for_each_picture():
+    pairs = [
+        losses.style_error(tf.constant(F[i : i + 1]), losses.gram(tf.constant(G))[i], "relative", PIXELS) for i in (0, 1)
+    ]
+    loss = losses.style_error(tf.constant(F), losses.gram(tf.constant(G)), "relative", PIXELS)
+    assert float(loss) == pytest.approx(np.mean(pairs), rel=1e-5)
+
+
 def test_total_variation():
     down, across = F[:, 1:] - F[:, :-1], F[:, :, 1:] - F[:, :, :-1]
     expected = (down**2).sum() / 2 / down.size + (across**2).sum() / 2 / across.size

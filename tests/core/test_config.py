@@ -11,7 +11,7 @@ from conftest import ROOT
 import methods
 from core import config
 from core.cli import UserError
-from methods import base, decoders, gatys, johnson
+from methods import base, gatys, johnson
 
 ORIGINAL = """
 ## Basic configuration
@@ -53,7 +53,7 @@ def test_every_conf_and_recipe_loads(path):
         assert config.load_conf(path, gatys.GatysConf).style_layers
     elif os.path.basename(path) == "vgg_16_lite.yml":
         assert config.load_conf(path, config.DistillConf).widths[0] > 0
-    elif isinstance(conf := methods.load_conf(path), decoders.EncoderConf):
+    elif methods.METHODS[(conf := methods.load_conf(path)).method].needs_loss_network:
         assert conf.loss_model_file.startswith("pretrained/vgg_16_lite")
     elif isinstance(conf, base.ManyStylesConf):
         assert all(image.startswith("images/") for image in conf.style_images)

@@ -9,6 +9,7 @@ import tensorflow as tf
 from conftest import UNIVERSAL, faults, inside, load, photo, universal_conf
 from PIL import Image
 
+import losses
 import methods
 from core import augment, checkpoints, styles
 from core.cli import UserError
@@ -57,7 +58,7 @@ def reconstruction(method, image):
 
 def test_adain_gives_the_styles_mean_and_deviation():
     content, style = features(9, 11, 1)[None], features(13, 8, 2)[None]
-    moved = adain.adain(content, adain.moments(content), adain.moments(style))
+    moved = adain.adain(content, losses.moments(content), losses.moments(style))
     np.testing.assert_allclose(np.mean(moved, (1, 2)), style.mean((1, 2)), atol=1e-4)
     np.testing.assert_allclose(np.std(moved, (1, 2)), style.std((1, 2)), rtol=1e-4)
 
@@ -76,7 +77,7 @@ def test_dead_and_constant_channels_survive():
     content[..., 0], content[..., 1], style[..., 2], style[..., 3] = 0, 5, 0, -4
     mean, covariance = wct.mean_and_covariance(tf.constant(style))
     by_wct = wct.whiten_and_color(tf.constant(content), 1.0, mean, wct.matrix_power(covariance, 0.5)).numpy()
-    by_adain = adain.adain(content[None], adain.moments(content[None]), adain.moments(style[None]))[0].numpy()
+    by_adain = adain.adain(content[None], losses.moments(content[None]), losses.moments(style[None]))[0].numpy()
     for moved in (by_wct, by_adain):
         assert np.isfinite(moved).all()
         np.testing.assert_allclose(moved[..., 2], 0, atol=0.02)
@@ -88,7 +89,7 @@ def test_moments_within_a_region_are_those_of_its_pixels():
     x, mask = features(8, 6, 1), np.zeros((8, 6, 1), np.float32)
     mask[:, :2] = 1
     inside_ = x[:, :2].reshape(-1, 6)
-    mean, deviation = adain.moments(x[None], mask[None])
+    mean, deviation = losses.moments(x[None], mask[None])
     np.testing.assert_allclose(mean[0, 0, 0], inside_.mean(0), rtol=1e-5)
     np.testing.assert_allclose(deviation[0, 0, 0], inside_.std(0), rtol=1e-4)
     np.testing.assert_allclose(wct.mean_and_covariance(tf.constant(x), mask)[1], np.cov(inside_.T), rtol=1e-5)
@@ -213,6 +214,26 @@ def test_adain_reconstructs_first_as_wct_does(house):
     first, second = step(), step()
     assert float(first["total_loss"]) == pytest.approx(pixel + feature, rel=1e-3)
     assert "losses/style_loss" in second
+
+
+def test_adain_compares_what_it_decodes_with_what_adain_gave(house):
+    """At the encoder's last layer; at another content layer with the photo."""
+    both = ["vgg_16/conv4/conv4_1", "vgg_16/conv2/conv2_2"]
+    tags, images = [], None
+    for content_layers in (None, both[:1], both):
+        method, batch, _ = training("adain", house, content_layers=content_layers, style_weight=0.0)
+        images = tf.constant(batch)
+        style = tf.constant(photo(32, 64, 7).reshape(2, 32, 32, 3), tf.float32)
+        tags.append(
+            float(method._train_step(images, style, Adam(method.trainable_variables, 0.0), [])["losses/content_loss"])
+        )
+    maps, painting = (method.encoder(x, both[:1])[both[0]] for x in (images, style))
+    target = adain.adain(maps, losses.moments(maps), losses.moments(painting))
+    decoded = decoders.decode(target, method.decoder)
+    own = np.mean((method.encoder(decoded, both[:1])[both[0]] - target) ** 2)
+    network = method.perceptual_loss._networks[0]
+    photos = np.mean((network(decoded, both[1:])[both[1]] - network(images, both[1:])[both[1]]) ** 2)
+    assert tags == pytest.approx([own, own, own + photos], rel=1e-3)
 
 
 def test_wct_learns_from_pixels_and_features(house):
