@@ -34,8 +34,9 @@ flags.DEFINE_integer(
 )
 flags.DEFINE_list(
     "strength",
-    ["1"],
-    "From 0, the unchanged picture, to 1, the full style; for wct also one number for each of its levels.",
+    None,
+    "From 0, the unchanged picture, to 1, the full style; for wct also one number for each of its levels. Default: 1, for "
+    "pictures by wct 0.6.",
 )
 flags.DEFINE_multi_string("style_file", None, "A style picture, required by models of any style. Default: none")
 flags.DEFINE_multi_string(
@@ -63,10 +64,10 @@ cli.define_colors_flag()
 flags.DEFINE_string("loss_model", "vgg_16", "A flag of the original project, without effect here.")
 FLAGS = flags.FLAGS
 
-WRONG_KIND = {  # {a model's style_kinds: why it refuses flags that are for other kinds}
-    (): "has one style, its own; leave the flag out",
-    ("name",): "has styles of its own; --style names them, --list_styles lists them",
-    ("image",): "takes any style; --style_file names its picture",
+WRONG_KIND = {  # {a model's style_kind: why it refuses flags that are for other kinds}
+    "": "has one style, its own; leave the flag out",
+    "name": "has styles of its own, --list_styles lists them; models/predicted.ckpt-done takes any painting",
+    "image": "takes any style; --style_file names its picture",
 }
 DEFAULT_DIR = "generated"
 DEFAULT_OUTPUT = f"{DEFAULT_DIR}/res.jpg"
@@ -83,7 +84,7 @@ class Job:
     style_weights: list[float]
     mask: list[str]
     style_size: int | None
-    strength: list[float]
+    strength: list[float]  # [] for the method's own
     preserve_colors: str
 
 
@@ -101,7 +102,7 @@ def main(argv):
         style_weights=cli.parse_numbers("style_weights", FLAGS.style_weights or []),
         mask=FLAGS.mask or [],
         style_size=FLAGS.style_size,
-        strength=parse_strengths(FLAGS.strength),
+        strength=[] if FLAGS.strength is None else parse_strengths(FLAGS.strength),
         preserve_colors=FLAGS.preserve_colors,
     )
     names = [*(FLAGS.image_file or []), *argv[1:]]
@@ -157,18 +158,17 @@ def read_style(job, method):
         strengths but not one for each of the model's levels.
       UserError: a style picture or mask cannot be read.
     """
-    if len(job.strength) not in (1, len(getattr(method.conf, "levels", (1,)))):
+    if job.strength and len(job.strength) not in (1, len(getattr(method.conf, "levels", (1,)))):
         raise cli.UsageError(f"--strength: {len(job.strength)} given, {job.model_file} takes one{format_levels(method)}")
     check_style_flags(job, method)
-    if not method.style_kinds:
+    if not method.style_kind:
         return None
     if job.style_file:
         return styles.read(job.style_file, job.style_weights, job.mask, job.style_size or 512)
-    if "name" not in method.style_kinds:
+    if method.style_kind != "name":
         raise cli.UsageError(f"--style_file is missing: {job.model_file} takes any style, such as images/starry.jpg")
-    if not job.style and "image" in method.style_kinds:  # others give the photo back
-        names = ", ".join(method.style_names)
-        raise cli.UsageError(f"--style is missing: {job.model_file} has {names}; or give a --style_file")
+    if not job.style:
+        raise cli.UsageError(f"--style is missing: {job.model_file} has {', '.join(method.style_names)}")
     return styles.parse(job.style, method.style_names, job.style_size)
 
 
@@ -176,12 +176,10 @@ def check_style_flags(job, method):
     """Raises UsageError when a flag on the command line does not go with the method, or with another flag."""
     file_flags = [flag for flag in ("style_file", "style_weights", "mask") if getattr(job, flag)]
     for flag, kind in (("style", "name"), *((flag, "image") for flag in file_flags)):
-        if getattr(job, flag) and kind not in method.style_kinds:
-            raise cli.UsageError(f"--{flag}: {job.model_file} {WRONG_KIND[method.style_kinds]}")
-    if job.style_size and "image" not in method.style_kinds:
+        if getattr(job, flag) and kind != method.style_kind:
+            raise cli.UsageError(f"--{flag}: {job.model_file} {WRONG_KIND[method.style_kind]}")
+    if job.style_size and method.style_kind != "image" and not method.has_brush_sizes:
         raise cli.UsageError(f"--style_size: {job.model_file} has brushes of one size; leave the flag out")
-    if job.style and file_flags:
-        raise cli.UsageError(f"--{file_flags[0]}: does not go with --style, which takes NAME:WEIGHT=MASK")
     if job.preserve_colors == "palette" and not job.style_file:
         raise cli.UsageError("--preserve_colors=palette: recolors --style_file, and there is none")
 
@@ -189,8 +187,8 @@ def check_style_flags(job, method):
 def list_styles(model_file):
     """Prints the names of the model's styles, one a line; returns 0. Raises UsageError when its styles have no names."""
     method = load_model(model_file)  # and not only its recipe: the styles of a damaged model are not listed
-    if "name" not in method.style_kinds:
-        raise cli.UsageError(f"--list_styles: {model_file} {WRONG_KIND[method.style_kinds]}")
+    if method.style_kind != "name":
+        raise cli.UsageError(f"--list_styles: {model_file} {WRONG_KIND[method.style_kind]}")
     print(*map(cli.escape, method.style_names), sep="\n")
     return 0
 
@@ -210,10 +208,10 @@ def make_texture(job, size, target):
     """
     pictures.check_writable_format(target)
     system.check_writable(target)
-    method = load_model(job.model_file)
-    style = read_style(job, method)
-    if "image" not in method.style_kinds:
+    job, method = dataclasses.replace(job, strength=job.strength or [1.0]), load_model(job.model_file)
+    if method.style_kind != "image":
         raise cli.UsageError(f"--texture: needs a model of any style, which {job.model_file} is not")
+    style = read_style(job, method)
     memory.check_styles(style, size, size, *method.memory, "lower --texture")  # before the noise, which takes memory too
     image = np.random.default_rng(0).uniform(0, 255, (size, size, 3))
     for _ in range(TEXTURE_PASSES):
@@ -238,7 +236,8 @@ def stylize(job, method, rgb, style):
     if job.preserve_colors == "palette":
         style = styles.recolor(style, content)
     try:
-        image = method.stylize(content[None], style, job.strength if len(job.strength) > 1 else job.strength[0])[0].numpy()
+        strength = job.strength or [method.default_strength]
+        image = method.stylize(content[None], style, strength if len(strength) > 1 else strength[0])[0].numpy()
     except tf.errors.ResourceExhaustedError:
         raise cli.UserError(f"{rgb.shape[1]}x{rgb.shape[0]} pixels do not fit into memory; use --image_size") from None
     return pictures.replace_chroma(image, content) if job.preserve_colors == "luminance" else image

@@ -121,9 +121,9 @@ def format_eval_command(conf, method):
     """The command that stylizes a picture with the model of a finished run, as text."""
     model_file = os.path.join(conf.model_path, conf.naming, f"{checkpoints.NAME}-done")
     style = ""
-    if "name" in method.style_kinds:
+    if method.style_kind == "name":
         style = f" --style {method.style_names[0]}"
-    elif "image" in method.style_kinds:
+    elif method.style_kind == "image":
         style = " --style_file images/starry.jpg"
     return f"python eval.py --model_file {model_file} --image_file images/Corgi.jpg{style}"
 
@@ -190,9 +190,9 @@ def read_preview(conf):
 
 def read_preview_styles(conf, method):
     """The styles to preview, each as stylize() takes it: a list of styles.Style, or None for a method of one style."""
-    if "name" in method.style_kinds:
+    if method.style_kind == "name":
         return [[styles.Style(name=name)] for name in method.style_names]
-    if "image" in method.style_kinds:
+    if method.style_kind == "image":
         return [styles.read([STARRY], long_side=PREVIEW_SIZE)]
     return [None]
 

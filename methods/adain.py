@@ -50,7 +50,7 @@ class AdaIn(base.Method):
     """
 
     conf_class = AdaInConf
-    style_kinds = ("image",)
+    style_kind = "image"
     needs_loss_network = True
     memory = (650e6, 350)
 

@@ -25,9 +25,11 @@ class Method(tf.Module):
     Attributes:
       conf_class: the class of its conf.
       memory: (bytes, bytes for each pixel) at the peak of stylize(), as `python benchmark.py memory` measures them.
-      style_kinds: what stylize() takes as styles: "name", a style that the model holds; "image", any picture; (): neither,
-        as the model has a single style.
+      style_kind: what stylize() takes as styles: "name", those that the model holds; "image", any pictures; "": neither, as
+        the model has a single style.
       needs_loss_network: whether a finished model needs its loss network too, the very file of its training.
+      has_brush_sizes: whether Style.size sets the brush of a named style.
+      default_strength: of eval.py, for a picture.
       style_names: the names of the styles that the model holds.
       extra_variables: variables that a model file holds beside the trained ones.
       style_variable_names: names of variables that belong to the style: an initial_model, which often has another style,
@@ -37,8 +39,10 @@ class Method(tf.Module):
 
     conf_class: type[config.MethodConf]
     memory: tuple[float, float]
-    style_kinds: tuple[str, ...] = ()
+    style_kind: str = ""
     needs_loss_network: bool = False
+    has_brush_sizes: bool = False
+    default_strength: float = 1.0
     style_names: typing.Sequence[str] = ()
     extra_variables: typing.Sequence[tf.Variable] = ()
     style_variable_names: typing.Sequence[str] = ()
@@ -65,7 +69,7 @@ class Method(tf.Module):
         """Pictures in one or several styles. [N,H,W,3] float32 RGB 0..255 -> the same.
 
         Args:
-          style: a list of styles.Style of the style_kinds; None for a method that has none.
+          style: a list of styles.Style of the style_kind; None for a method that has none.
           strength: 0, the content as well as the method can give it back, to 1, the full style.
         """
         raise NotImplementedError

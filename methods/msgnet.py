@@ -1,7 +1,6 @@
 """Zhang and Dana 2017 (arXiv 1703.06953), MSG-Net: many styles in one net, its strokes as large as the style image is."""
 
 import dataclasses
-import functools
 import types
 
 import numpy as np
@@ -41,8 +40,10 @@ class MsgNet(base.Method):
 
     Departures from the paper and its code:
     - Pixels are in units of layers.UNIT around the means.
-    - Norms have no scale and offset of their own. Instead each named style has a scale and an offset for every channel of
-      the decoder's norms, as in Dumoulin et al. 2017 (arXiv 1610.07629); a style image has neither.
+    - Norms have no scale and offset of their own. Instead each style has a scale and an offset for every channel of the
+      decoder's norms, as in Dumoulin et al. 2017 (arXiv 1610.07629).
+    - Only the styles of its training can be painted. From the few that fit a small machine the net does not learn to read
+      others: their pictures were mixtures of those that it knew.
     - The first convolution has no norm: it would hide from the Gram matrix which colors a style has.
     - The norm before the last convolution is joint_norm().
     - ReLUs after norms end at 6, and blocks end with limit_length(). Places of high contrast, up to 14 deviations from the
@@ -59,7 +60,8 @@ class MsgNet(base.Method):
     """
 
     conf_class = MsgNetConf
-    style_kinds = ("name", "image")
+    style_kind = "name"
+    has_brush_sizes = True
     memory = (700e6, 1470)
 
     def __init__(self, conf, training=False):
@@ -74,8 +76,6 @@ class MsgNet(base.Method):
         zeros = tf.zeros([2, sum(norm_channels(conf).values())])  # added to layers.identity_norms
         self.norm_changes = {name: tf.Variable(zeros, name=f"msgnet/styles/{name}/norms") for name in self.style_names}
         self.grams = {name: create_grams(name, self.sizes, channels) for name in self.style_names}
-        # One style image often goes with many pictures.
-        self._image_gram = functools.lru_cache(maxsize=16)(lambda style: self._traced_gram(np.float32(style.image)[None]))
         if training:
             layers.check_size(conf, DEPTH)
             if 0 < conf.steps < len(conf.style_images) * len(conf.style_sizes):
@@ -145,23 +145,17 @@ class MsgNet(base.Method):
         image had this long side; None: the largest of conf.style_sizes.
         """
         shares = styles.shares(style, *content.shape[1:3])
-        norms = tf.stack([self._style_norms(s) for s in style])
-        grams = tf.concat([self._named_gram(s) if s.image is None else self._image_gram(s) for s in style], 0)
+        norms = tf.stack([self._identity_norms() + self.norm_changes[s.name] for s in style])
+        grams = tf.concat([self._gram(s) for s in style], 0)
         if all(s.mask is None for s in style):  # CoMatch is linear in the Gram matrix: decode once, by the weighted mean
             shares, (grams, norms) = layers.merge_styles(shares, (grams, norms))
         return self._stylize(content, grams, norms, shares, strength)
-
-    def _style_norms(self, style):
-        """A Style's scales and offsets [2,C], 1 and 0 for an image."""
-        if style.image is not None:
-            return self._identity_norms()
-        return self._identity_norms() + self.norm_changes[style.name]
 
     def _identity_norms(self):
         """Scales of 1 and offsets of 0 of the decoder's norms, [2,C]."""
         return layers.identity_norms(norm_channels(self.conf))
 
-    def _named_gram(self, style):
+    def _gram(self, style):
         """A named Style's Gram matrix [1,C,C], interpolated between those of the two nearest sizes."""
         position = np.interp(style.size or max(self.sizes), self.sizes, range(len(self.sizes)))
         lower, upper = int(np.floor(position)), int(np.ceil(position))

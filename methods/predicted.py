@@ -43,7 +43,7 @@ class Predicted(base.Method):
     """
 
     conf_class = PredictedConf
-    style_kinds = ("image",)
+    style_kind = "image"
     needs_loss_network = True
 
     def __init__(self, conf, training=False):

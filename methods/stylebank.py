@@ -76,7 +76,7 @@ class StyleBank(base.Method):
     """
 
     conf_class = StyleBankConf
-    style_kinds = ("name",)
+    style_kind = "name"
     memory = (945e6, 415)  # with masks, of the shipped model
 
     def __init__(self, conf, training=False):
@@ -168,13 +168,10 @@ class StyleBank(base.Method):
         return tf.linalg.global_norm([g for g, v in zip(gradients, variables, strict=True) if v.ref() in shared])
 
     def stylize(self, content, style, strength=1.0):
-        """As base.Method.stylize; [] for `style` is allowed.
+        """As base.Method.stylize.
 
-        Without styles, with strength 0, or where the masks leave a pixel uncovered, the content comes back as encoder and
-        decoder reconstruct it.
+        With strength 0, or where masks leave a pixel uncovered, encoder and decoder give the content back.
         """
-        if not style:
-            style, strength = [styles.Style(name=self.style_names[0])], 0.0
         shares = styles.shares(style, *content.shape[1:3])
         banks = tf.stack([tf.stack(self.banks[s.name]) for s in style])
         strengths = tf.fill([len(style)], float(strength))

@@ -40,7 +40,8 @@ class Wct(base.Method):
     """
 
     conf_class = WctConf
-    style_kinds = ("image",)
+    style_kind = "image"
+    default_strength = 0.6  # the authors'; more loses the photo's shapes
     needs_loss_network = True
     memory = (750e6, 700)
 

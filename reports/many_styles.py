@@ -38,7 +38,7 @@ def draw(output_dir, models, image_file, long_side, mask=None):
     """
     methods = [load_model(path) for path in models]
     for path, method in zip(models, methods, strict=True):
-        if "name" not in method.style_kinds or len(method.style_names) < 2:
+        if method.style_kind != "name" or len(method.style_names) < 2:
             raise cli.UserError(f"{path}: holds fewer than two styles; name models of msgnet and stylebank with --models")
     photo = pictures.read_image(image_file, long_side).rgb.astype(np.float32)
     mask = styles.read_mask(mask) if mask else None

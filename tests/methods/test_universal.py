@@ -314,6 +314,21 @@ def test_the_flags_of_eval(desk):
     assert evaluate(desk, "wct", "--texture", 33, "--style_file", "style.png").picture.shape == (33, 33, 3)
 
 
+def test_the_default_strength_is_the_methods(desk):
+    """0.6 for pictures by WCT, 1 for its textures and for other methods."""
+    for name, default, other in (("wct", "0.6", "1"), ("adain", "1", "0.6")):
+        by_default, same, changed = (
+            evaluate(desk, name, *STYLED, *more).picture.astype(int)
+            for more in ((), ("--strength", default), ("--strength", other))
+        )
+        np.testing.assert_array_equal(by_default, same)
+        assert np.abs(by_default - changed).mean() > 0.1
+    texture = ("--texture", 33, "--style_file", "style.png")
+    np.testing.assert_array_equal(
+        evaluate(desk, "wct", *texture).picture, evaluate(desk, "wct", *texture, "--strength", "1").picture
+    )
+
+
 @pytest.mark.parametrize(
     ("name", "arguments", "code", "words"),
     [
