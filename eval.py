@@ -61,6 +61,7 @@ flags.DEFINE_integer(
 )
 flags.DEFINE_bool("list_styles", False, "Print the names of the styles that the model holds, and do nothing else.")
 cli.define_colors_flag()
+flags.DEFINE_bool("match_histogram", False, "Give the result the photo's distribution of red, green and blue.")
 flags.DEFINE_string("loss_model", "vgg_16", "A flag of the original project, without effect here.")
 FLAGS = flags.FLAGS
 
@@ -86,6 +87,7 @@ class Job:
     style_size: int | None
     strength: list[float]  # [] for the method's own
     preserve_colors: str
+    match_histogram: bool
 
 
 def main(argv):
@@ -104,6 +106,7 @@ def main(argv):
         style_size=FLAGS.style_size,
         strength=[] if FLAGS.strength is None else parse_strengths(FLAGS.strength),
         preserve_colors=FLAGS.preserve_colors,
+        match_histogram=FLAGS.match_histogram,
     )
     names = [*(FLAGS.image_file or []), *argv[1:]]
     if FLAGS.list_styles:
@@ -222,7 +225,7 @@ def make_texture(job, size, target):
 
 
 def stylize(job, method, rgb, style):
-    """Stylizes a picture as the flags say: [H,W,3] RGB 0..255 -> the same size.
+    """Stylizes a picture as the flags say: [H,W,3] RGB 0..255 -> the same, or method.scale times as large.
 
     Raises:
       UserError: the picture is too large for the memory.
@@ -240,7 +243,9 @@ def stylize(job, method, rgb, style):
         image = method.stylize(content[None], style, strength if len(strength) > 1 else strength[0])[0].numpy()
     except tf.errors.ResourceExhaustedError:
         raise cli.UserError(f"{rgb.shape[1]}x{rgb.shape[0]} pixels do not fit into memory; use --image_size") from None
-    return pictures.replace_chroma(image, content) if job.preserve_colors == "luminance" else image
+    if job.preserve_colors == "luminance":
+        image = pictures.replace_chroma(image, content if method.scale == 1 else pictures.resize(content, image.shape[:2]))
+    return pictures.match_histogram(image, content) if job.match_histogram else image
 
 
 def expand_names(names, output_dir):

@@ -130,7 +130,8 @@ def training_batches(paths, conf, first_step, end_step, unreadable):
             path = paths[order(epoch)[place]]
             if path not in unreadable:
                 try:
-                    rgb = pictures.read_image(path, draft=int(size * max(2, conf.crop_scale))).rgb
+                    draft = None if conf.crops_from_photos else int(size * max(2, conf.crop_scale))
+                    rgb = pictures.read_image(path, draft=draft).rgb
                     # Cropped to 1:8, as a picture of 1:1000, resized so that its short side fits, would fill the memory.
                     longest = 8 * min(rgb.shape[:2])
                     top, left = (max(0, (side - longest) // 2) for side in rgb.shape[:2])
@@ -146,7 +147,11 @@ def training_batches(paths, conf, first_step, end_step, unreadable):
             return vgg_preprocessing.preprocess_image(image, size)
         # Scale, place and mirroring have seeds of their own; with one seed for all they would depend on each other.
         seeds = [tf.stack([tf.constant(conf.seed, tf.int64), 3 * n + k]) for k in range(3)]
-        side = tf.random.stateless_uniform([], seeds[0], size, int(size * conf.crop_scale) + 1, tf.int32)
+        if conf.crops_from_photos:
+            reduction = tf.random.stateless_uniform([], seeds[0], 1.0, conf.crop_scale)
+            side = tf.maximum(size, tf.cast(tf.cast(tf.reduce_min(tf.shape(image)[:2]), tf.float32) / reduction, tf.int32))
+        else:
+            side = tf.random.stateless_uniform([], seeds[0], size, int(size * conf.crop_scale) + 1, tf.int32)
         image = vgg_preprocessing.aspect_preserving_resize(image, side, antialias=True)
         return augment.random_crop(image, size, seeds[1:])
 

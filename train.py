@@ -81,13 +81,14 @@ def train(conf, method, paths):
     preview_styles = read_preview_styles(conf, method)
 
     def draw_summaries(content):
-        return {"generated": method.stylize(content[:1], preview_styles[0]), "origin": content[:1]}
+        return {"generated": method.stylize(method.input_of(content[:1]), preview_styles[0]), "origin": content[:1]}
 
     def write_preview(step):
         if conf.preview_every and step % conf.preview_every == 0:
             path = os.path.join(conf.model_path, conf.naming, f"preview-{step:06d}.jpg")
-            images = [preview_image, *(style.image for style in preview_styles[0] or [] if style.image is not None)]
-            images += [stylize(method, preview_image, style) for style in preview_styles]
+            shown = np.asarray(method.input_of(preview_image[None].astype(np.float32))[0])
+            images = [shown, *(style.image for style in preview_styles[0] or [] if style.image is not None)]
+            images += [stylize(method, shown, style) for style in preview_styles]
             height = preview_image.shape[0]
             pictures.write_image(path, np.concatenate([resize_to_height(image, height) for image in images], 1))
             tqdm.write(f"Preview: {path}")

@@ -57,7 +57,7 @@ REMOVED_KEYS = {  # keys of earlier versions, and what to write instead
 class Limits:
     """Which values a key may have. Limits of numbers hold for each number of a list."""
 
-    choices: tuple[str, ...] = ()  # texts; (): any text
+    choices: tuple[str | int, ...] = ()  # (): any value
     may_be_empty: bool = False  # whether a text may
     least: float = 0  # number >= least
     above: float = -1  # number > above
@@ -175,6 +175,9 @@ class MethodConf:
     mixed_precision: bool = False  # steps compute in bfloat16, on a CPU with instructions for it
     # A finished model of this method, with whose weights training begins; "": random weights
     initial_model: str = option("", may_be_empty=True)
+
+    # Whether crop_scale reduces photos from their own size, instead of from image_size
+    crops_from_photos: typing.ClassVar[bool] = False
 
     # Previews, <model_path>/<naming>/preview-*.jpg, show early whether the settings are right.
     preview_image: str = option("", may_be_empty=True)  # shown beside its stylized versions; "": the project's corgi
@@ -458,7 +461,7 @@ def _convert(value, kind):
 def _check_limits(value, limits):
     """Returns the value. Raises ValueError, which says what is needed, when it is not within the limits."""
     if limits.choices and value not in limits.choices:
-        raise ValueError(f"{' or '.join(limits.choices)} is needed")
+        raise ValueError(f"{' or '.join(map(str, limits.choices))} is needed")
     if isinstance(value, str) and not value and not limits.may_be_empty:
         raise ValueError("text is needed")
     numbers = [item for item in (value if isinstance(value, tuple) else (value,)) if isinstance(item, (int, float))]

@@ -106,7 +106,7 @@ def read_image(path, long_side=None, draft=None):
 def write_image(path, rgb, alpha=None):
     """Writes [H,W,3] RGB, rounded and clipped to 0..255, in the format of the path's ending; completely or not at all.
 
-    With alpha, [H,W] uint8, the picture is transparent, or on white if the format has no transparency.
+    With alpha, [h,w] uint8, the picture is transparent, or on white if the format has no transparency.
 
     Raises:
       UserError: the ending is unknown, the format cannot hold the picture, or the path cannot be written.
@@ -115,7 +115,7 @@ def write_image(path, rgb, alpha=None):
     image, encoded = to_pil(rgb), io.BytesIO()
     options = {"quality": 95} if path.lower().endswith((".jpg", ".jpeg", ".webp")) else {}
     if alpha is not None:
-        mask = Image.fromarray(alpha)
+        mask = Image.fromarray(alpha).resize(image.size, Image.BICUBIC)
         if keeps_alpha(path):
             image.putalpha(mask)
         else:
@@ -201,6 +201,21 @@ def match_covariance(image, source):
     matrix = _root(np.cov(target.T, bias=True)) @ _root(np.cov(pixels.T, bias=True), -0.5)
     moved = (pixels - pixels.mean(0)) @ matrix.T + target.mean(0)
     return np.clip(moved, 0, 255).astype(np.float32).reshape(np.shape(image))
+
+
+def match_histogram(image, source):
+    """Gives each channel of a picture the distribution of values that it has in `source`. Two [H,W,3] 0..255 -> uint8."""
+    channels = []
+    for values, wanted in zip(np.moveaxis(_whole(image), 2, 0), np.moveaxis(_whole(source), 2, 0), strict=True):
+        shares, wanted_shares = (np.cumsum(np.bincount(x.ravel(), minlength=256)) / x.size for x in (values, wanted))
+        present = np.unique(wanted)
+        channels.append(np.rint(np.interp(shares, wanted_shares[present], present))[values])
+    return np.stack(channels, 2).astype(np.uint8)
+
+
+def _whole(image):
+    """A picture 0..255 in whole numbers."""
+    return np.clip(np.rint(image), 0, 255).astype(np.uint8)
 
 
 def contact_sheet(rows):

@@ -9,9 +9,18 @@ from methods.johnson import Johnson
 from methods.msgnet import MsgNet
 from methods.predicted import Predicted
 from methods.stylebank import StyleBank
+from methods.super_resolution import SuperResolution
 from methods.wct import Wct
 
-METHODS = {"johnson": Johnson, "adain": AdaIn, "predicted": Predicted, "wct": Wct, "msgnet": MsgNet, "stylebank": StyleBank}
+METHODS = {
+    "johnson": Johnson,
+    "super_resolution": SuperResolution,
+    "adain": AdaIn,
+    "predicted": Predicted,
+    "wct": Wct,
+    "msgnet": MsgNet,
+    "stylebank": StyleBank,
+}
 CONFS = {name: method.conf_class for name, method in METHODS.items()}
 
 

@@ -29,6 +29,7 @@ class Method(tf.Module):
         the model has a single style.
       needs_loss_network: whether a finished model needs its loss network too, the very file of its training.
       has_brush_sizes: whether Style.size sets the brush of a named style.
+      scale: how many times larger than the photo stylize()'s pictures are.
       default_strength: of eval.py, for a picture.
       style_names: the names of the styles that the model holds.
       extra_variables: variables that a model file holds beside the trained ones.
@@ -42,6 +43,7 @@ class Method(tf.Module):
     style_kind: str = ""
     needs_loss_network: bool = False
     has_brush_sizes: bool = False
+    scale: int = 1
     default_strength: float = 1.0
     style_names: typing.Sequence[str] = ()
     extra_variables: typing.Sequence[tf.Variable] = ()
@@ -65,8 +67,12 @@ class Method(tf.Module):
         """
         raise NotImplementedError
 
+    def input_of(self, photos):
+        """What stylize() should get to show what training on photos [N,H,W,3] RGB 0..255 has reached: these themselves."""
+        return photos
+
     def stylize(self, content, style=None, strength=1.0):
-        """Pictures in one or several styles. [N,H,W,3] float32 RGB 0..255 -> the same.
+        """Pictures in one or several styles. [N,H,W,3] float32 RGB 0..255 -> the same, or `scale` times as large.
 
         Args:
           style: a list of styles.Style of the style_kind; None for a method that has none.

@@ -272,3 +272,16 @@ def test_damaged_pictures_are_read_or_named_in_one_line(tmp_path, request, capfd
             assert len(text) < len(str(tmp_path)) + 300
             assert "\n" not in text
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_matched_histogram_is_the_sources():
+    """Channel by channel; ranks of pixels stay."""
+    image, source = photo(80, 100), photo(90, 70, 5) // 2 + 20
+    matched = pictures.match_histogram(image, source)
+    shares = np.linspace(0.05, 0.95, 19)
+    for channel in range(3):
+        quantiles = [np.quantile(x[..., channel], shares) for x in (matched, source)]
+        np.testing.assert_allclose(*quantiles, atol=3)
+        order = np.argsort(image[..., channel].ravel(), kind="stable")
+        assert (np.diff(matched[..., channel].ravel()[order].astype(int)) >= 0).all()
+    np.testing.assert_array_equal(pictures.match_histogram(source, source), source)

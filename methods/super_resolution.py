@@ -1,0 +1,152 @@
+"""Johnson et al. 2016 (arXiv 1603.08155), section 4.2: a net that enlarges pictures 4 or 8 times."""
+
+import dataclasses
+import typing
+
+import numpy as np
+import tensorflow as tf
+
+import losses
+import model
+from core import config
+from core.cli import UserError
+from methods import base, layers
+
+UNIT = 127.5  # of the net's input and output, in pixel values
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SuperResolutionConf(config.MethodConf, config.NetworkConf):
+    """The conf of a net that enlarges pictures. Defaults are the paper's, with l_feat as its loss."""
+
+    method: str = "super_resolution"
+    image_size: int = config.option(288, **config.SIDE_LIMITS)
+    random_crops: bool = True
+    crop_scale: float = config.option(1.0, least=1, most=8)  # crops are cut from photos reduced by 1 to this many times
+    scale: int = config.option(4, choices=(2, 4, 8))  # how many times the net enlarges both sides
+    width: int = config.option(64, above=0, most=1024)  # channels
+    blocks: int = config.option(4, most=100)  # residual blocks
+    blur: float = 1.0  # sigma of the Gaussian blur before photos are reduced, in their own pixels; 0: none
+    feature_weight: float = 1.0  # of the squared difference of features, l_feat
+    pixel_weight: float = 0.0  # of the squared difference of pixels, l_pixel
+    content_layers: tuple[str, ...] = ()  # that l_feat compares; (): relu2_2
+
+    crops_from_photos: typing.ClassVar[bool] = True
+
+    def __post_init__(self):
+        """Fills in the layers, in the loss network's scope."""
+        super().__post_init__()
+        object.__setattr__(self, "content_layers", self.content_layers or (f"{self.loss_model}/conv2/conv2_2",))
+
+
+class SuperResolution(base.Method):
+    """A net that works at the size of its input until two or three convolutions double it, and its l_feat or l_pixel.
+
+    Departures from the paper:
+    - The net's output is added to the bicubically enlarged input: from the start it only learns what that lacks.
+    - No batch norm, which costs accuracy here (Lim et al. 2017, arXiv 1707.02921), nor another norm. Residual blocks begin
+      as the identity.
+    - Nearest upsampling and a convolution of stride 1 instead of one of stride 1/2, which leaves a checkerboard.
+    - The output is linear, and clipped, instead of a scaled tanh.
+
+    Raises UserError, for training, as losses.read_loss_network does, or when conf.image_size is no multiple of conf.scale.
+    """
+
+    conf_class = SuperResolutionConf
+
+    def __init__(self, conf, training=False):
+        super().__init__(conf)
+        self.scale = conf.scale
+        self.memory = (600e6, 800 * conf.scale**2)
+        shapes = {"conv1": (9, 3, conf.width)}
+        blocks = [f"res{i}/{conv}" for i in range(1, conf.blocks + 1) for conv in "ab"]
+        shapes |= dict.fromkeys(blocks, (3, conf.width, conf.width))
+        self.doublings = [f"up{i}" for i in range(1, int(np.log2(conf.scale)) + 1)]
+        shapes |= dict.fromkeys(self.doublings, (3, conf.width, conf.width)) | {"conv2": (9, conf.width, 3)}
+        self.layers = layers.create_layers("super_resolution", shapes, conf.seed, zero_scopes=[*blocks[1::2], "conv2"])
+        if training:
+            if conf.image_size % conf.scale:
+                raise UserError(f"image_size: got {conf.image_size}, a multiple of scale, {conf.scale}, is needed")
+            self.network = losses.read_loss_network(conf, conf.content_layers) if conf.feature_weight else None
+
+    def train_step(self, content, optimizer, variables):
+        """As base.Method.train_step, with photos that the net sees reduced and should give back."""
+        return self._train_step(content, optimizer, variables)
+
+    def stylize(self, content, style=None, strength=1.0):
+        """Pictures `scale` times as large. [N,H,W,3] float32 RGB 0..255 -> [N,scale*H,scale*W,3].
+
+        The strength mixes bicubic enlargement (0) with the net's (1).
+        """
+        return self._stylize(content, strength)
+
+    def input_of(self, photos):
+        """As base.Method.input_of: photos reduced as in training, without the blur."""
+        return reduce(photos, self.scale)
+
+    @tf.function(autograph=False)
+    def _train_step(self, content, optimizer, variables):
+        reduced = reduce(blur(content, self.conf.blur), self.scale)
+        targets = self.network(content) if self.network else {}
+
+        def compute_losses():
+            enlarged = self._enlarge(reduced)
+            parts = {}
+            if self.conf.pixel_weight:
+                parts["pixel_loss"] = (losses.content_error(enlarged, content, "mean"), self.conf.pixel_weight)
+            if self.network:
+                features = self.network(enlarged)
+                errors = [losses.content_error(features[layer], target, "mean") for layer, target in targets.items()]
+                parts["feature_loss"] = (tf.add_n(errors), self.conf.feature_weight)
+            return losses.tag_losses(parts, {})
+
+        return base.minimize(compute_losses, variables, optimizer)
+
+    @tf.function(autograph=False, input_signature=[tf.TensorSpec([None, None, None, 3]), tf.TensorSpec([])])
+    def _stylize(self, content, strength):
+        height, width = tf.unstack(self.scale * tf.shape(content)[1:3])
+
+        def enlarge_image(image):
+            image = image[None]
+            for axis in (1, 2):  # at least as large as what the first convolution reflects
+                image = model.reflect(image, axis, 0, tf.maximum(tf.shape(image)[axis], 8))
+            enlarged = tf.clip_by_value(self._enlarge(image, strength)[0, :height, :width], 0.0, 255.0)
+            is_gray = tf.reduce_all(tf.equal(image, image[..., :1]))
+            return tf.where(is_gray, tf.reduce_mean(enlarged, 2, keepdims=True), enlarged)
+
+        # One image at a time, so that memory stays that of a single image.
+        return tf.map_fn(enlarge_image, content)
+
+    def _enlarge(self, images, strength=1.0):
+        """[N,H,W,3] RGB 0..255 -> [N,scale*H,scale*W,3] RGB in about 0..255, not clipped."""
+        x = tf.nn.relu(layers.conv(images / UNIT - 1, self.layers["conv1"]))
+        for i in range(1, self.conf.blocks + 1):
+            y = tf.nn.relu(layers.conv(x, self.layers[f"res{i}/a"]))
+            x += layers.conv(y, self.layers[f"res{i}/b"])
+        for scope in self.doublings:
+            x = tf.nn.relu(layers.upsample_conv(x, self.layers[scope]))
+        size = self.scale * tf.shape(images)[1:3]
+        return bicubic(images, size) + strength * UNIT * layers.conv_to_image(x, self.layers["conv2"])
+
+
+def bicubic(images, size):
+    """Resizes images [N,H,W,3] to a size [h,w], as MATLAB's imresize does: Keys' kernel, antialiased when it reduces."""
+    return tf.image.resize(images, size, "bicubic", antialias=True)
+
+
+def reduce(images, scale):
+    """The pictures that a net gets to enlarge: [N,H,W,3] RGB 0..255 -> [N,H/scale,W/scale,3], whole numbers 0..255."""
+    return tf.round(tf.clip_by_value(bicubic(images, tf.shape(images)[1:3] // scale), 0.0, 255.0))
+
+
+def blur(images, sigma):
+    """Blurs images [N,H,W,3] by a Gaussian of `sigma` pixels, edges reflected; 0 leaves them as they are."""
+    if not sigma:
+        return images
+    radius = int(np.ceil(3 * sigma))
+    weights = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2)
+    weights = np.repeat((weights / weights.sum()).astype(np.float32)[:, None], 3, 1)[..., None]
+    for axis in (1, 2):
+        images = tf.pad(images, [[radius, radius] if i == axis else [0, 0] for i in range(4)], "REFLECT")
+        images = tf.nn.depthwise_conv2d(images, np.expand_dims(weights, 2 - axis), [1, 1, 1, 1], "VALID")
+    return images
