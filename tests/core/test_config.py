@@ -11,7 +11,7 @@ from conftest import ROOT
 import methods
 from core import config
 from core.cli import UserError
-from methods import base, gatys, johnson
+from methods import base, gatys, johnson, super_resolution
 
 ORIGINAL = """
 ## Basic configuration
@@ -55,6 +55,8 @@ def test_every_conf_and_recipe_loads(path):
         assert config.load_conf(path, config.DistillConf).widths[0] > 0
     elif methods.METHODS[(conf := methods.load_conf(path)).method].needs_loss_network:
         assert conf.loss_model_file.startswith("pretrained/vgg_16_lite")
+    elif isinstance(conf, super_resolution.SuperResolutionConf):
+        assert conf.scale in (4, 8)
     elif isinstance(conf, base.ManyStylesConf):
         assert all(image.startswith("images/") for image in conf.style_images)
     else:
