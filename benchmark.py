@@ -57,7 +57,6 @@ flags.DEFINE_integer(
 FLAGS = flags.FLAGS
 ROOT = os.path.dirname(os.path.abspath(__file__))
 STYLE = os.path.join(ROOT, "images", "starry.jpg")
-WIDTHS = (64, 128, 256, 512, 512)  # channels of the five blocks of VGG-16 and VGG-19
 
 FORMS = {  # {form: {(module, function): what replaces it}}
     "ours": {},
@@ -156,7 +155,7 @@ def train(rounds):
     runs = {}
     with tempfile.TemporaryDirectory() as folder:
         weights = os.path.join(folder, "vgg_16.npz")
-        np.savez(weights, **random_vgg("vgg_16", "conv4_3"))
+        np.savez(weights, **vgg.random_weights("vgg_16", "conv4_3"))
         conf = johnson.JohnsonConf(style_image=STYLE, naming="none", loss_model="vgg_16", loss_model_file=weights)
         for form in (*FORMS, *([MIXED] if training.has_bfloat16() else [])):
             method = METHODS["johnson"](conf, training=True)
@@ -239,7 +238,7 @@ def loss_network(scope):
     conf = gatys.GatysConf(loss_model=scope)
     if scope == config.EMBEDDED_NETWORK:
         return conf, vgg.read_weights(scope, os.path.join(ROOT, conf.loss_model_file))
-    return conf, random_vgg(scope, "conv4_3")
+    return conf, vgg.random_weights(scope, "conv4_3")
 
 
 def peak_memory():
@@ -286,19 +285,6 @@ def report(runs, title, rounds, threads=None):
 def random_pictures(count, size):
     """[count,size,size,3] float32 0..255."""
     return np.random.default_rng(0).uniform(0, 255, (count, size, size, 3)).astype(np.float32)
-
-
-def random_vgg(scope, last):
-    """Random weights of VGG-16 or VGG-19 in full widths, up to the layer `last`: {"conv1_1/weights": array, ...}."""
-    rng, weights, channels = np.random.default_rng(0), {}, 3
-    convs = vgg.topology(scope)
-    for conv in convs[: convs.index(last) + 1]:
-        width = WIDTHS[int(conv[4]) - 1]
-        kernel = rng.standard_normal((3, 3, channels, width), np.float32)
-        weights[f"{conv}/weights"] = kernel * np.float32(np.sqrt(2 / (9 * channels)))
-        weights[f"{conv}/biases"] = np.zeros(width, np.float32)
-        channels = width
-    return weights
 
 
 if __name__ == "__main__":

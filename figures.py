@@ -2,12 +2,20 @@
 
 python figures.py FIGURE --help lists a figure's flags. The figures:
 
+  all           the paper's table and figures, one after the other: table1 and fig3 to fig9
+  fig3          a photo recovered from the features of single layers
+  fig4          a painting's texture recovered from Gram matrices
+  fig5          the objective of a net, and of L-BFGS at each evaluation
+  fig6          photos, optimized pictures, and the net's
+  fig7          the nets at 512 pixels
+  fig8          super-resolution x4: crops, PSNR, SSIM
+  fig9          super-resolution x8
   gallery       every model of one style on the project's photos, for docs/gallery
   loss_network  how well the distilled loss network stands in for its teachers
   many_styles   MSG-Net and StyleBank: every style, models of one style beside them, styles mixed, brush sizes
-  objective     how near a model comes to pictures that L-BFGS optimizes
   recipes       the settings files of optimize.py on one pair of pictures
-  universal     AdaIN, WCT, and WCT with the loss network's teacher, side by side
+  table1        seconds of an iteration of L-BFGS and of the net
+  universal     models of any style, and WCT with the loss network's teacher, side by side
 """
 
 import os
@@ -19,15 +27,32 @@ from core import onednn, quiet_tensorflow  # noqa: F401
 from absl import flags
 
 from core import cli, system
-from reports import gallery, loss_network, many_styles, objective, recipes, universal
+from reports import (
+    all_figures,
+    fig3,
+    fig4,
+    fig5,
+    fig6,
+    fig7,
+    fig8,
+    fig9,
+    gallery,
+    loss_network,
+    many_styles,
+    recipes,
+    table1,
+    universal,
+)
 
 FLAGS = flags.FLAGS
 FIGURES = {
+    "all": all_figures,
+    **{f"fig{i + 3}": figure for i, figure in enumerate((fig3, fig4, fig5, fig6, fig7, fig8, fig9))},
     "gallery": gallery,
     "loss_network": loss_network,
     "many_styles": many_styles,
-    "objective": objective,
     "recipes": recipes,
+    "table1": table1,
     "universal": universal,
 }
 
@@ -42,7 +67,7 @@ def main(argv):
         if flag.missing and not value:
             raise cli.UsageError(f"--{flag.name} is missing: {flag.missing}")
         arguments[flag.name] = flag.convert(value)
-    if arguments["output_dir"]:
+    if arguments.get("output_dir"):
         system.check_writable(os.path.join(arguments["output_dir"], "figure.png"))
     figure.draw(**arguments)
 

@@ -197,7 +197,7 @@ def create_affine(style):
     """New variables {scope: [3]}: scale and offset after the last norm, which begin as the style's contrast and colors.
 
     A departure from the original, whose last norm gives each channel the same mean and contrast in every picture: even the
-    best picture with these is far from what optimized pixels reach (python figures.py objective --last_norm). The paper's
+    best picture with these is far from what optimized pixels reach (an L-BFGS through this norm). The paper's
     last layer has no norm.
 
     Args:

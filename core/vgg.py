@@ -21,6 +21,7 @@ MEANS = (123.68, 116.78, 103.94)  # of ImageNet, in R, G, B
 MOST_BYTES = 1 << 30  # of all weights that are read; those of VGG-19 take 80 MB
 GAINS, LARGEST, LARGEST_RATIO = (1e-4, 1e3), 1e4, 1000  # of plausible weights, see _is_plausible()
 MAT_CELLS, MAT_COMPRESSED, MAT_MATRIX = (1, 2, 3), 15, 14  # MATLAB's cells, structs and objects; kinds of its elements
+WIDTHS = (64, 128, 256, 512, 512)  # channels of the five blocks of both networks
 CONVS = {"vgg_16": (2, 2, 3, 3, 3), "vgg_19": (2, 2, 4, 4, 4)}  # convolutions in each of the five blocks
 
 
@@ -416,4 +417,17 @@ def _read_imagenet(scope):
             conv = layer.name.replace("block", "conv").replace("_conv", "_")
             weights[f"{conv}/weights"], weights[f"{conv}/biases"] = layer.get_weights()
     weights["conv1_1/weights"] = weights["conv1_1/weights"][:, :, ::-1]  # from BGR
+    return weights
+
+
+def random_weights(scope, last_conv):
+    """Random weights of VGG-16 or VGG-19 in full widths up to a convolution, as measures of time and memory need them."""
+    rng, weights, channels = np.random.default_rng(0), {}, 3
+    convs = topology(scope)
+    for conv in convs[: convs.index(last_conv) + 1]:
+        width = WIDTHS[int(conv[4]) - 1]
+        kernel = rng.standard_normal((3, 3, channels, width), np.float32)
+        weights[f"{conv}/weights"] = kernel * np.float32(np.sqrt(2 / (9 * channels)))
+        weights[f"{conv}/biases"] = np.zeros(width, np.float32)
+        channels = width
     return weights

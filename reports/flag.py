@@ -6,6 +6,7 @@ from collections.abc import Callable
 from absl import flags
 
 from core import config
+from core.cli import UsageError, parse_numbers
 
 flags.disclaim_key_flags()  # what is defined here belongs to figures.py, whose --help shows it
 
@@ -16,7 +17,7 @@ class Flag:
 
     Attributes:
       name: without dashes.
-      default: what draw() gets where the flag is left out.
+      default: of the flag in absl.
       help: what --help says of it, before the default.
       define: absl's function that defines flags of its type.
       missing: for a required flag, the message's words on what to do without it; "": the flag may be left out.
@@ -33,6 +34,13 @@ class Flag:
     aliases: tuple[str, ...] = ()
     convert: Callable = lambda value: value
     options: dict = dataclasses.field(default_factory=dict)
+
+    def value_of_default(self):
+        """What draw() gets where the flag is left out."""
+        default = self.default
+        if isinstance(default, str) and self.define in (flags.DEFINE_list, flags.DEFINE_multi_string):
+            default = default.split(",")
+        return self.convert(default)
 
     def names(self):
         """All names that the flag has on a command line, without dashes."""
@@ -67,12 +75,26 @@ def style_file(text="The painting.", **changes):
     return Flag("style_file", "images/starry.jpg", text, aliases=("style_image",), **changes)
 
 
-def long_side(text):
+def long_side(text, default=512):
     """--long_side in pixels."""
     options = {"lower_bound": config.SMALLEST_SIDE}
-    return Flag("long_side", 512, text, flags.DEFINE_integer, options=options)
+    return Flag("long_side", default, text, flags.DEFINE_integer, options=options)
 
 
 def count(name, default, text):
     """A flag whose value is a whole number above 0."""
     return Flag(name, default, text, flags.DEFINE_integer, options={"lower_bound": 1})
+
+
+def sizes(default):
+    """--sizes: sides of square pictures in pixels."""
+    text = "Sides of the square pictures, in pixels."
+    return Flag("sizes", default, text, flags.DEFINE_list, convert=parse_sizes)
+
+
+def parse_sizes(texts):
+    """Whole numbers of pixels from texts. Raises UsageError when there is none, or one is too small."""
+    numbers = [round(size) for size in parse_numbers("sizes", texts)]
+    if min(numbers, default=0) < config.SMALLEST_SIDE:
+        raise UsageError(f"--sizes: got {min(numbers, default='none')}, at least {config.SMALLEST_SIDE} is needed")
+    return numbers

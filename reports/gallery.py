@@ -5,8 +5,8 @@ import os
 from absl import flags
 
 from core import pictures, system
-from methods import load_model, load_recipe
-from reports import flag
+from methods import load_model
+from reports import flag, paper
 
 PHOTOS = ("Corgi", "chelsea", "astronaut", "coffee", "rocket")
 LARGE_PHOTO = "Corgi"  # shown in LARGE_SIZE too
@@ -31,12 +31,12 @@ def draw(output_dir, models=None):
     contents = {
         (name, size): read_resized(os.path.join(system.ROOT, "images", f"{name}.jpg"), size) for name, size in photos
     }
-    models = models or one_style_models(os.path.join(system.ROOT, "models"))
+    models = models or paper.one_style_models()
     for path in models:
         method = load_model(path)
         for key, content in contents.items():
             image = method.stylize(content[None])[0]
-            pictures.write_image(os.path.join(output_dir, f"{model_name(path)}-{photos[key]}"), image)
+            pictures.write_image(os.path.join(output_dir, f"{paper.model_name(path)}-{photos[key]}"), image)
     page_file = os.path.join(output_dir, "README.md")
     system.write_text(page_file, page(models))
     print(page_file)
@@ -49,25 +49,15 @@ def read_resized(path, long_side):
     return pictures.resize(image, [round(side * scale) for side in image.shape[:2]])
 
 
-def model_name(path):
-    """models/wave.ckpt-done -> wave."""
-    return os.path.basename(path).removesuffix(".ckpt-done")
-
-
-def one_style_models(folder):
-    """The .ckpt-done files in a folder whose method is johnson, sorted by name."""
-    paths = sorted(os.path.join(folder, name) for name in os.listdir(folder) if name.endswith(".ckpt-done"))
-    return [path for path in paths if load_recipe(path)[0].method == "johnson"]
-
-
 def page(model_files):
     """The gallery as Markdown: a row for each model, then each model's large picture."""
     rows = [
         f"| [{name}](../../models/{name}.yml) | " + " | ".join(f"![]({name}-{photo}.jpg)" for photo in PHOTOS) + " |"
-        for name in map(model_name, model_files)
+        for name in map(paper.model_name, model_files)
     ]
     large = [
-        f"## {name}\n\n![The corgi, {LARGE_SIZE} pixels wide]({name}-large.jpg)" for name in map(model_name, model_files)
+        f"## {name}\n\n![The corgi, {LARGE_SIZE} pixels wide]({name}-large.jpg)"
+        for name in map(paper.model_name, model_files)
     ]
     photos = " | ".join(f"![{photo}](../../images/{photo}.jpg)" for photo in PHOTOS)
     return "\n".join(

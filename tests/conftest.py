@@ -18,7 +18,8 @@ from absl import flags
 from absl.testing import flagsaver
 from PIL import Image
 
-from core import cli
+import methods
+from core import checkpoints, cli
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 WIDTHS = {"conv1": 4, "conv2": 6, "conv3": 8, "conv4": 8, "conv5": 8}
@@ -112,6 +113,15 @@ def many_styles_conf(folder, method, **changes):
     paths = [str(folder / "style.png"), str(folder / "photos" / "0.jpg")]
     keys = {"method": method, "style_image": None, "style_images": paths, "width": 8, **RELATIVE}
     return write_conf(folder, **keys | MANY_STYLES[method] | changes)
+
+
+def untrained(house, name, conf):
+    """Path of an untrained model of a method, with its recipe."""
+    method = methods.METHODS[name](methods.load_conf(str(conf)))
+    path = str(house / f"{name}.ckpt-done")
+    checkpoints.save(path, [*method.trainable_variables, *method.extra_variables])
+    checkpoints.write_recipe(path, method.conf)
+    return path
 
 
 def script(name, *arguments, cwd=ROOT, **options):

@@ -1,17 +1,14 @@
 """figures.py: its measures on cases with known answers, and the reports as a person makes them."""
 
-import csv
 import inspect
 import os
 import re
-import shutil
 
 import numpy as np
 import pytest
 from absl.flags import FLAGS
 from conftest import (
     MANY_STYLES,
-    RELATIVE,
     UNIVERSAL,
     VGG_16_CONVS,
     faults,
@@ -22,18 +19,16 @@ from conftest import (
     put_flags,
     script,
     universal_conf,
+    untrained,
     vgg_weights,
     write_conf,
 )
 from PIL import Image
 from test_distill import school, write  # noqa: F401
 
-import methods
-import reader
-from core import checkpoints, config, pictures, system, vgg
-from methods import METHODS, gatys, load_model
+from core import config, pictures, system, vgg
+from methods import gatys
 from reports import gallery, loss_network, recipes
-from reports import objective as objective_report
 
 distill = load("distill")
 figures = load("figures")
@@ -105,15 +100,6 @@ def test_the_report(school, monkeypatch):  # noqa: F811
         assert Image.open(school / "report" / name).width > 300
 
 
-def untrained(house, name, conf):
-    """Path of an untrained model of a method, with its recipe."""
-    method = METHODS[name](methods.load_conf(str(conf)))
-    path = str(house / f"{name}.ckpt-done")
-    checkpoints.save(path, [*method.trainable_variables, *method.extra_variables])
-    checkpoints.write_recipe(path, method.conf)
-    return path
-
-
 def test_the_gallery(house):
     """Each model of one style, at both widths, on every photo: all the pictures that the page shows are there."""
     folder = house / "shipped"
@@ -122,7 +108,7 @@ def test_the_gallery(house):
         path = untrained(house, "johnson", write_conf(house, width=width))
         for ending in ("ckpt-done", "yml"):
             os.replace(f"{path.removesuffix('.ckpt-done')}.{ending}", folder / f"net{width}.{ending}")
-    models = gallery.one_style_models(str(folder))
+    models = [str(folder / f"net{width}.ckpt-done") for width in (16, 8)]
     result = inside(figures, "gallery", "--models", ",".join(models), "--output_dir", "docs/gallery", cwd=house)
     assert result.returncode == 0, result.stderr
     page = (house / "docs" / "gallery" / "README.md").read_text()
@@ -169,136 +155,6 @@ def test_the_universal_sheet(house):
     missing = inside(figures, "universal", *flags, "--teacher_dir", "none", cwd=house)
     assert missing.returncode == 1
     assert len(faults(missing.stderr)) == 1
-
-
-@pytest.fixture
-def trained(house):
-    """A house with a model of 4 steps, its style weight still warming up: the path of its .ckpt-done."""
-    keys = {**RELATIVE, "turned_losses": True, "color_weight": 1.0, "luminance_weight": 1.0}
-    conf = write_conf(house, style_warmup_steps=100, tv_weight=0.01, initializer="identity", **keys)
-    assert inside(train, "-c", conf, cwd=house).returncode == 0
-    return house / "models" / "small" / "fast-style-model.ckpt-done"
-
-
-def test_the_objective_is_all_that_the_model_was_trained_for(trained):
-    method = load_model(str(trained), training=True)
-    content, image = (photo(32, 32, seed)[None].astype(np.float32) for seed in (1, 2))
-    objective = objective_report.ModelsObjective(method, content)
-    parts = method.perceptual_loss(image, objective.targets, method.style_targets[""], 10.0)
-    weights = {"content": 1.0, "style": 10.0, "regularizer": 0.01}  # the whole style weight, however short the training was
-    expected = sum(weight * float(parts[f"losses/{name}_loss"]) for name, weight in weights.items())
-    assert float(objective.losses(image)["total"]) == pytest.approx(expected, rel=1e-5)
-    of_content = method.perceptual_loss(content, objective.targets, method.style_targets[""], 10.0)
-    assert float(of_content["losses/content_loss"]) == 0
-    assert min(float(parts[f"losses/{name}_loss"]) for name in weights) > 0
-
-
-def objective_rows(house, model, *flags):
-    """(the rows of the CSV, what was printed) of `figures.py objective`."""
-    flags = ("--photos", "photos", *flags, "--output_dir", "out")
-    result = inside(figures, "objective", "--model_file", model, *flags, cwd=house)
-    assert result.returncode == 0, result.stderr
-    with open(house / "out" / "objective.csv", encoding="utf-8") as file:
-        return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)], result.stdout
-
-
-def test_where_a_model_stands_among_the_iterates(house, trained):
-    flags = ("--count", 2, "--sizes", "32,48", "--evaluations", 12)
-    rows, printed = objective_rows(house, trained, *flags)
-    assert [row["size"] for row in rows] == [32] * 12 + [48] * 12
-    for size in (32, 48):
-        curve, worths = [row for row in rows if row["size"] == size], {}
-        for start in ("noise", "photo"):
-            falling = [row[start] for row in curve]
-            assert falling[0] > falling[-1]
-            assert falling == sorted(falling, reverse=True)
-            below = [i for i, value in enumerate(falling, 1) if value <= curve[0]["model"]]
-            worths[start] = below[0] if below else "more than 12"
-        assert curve[0]["photo"] == curve[0]["unchanged"] != curve[0]["model"]
-        worth = f"{worths['noise']} evaluations from noise, {worths['photo']} from the photo"
-        assert f"{size}x{size}: fast-style-model is worth {worth}" in printed
-    assert Image.open(house / "out" / "objective.png").width > 300
-
-
-def test_where_the_curves_cannot_be_written_none_is_measured(house, trained, monkeypatch):
-    monkeypatch.delattr(objective_report, "mean_curves")
-    (house / "docs").write_text("a file, no folder")
-    result = inside(figures, "objective", "--model_file", trained, "--photos", "photos", cwd=house)
-    (house / "docs").unlink()
-    assert (result.returncode, "objective.csv: cannot be written" in result.stderr) == (1, True)
-
-
-def test_photos_are_drawn_evenly_and_a_bad_one_is_named_and_skipped(house, trained, monkeypatch):
-    paths = reader.list_images(str(house / "photos"))
-    seen, read_square = [], reader.read_square
-    monkeypatch.setattr(reader, "read_square", lambda path, size: seen.append(path) or read_square(path, size))
-    objective_rows(house, trained, "--count", 2, "--sizes", "32", "--evaluations", 1)
-    assert [os.path.basename(path) for path in seen] == [os.path.basename(paths[i]) for i in (0, -1)]
-    monkeypatch.undo()
-    (house / "photos" / "zz.png").write_bytes(b"")
-    command = ("objective", "--model_file", trained, "--photos", "photos", "--output_dir", "out")
-    result = inside(figures, *command, "--count", 2, "--sizes", "32", "--evaluations", 1, cwd=house)
-    assert result.returncode == 0, result.stderr
-    assert "zz.png: not a readable image" in result.stderr
-
-
-@pytest.mark.parametrize(("sizes", "got"), [("32,8", "8"), ("", "none")])
-def test_a_square_too_small_for_the_loss_network_is_refused(sizes, got, house, trained):
-    result = inside(figures, "objective", "--model_file", trained, "--photos", "photos", f"--sizes={sizes}", cwd=house)
-    assert (result.returncode, f"--sizes: got {got}, at least 16 is needed" in result.stderr) == (2, True)
-
-
-def test_the_bound_of_the_last_norm(house, trained):
-    """What comes out of it has the norm's mean and contrast: not as good as free pixels, but no worse than the model."""
-    flags = ("--count", 1, "--sizes", "32", "--evaluations", 60, "--last_norm")
-    rows, printed = objective_rows(house, trained, *flags)
-    assert rows[-1]["noise"] < rows[-1]["last_norm"] < rows[0]["model"]
-    below = [i for i, row in enumerate(rows, 1) if row["noise"] <= rows[0]["last_norm"]]
-    assert f"without output_affine no model is worth over {below[0]} and " in printed
-    method = load_model(str(trained), training=True)
-    content, features = (photo(32, 32, seed)[None].astype(np.float32) for seed in (1, 2))
-    normed = (features - features.mean((1, 2))) / features.std((1, 2))
-    objective = objective_report.ModelsObjective(method, content)
-    expected = objective.losses(127.5 * (1 + np.tanh(normed)))["total"]
-    total = objective_report.LastNorm(objective).losses(7 * features + 3)["total"]
-    assert float(total) == pytest.approx(float(expected), rel=1e-4)
-
-
-@pytest.mark.parametrize("name", MANY_STYLES)
-def test_where_a_model_of_many_styles_stands(name, house):
-    model = untrained(house, name, many_styles_conf(house, name))
-    bound = inside(figures, "objective", "--model_file", model, "--last_norm", "--photos", "photos", cwd=house)
-    assert bound.returncode == 1
-    assert f"--last_norm: is of nets for one style; {name} does not end in a norm" in bound.stderr
-    rows, _ = objective_rows(house, model, "--count", 1, "--sizes", "32", "--evaluations", 4)
-    method = load_model(model, training=True)
-    square = reader.read_square(reader.list_images(str(house / "photos"))[0], 32)[None]
-    objectives = [objective_report.ModelsObjective(method, square, name) for name in ("style", "0")]
-    totals = [float(objective.losses(square)["total"]) for objective in objectives]
-    assert totals[0] != totals[1]
-    assert rows[0]["unchanged"] == pytest.approx(np.mean(totals), rel=1e-4)
-
-
-@pytest.mark.parametrize("name", UNIVERSAL)
-def test_a_model_of_any_style_has_no_objective(name, house):
-    model = untrained(house, name, universal_conf(house, name))
-    shutil.rmtree(house / "photos")  # what it was trained with is not even looked for
-    result = inside(figures, "objective", "--model_file", model, "--photos", house, cwd=house)
-    assert (result.returncode, len(result.stderr.strip().splitlines())) == (1, 1)
-    assert f"method {name} has no objective" in result.stderr
-
-
-def test_the_objective_of_msgnet_is_that_of_its_largest_brush(house):
-    method = METHODS["msgnet"](methods.load_conf(str(many_styles_conf(house, "msgnet"))), training=True)
-    image = pictures.read_image(str(house / "photos" / "0.jpg"), max(method.conf.style_sizes)).rgb
-    for layer, gram in method.perceptual_loss.style_targets(np.float32(image)[None]).items():
-        np.testing.assert_allclose(method.style_targets["0"][layer], gram, rtol=1e-5)
-
-
-def test_worth():
-    assert objective_report.worth(np.array([5.0, 3, 2]), 3) == 2
-    assert objective_report.worth(np.array([5.0, 3, 2]), 7) == 1
-    assert objective_report.worth(np.array([5.0, 3, 2]), 1) == "more than 3"
 
 
 def test_the_sheet_of_optimizes_settings_files(house, monkeypatch):
@@ -353,16 +209,17 @@ PAIR = ("recipes", "--image_file", "style.png", "--style_file", "style.png")
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("objective",), "--model_file is missing"),
-        (("objective", "--model_file", "none.ckpt-done"), "--photos is missing"),
-        (("objective", "--model_file", "none.ckpt-done", "--photos", "photos"), "none.yml: missing"),
+        (("fig5", "--model_file", "none.ckpt-done", "--photos", "photos"), "none.yml: missing"),
+        (("fig5", "--photos", "none"), "none: no such folder"),
+        (("fig3", "--network", "x"), "starts with vgg_16 or vgg_19"),
+        (("fig8", "--models", "none.ckpt-done"), "none.ckpt-done: no such model file"),
         (
             (*PAIR[:1], *PAIR[3:], "--network", "vgg_16=deep.npz", "--image_file", "narrow.png"),
             "narrow.png: its short side is 6 pixels",
         ),
         (("recipes", "--image_file", "none.jpg"), "none.jpg: no such image"),
         (("recipes", "--output_dir", "style.png/out"), "style.png/out/figure.png: cannot be written"),
-        (("recipes", "--models", "a"), "--models is a flag of gallery, many_styles, universal, not of recipes; figures.py"),
+        (("recipes", "--models", "a"), "fig9, gallery, many_styles, universal, not of recipes"),
         (("gallery", "--noshow_styles"), "--noshow_styles is a flag of universal, not of gallery"),
         (("gallery", "-c", "a.yml"), "-c is a flag of loss_network, not of gallery"),
         (("gallery", "--nonsense", "a"), "Unknown command line flag 'nonsense'"),
@@ -401,13 +258,13 @@ def test_help_lists_the_flags_that_a_figure_has_and_no_others(name):
     assert help_text.count("(default: ") >= sum(flag.default is not None for flag in own)
 
 
-@pytest.mark.parametrize("names", [list(figures.FIGURES), ["objective"]])
+@pytest.mark.parametrize("names", [list(figures.FIGURES), ["fig5"]])
 def test_help_lists_the_figures_or_the_flags_of_one(names):
     result = script("figures.py", *(names if len(names) == 1 else []), "--help")
     assert (result.returncode, result.stderr) == (0, "")
     if len(names) == 1:
         assert f"python figures.py {names[0]}\n" in result.stdout
-        assert "--last_norm" in result.stdout.replace("[no]", "")
+        assert "--evaluations" in result.stdout
         assert "--models" not in result.stdout
     else:
         assert re.findall(r"^  (\w+)  ", result.stdout, re.MULTILINE) == names

@@ -22,7 +22,8 @@ from methods import gatys
 VERBS = ["train", "eval", "optimize", "distill", "figures", "download", "benchmark"]
 # From the highest to the lowest: a module imports only what stands below it in this list. Verbs, reports and methods, which
 # the walk adds to it, import none of their own kind.
-REPORTS_SHARED = ["reports.plots", "reports.flag"]
+REPORTS_SHARED = ["reports.enlarging", "reports.inversion", "reports.paper", "reports.plots", "reports.flag"]
+ALL_FIGURES = "reports.all_figures"
 METHODS_SHARED = ["methods.style_data", "methods.decoders", "methods.layers", "methods.base"]
 NOUNS = ["model", "losses", "reader", "vgg_preprocessing"]
 CORE = ["training", "vgg", "checkpoints", "styles", "pictures", "augment", "winograd", "optimizer", "config"]
@@ -35,9 +36,10 @@ def modules(folder):
     return [f"{folder}.{name}" if folder else name for name in names if name != "__init__"]
 
 
-REPORTS = [name for name in modules("reports") if name not in REPORTS_SHARED]
+REPORTS = [name for name in modules("reports") if name not in (ALL_FIGURES, *REPORTS_SHARED)]
 METHODS = [name for name in modules("methods") if name not in METHODS_SHARED]
-LAYERS = [VERBS, REPORTS, REPORTS_SHARED, ["methods"], METHODS, *([name] for name in METHODS_SHARED)]
+LAYERS = [VERBS, [ALL_FIGURES], REPORTS, *([name] for name in REPORTS_SHARED)]
+LAYERS += [["methods"], METHODS, *([name] for name in METHODS_SHARED)]
 LAYERS += [[name] for name in NOUNS] + [[f"core.{name}"] for name in CORE]
 
 
