@@ -11,9 +11,10 @@
 
 stylize and train measure Johnson's net in several forms: as it is, with direct convolutions instead of Winograd's, with a
 naive resize convolution, and as the original computes it; stylize also with half the channels, train also in bfloat16.
-With --method adain or wct, stylize measures a style that is new each time and one whose statistics are kept from the first
-time; with --method msgnet or stylebank, models/<method>.ckpt-done and Johnson's net. The forms take turns, so that other
-load on the machine slows all of them; the medians are printed.
+With --method adain, predicted or wct, stylize measures a style that is new each time and one whose statistics are kept from
+the first time; with --method msgnet or stylebank, models/<method>.ckpt-done and Johnson's net; with --method
+super_resolution, enlargements by 4 and by 8. The forms take turns, so that other load on the machine slows all of them; the
+medians are printed.
 """
 
 import contextlib
@@ -40,7 +41,7 @@ from absl import flags
 import model
 from core import cli, config, styles, training, vgg, winograd
 from core.optimizer import Adam
-from methods import CONFS, METHODS, base, gatys, johnson, load_model
+from methods import CONFS, METHODS, base, gatys, johnson, load_model, style_data, super_resolution
 from tests import original
 
 flags.DEFINE_integer(
@@ -76,7 +77,7 @@ MIXED = "bfloat16"  # ours with mixed_precision
 NETWORKS = {f"optimize, {scope}": scope for scope in ("vgg_19", config.EMBEDDED_NETWORK)}
 
 flags.DEFINE_enum(
-    "method", "johnson", list(METHODS), "The method that stylizes; adain, wct and johnson with random weights."
+    "method", "johnson", list(METHODS), "The method that stylizes; all but msgnet and stylebank with random weights."
 )
 flags.DEFINE_string("form", None, "For memory: measure this form alone, in this process.")
 
@@ -140,7 +141,11 @@ def stylizers(size, method_name):
             method_name: lambda: method.stylize(picture, style).numpy(),
             "johnson": lambda: net.stylize(picture).numpy(),
         }
-    required_keys = {"style_data": ()} if method_name == "adain" else {}
+    if method_name == "super_resolution":
+        confs = {scale: super_resolution.SuperResolutionConf(naming="none", scale=scale) for scale in (4, 8)}
+        nets = {f"x{scale}": super_resolution.SuperResolution(conf) for scale, conf in confs.items()}
+        return {form: lambda net=net: net.stylize(picture).numpy() for form, net in nets.items()}
+    required_keys = {"style_data": ()} if issubclass(CONFS[method_name], style_data.StyleDataConf) else {}
     method = METHODS[method_name](CONFS[method_name](naming="none", **required_keys))
     image, known_style = random_pictures(1, 512)[0], styles.Style(random_pictures(1, 512)[0])
     return {
@@ -216,7 +221,8 @@ def memory(size, method_name, form=None):
         runs[form]()
         print(f"{form:14s} {peak_memory():.2f} GB at {size}x{size}")
         return None
-    forms = {"johnson": [*FORMS, HALF, *NETWORKS], "adain": ["a new style"], "wct": ["a new style"]}
+    forms = {"johnson": [*FORMS, HALF, *NETWORKS], "super_resolution": ["x4", "x8"]}
+    forms |= dict.fromkeys((name for name, method in METHODS.items() if method.style_kind == "image"), ["a new style"])
     for name in forms.get(method_name, [method_name]):
         flags_ = [f"--form={name}", f"--size={size}", f"--method={method_name}"]
         subprocess.run([sys.executable, __file__, "memory", *flags_], check=True)

@@ -57,3 +57,11 @@ def test_without_pytorch_it_says_what_to_install(monkeypatch, tmp_path):
     assert result.returncode == 1
     assert "requirements-benchmark.txt" in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", ["adain", "predicted", "super_resolution"])
+def test_a_method_with_random_weights_is_measured(name):
+    shapes = {form: run().shape for form, run in benchmark.stylizers(32, name).items()}
+    expected = {"x4": (1, 128, 128, 3), "x8": (1, 256, 256, 3)}
+    styled = dict.fromkeys(("a new style", "a known style"), (1, 32, 32, 3))
+    assert shapes == (expected if name == "super_resolution" else styled)
