@@ -222,7 +222,7 @@ def memory(size, method_name, form=None):
         print(f"{form:14s} {peak_memory():.2f} GB at {size}x{size}")
         return None
     forms = {"johnson": [*FORMS, HALF, *NETWORKS], "super_resolution": ["x4", "x8"]}
-    forms |= dict.fromkeys((name for name, method in METHODS.items() if method.style_kind == "image"), ["a new style"])
+    forms |= {name: ["a new style"] for name, method in METHODS.items() if method.style_kind == "image"}
     for name in forms.get(method_name, [method_name]):
         flags_ = [f"--form={name}", f"--size={size}", f"--method={method_name}"]
         subprocess.run([sys.executable, __file__, "memory", *flags_], check=True)
