@@ -2,8 +2,8 @@
 
 For several pictures repeat --image_file, name folders or globs, or write plain arguments; the model is loaded once.
 
-  models of any style (adain, wct)           need --style_file painting.jpg; --texture 512 makes a texture of it instead
-  models of many styles (msgnet, stylebank)  need --style scream; --list_styles prints the names
+  models of any style (predicted, adain, wct) need --style_file painting.jpg; --texture 512 makes a texture of it instead
+  models of many styles (msgnet, stylebank)   need --style scream; --list_styles prints the names
 """
 
 import dataclasses
@@ -66,8 +66,8 @@ flags.DEFINE_string("loss_model", "vgg_16", "A flag of the original project, wit
 FLAGS = flags.FLAGS
 
 WRONG_KIND = {  # {a model's style_kind: why it refuses flags that are for other kinds}
-    "": "has one style, its own; leave the flag out",
-    "name": "has styles of its own, --list_styles lists them; models/predicted.ckpt-done takes any painting",
+    "": "takes no style, as it has one of its own or none; leave the flag out",
+    "name": "has styles of its own: --style NAME:WEIGHT=MASK, --list_styles; models/predicted.ckpt-done takes any",
     "image": "takes any style; --style_file names its picture",
 }
 DEFAULT_DIR = "generated"
@@ -112,8 +112,10 @@ def main(argv):
     if FLAGS.list_styles:
         return list_styles(job.model_file)
     if FLAGS.texture:
-        if names or job.preserve_colors != "no":
-            raise cli.UsageError("--texture: is made of noise; leave the picture and --preserve_colors out")
+        if names or job.preserve_colors != "no" or job.match_histogram:
+            raise cli.UsageError(
+                "--texture: is made of noise; leave the picture, --preserve_colors and --match_histogram out"
+            )
         return make_texture(job, FLAGS.texture, FLAGS.output_file or DEFAULT_OUTPUT)
     images, code = expand_names(names, FLAGS.output_dir or DEFAULT_DIR)
     outputs = output_paths(images, FLAGS.output_file, FLAGS.output_dir)

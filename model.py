@@ -196,9 +196,9 @@ def create_kernels(initializer, seed, width=WIDTH):
 def create_affine(style):
     """New variables {scope: [3]}: scale and offset after the last norm, which begin as the style's contrast and colors.
 
-    A departure from the original, whose last norm gives each channel the same mean and contrast in every picture: even the
-    best picture with these is far from what optimized pixels reach (an L-BFGS through this norm). The paper's
-    last layer has no norm.
+    A departure from the original, whose last norm gives each channel the same mean and contrast in every picture: the
+    best pictures that end in such a norm, found by L-BFGS, are far from what free pixels reach. The paper's last layer has
+    no norm.
 
     Args:
       style: [N,H,W,3] RGB 0..255.

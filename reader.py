@@ -142,17 +142,17 @@ def training_batches(paths, conf, first_step, end_step, unreadable):
 
     def prepare(n):
         image = tf.numpy_function(load, [n], tf.uint8, stateful=False)
-        image = tf.cast(tf.ensure_shape(image, [None, None, 3]), tf.float32)
+        image = tf.ensure_shape(image, [None, None, 3])
         if not conf.random_crops:
-            return vgg_preprocessing.preprocess_image(image, size)
+            return vgg_preprocessing.preprocess_image(tf.cast(image, tf.float32), size)
         # Scale, place and mirroring have seeds of their own; with one seed for all they would depend on each other.
         seeds = [tf.stack([tf.constant(conf.seed, tf.int64), 3 * n + k]) for k in range(3)]
-        if conf.crops_from_photos:
-            reduction = tf.random.stateless_uniform([], seeds[0], 1.0, conf.crop_scale)
-            side = tf.maximum(size, tf.cast(tf.cast(tf.reduce_min(tf.shape(image)[:2]), tf.float32) / reduction, tf.int32))
-        else:
-            side = tf.random.stateless_uniform([], seeds[0], size, int(size * conf.crop_scale) + 1, tf.int32)
-        image = vgg_preprocessing.aspect_preserving_resize(image, side, antialias=True)
+        side = tf.random.stateless_uniform([], seeds[0], size, int(size * conf.crop_scale) + 1, tf.int32)
+        if conf.crops_from_photos:  # cropped first: a photo of many megapixels as float32 would fill the memory
+            short_side = tf.reduce_min(tf.shape(image)[:2])
+            image = augment.random_crop(image, tf.minimum(side, short_side), seeds[1:])
+            return vgg_preprocessing.preprocess_image(tf.cast(image, tf.float32), size, antialias=True)
+        image = vgg_preprocessing.aspect_preserving_resize(tf.cast(image, tf.float32), side, antialias=True)
         return augment.random_crop(image, size, seeds[1:])
 
     numbers = tf.data.Dataset.range(first_step * conf.batch_size, end_step * conf.batch_size)

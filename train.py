@@ -99,7 +99,7 @@ def train(conf, method, paths):
                 conf.initial_model,
                 [*trainable_variables(method), *method.extra_variables],
                 method.style_variable_names,
-                method.newer_variable_names,
+                [*method.newer_variable_names, *method.names_new_to_initial_models],
             )
 
     code = training.run(
@@ -206,7 +206,7 @@ def resize_to_height(image, height):
 
 
 def stylize(method, rgb, style=None):
-    """Stylizes a picture: [H,W,3] RGB 0..255 -> the same size, float32."""
+    """Stylizes a picture: [H,W,3] RGB 0..255 -> float32, the same or method.scale times as large."""
     return method.stylize(rgb[None].astype(np.float32), style)[0].numpy()
 
 

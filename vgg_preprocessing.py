@@ -35,6 +35,6 @@ def central_crop(image, size):
     return tf.ensure_shape(image[top : top + size, left : left + size], [size, size, 3])
 
 
-def preprocess_image(image, size):
+def preprocess_image(image, size, antialias=False):
     """[H,W,3] -> [size,size,3]: resized to cover the square, then cropped to its middle. Means stay: Vgg subtracts them."""
-    return central_crop(aspect_preserving_resize(image, size), size)
+    return central_crop(aspect_preserving_resize(image, size, antialias), size)

@@ -173,7 +173,8 @@ class MethodConf:
 
     method: str  # a key of methods.METHODS
     mixed_precision: bool = False  # steps compute in bfloat16, on a CPU with instructions for it
-    # A finished model of this method, with whose weights training begins; "": random weights
+    # A finished model of this method, with whose weights training begins; "": random weights. For the method
+    # predicted it may be a net for one style, without output_affine
     initial_model: str = option("", may_be_empty=True)
 
     # Whether crop_scale reduces photos from their own size, instead of from image_size
@@ -386,7 +387,7 @@ def _drop_removed_keys(values, kind):
         successors |= {"content_form": "relative", "style_form": "relative"}
     keys = {field.name for field in dataclasses.fields(kind)}
     successors = {key: value for key, value in successors.items() if key in keys and value is not None}
-    return successors | {key: value for key, value in values.items() if key not in REMOVED_KEYS}
+    return successors | {key: value for key, value in values.items() if key in keys or key not in REMOVED_KEYS}
 
 
 def _choose_kind(method, kinds, path, lines):

@@ -46,7 +46,8 @@ class AdaIn(base.Method):
       last, content layers compare with the photo.
     - conf.reconstruction_steps and conf.style_warmup_steps, both 0 by default.
 
-    Raises UserError as losses.read_loss_network and, for training, losses.PerceptualLoss and style_data.StyleBatches do.
+    Raises UserError as losses.read_loss_network and, for training, losses.PerceptualLoss, layers.check_size and
+    style_data.StyleBatches do.
     """
 
     conf_class = AdaInConf
@@ -61,6 +62,7 @@ class AdaIn(base.Method):
         self.decoder = decoders.create_decoder("adain", self.encoder, DEPTH, conf.seed)
         self._statistics = functools.lru_cache(maxsize=16)(self._measure)  # one style often goes with many pictures
         if training:
+            layers.check_size(conf, DEPTH)
             self.perceptual_loss = losses.PerceptualLoss(conf)
             self._styles = style_data.StyleBatches(conf)
 

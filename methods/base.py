@@ -35,6 +35,7 @@ class Method(tf.Module):
       extra_variables: variables that a model file holds beside the trained ones.
       style_variable_names: names of variables that belong to the style: an initial_model, which often has another style,
         does not set them.
+      names_new_to_initial_models: names of variables that an initial_model may lack beside newer_variable_names.
       newer_variable_names: names of variables that model files of earlier versions lack: they begin without effect.
     """
 
@@ -48,6 +49,7 @@ class Method(tf.Module):
     style_names: typing.Sequence[str] = ()
     extra_variables: typing.Sequence[tf.Variable] = ()
     style_variable_names: typing.Sequence[str] = ()
+    names_new_to_initial_models: typing.Sequence[str] = ()
     newer_variable_names: typing.Sequence[str] = ()
 
     def __init__(self, conf):

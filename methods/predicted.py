@@ -15,7 +15,6 @@ from vgg_preprocessing import mean_image_subtraction
 DEPTHS = range(1, 6)  # the painting is read at relu1_1 to relu5_1
 EXAMPLES = 200  # style pictures that say what is usual
 FARTHEST = 5.0  # deviations: a painting that is less usual than this counts as no farther
-EPSILON = 1e-5  # added to variances of features
 RIDGE = 1e-3  # this share of the channels' mean variance is added to each one's before a gray picture's are whitened
 
 
@@ -60,15 +59,16 @@ class Predicted(base.Method):
             tf.Variable(tf.zeros(inputs), trainable=False, name=f"predicted/features/{name}")
             for name in ("mean", "deviation")
         ]
-        self._statistics = functools.lru_cache(maxsize=16)(self._read_style)  # one style often goes with many pictures
+        # One style often goes with many pictures; while the dense layers learn, what they make of it changes.
+        self._statistics = self._read_style if training else functools.lru_cache(maxsize=16)(self._read_style)
         if training:
             self.perceptual_loss = losses.PerceptualLoss(conf)
             self._styles = style_data.StyleBatches(conf)
             self._measure_usual()
 
     @property
-    def newer_variable_names(self):
-        """All but the kernels, so that an initial_model may be a net of one style, of the same width."""
+    def names_new_to_initial_models(self):
+        """All but the kernels: an initial_model may be a johnson net without output_affine, of the same width."""
         variables = [*self.extra_variables, *(variable for layer in self.dense.values() for variable in layer)]
         return [variable.name.removesuffix(":0") for variable in variables]
 
@@ -100,8 +100,7 @@ class Predicted(base.Method):
     def _moments(self, images):
         """Means and deviations of the features of pictures [N,H,W,3], RGB 0..255, at all depths: [N,C]."""
         features = self.encoder(layers.pad_to_multiple(images, max(DEPTHS)))
-        moments = [tf.nn.moments(features[layer], [1, 2]) for layer in self.layers]
-        return tf.concat([value for mean, variance in moments for value in (mean, tf.sqrt(variance + EPSILON))], 1)
+        return tf.concat([value[:, 0, 0] for layer in self.layers for value in losses.moments(features[layer])], 1)
 
     def _read_style(self, style):
         """predict() for a Style's picture."""

@@ -1,4 +1,4 @@
-"""Johnson et al. 2016 (arXiv 1603.08155), section 4.2: a net that enlarges pictures 4 or 8 times."""
+"""Johnson et al. 2016 (arXiv 1603.08155), section 4.2: a net that enlarges pictures 2, 4 or 8 times."""
 
 import dataclasses
 import typing
@@ -12,6 +12,7 @@ from core import config
 from core.cli import UserError
 from methods import base, layers
 
+LEAST_SIDE = 8  # pixels of the net's input: its first convolution reflects 4
 UNIT = 127.5  # of the net's input and output, in pixel values
 
 
@@ -40,7 +41,7 @@ class SuperResolutionConf(config.MethodConf, config.NetworkConf):
 
 
 class SuperResolution(base.Method):
-    """A net that works at the size of its input until two or three convolutions double it, and its l_feat or l_pixel.
+    """A net that works at its input's size until its last convolutions, one to three, double it each; and its losses.
 
     Departures from the paper:
     - The net's output is added to the bicubically enlarged input: from the start it only learns what that lacks.
@@ -49,7 +50,7 @@ class SuperResolution(base.Method):
     - Nearest upsampling and a convolution of stride 1 instead of one of stride 1/2, which leaves a checkerboard.
     - The output is linear, and clipped, instead of a scaled tanh.
 
-    Raises UserError, for training, as losses.read_loss_network does, or when conf.image_size is no multiple of conf.scale.
+    Raises UserError, for training, as losses.read_loss_network does, or when the conf's image_size or weights do not fit.
     """
 
     conf_class = SuperResolutionConf
@@ -57,7 +58,7 @@ class SuperResolution(base.Method):
     def __init__(self, conf, training=False):
         super().__init__(conf)
         self.scale = conf.scale
-        self.memory = (600e6, 800 * conf.scale**2)
+        self.memory = (700e6, 1000 * conf.scale**2)
         shapes = {"conv1": (9, 3, conf.width)}
         blocks = [f"res{i}/{conv}" for i in range(1, conf.blocks + 1) for conv in "ab"]
         shapes |= dict.fromkeys(blocks, (3, conf.width, conf.width))
@@ -65,8 +66,11 @@ class SuperResolution(base.Method):
         shapes |= dict.fromkeys(self.doublings, (3, conf.width, conf.width)) | {"conv2": (9, conf.width, 3)}
         self.layers = layers.create_layers("super_resolution", shapes, conf.seed, zero_scopes=[*blocks[1::2], "conv2"])
         if training:
-            if conf.image_size % conf.scale:
-                raise UserError(f"image_size: got {conf.image_size}, a multiple of scale, {conf.scale}, is needed")
+            if conf.image_size % conf.scale or conf.image_size < LEAST_SIDE * conf.scale:
+                needed = f"a multiple of scale, {conf.scale}, of at least {LEAST_SIDE * conf.scale} is needed"
+                raise UserError(f"image_size: got {conf.image_size}, {needed}")
+            if not conf.feature_weight and not conf.pixel_weight:
+                raise UserError("feature_weight: 0, as pixel_weight is; raise one of them")
             self.network = losses.read_loss_network(conf, conf.content_layers) if conf.feature_weight else None
 
     def train_step(self, content, optimizer, variables):
@@ -109,7 +113,7 @@ class SuperResolution(base.Method):
         def enlarge_image(image):
             image = image[None]
             for axis in (1, 2):  # at least as large as what the first convolution reflects
-                image = model.reflect(image, axis, 0, tf.maximum(tf.shape(image)[axis], 8))
+                image = model.reflect(image, axis, 0, tf.maximum(tf.shape(image)[axis], LEAST_SIDE))
             enlarged = tf.clip_by_value(self._enlarge(image, strength)[0, :height, :width], 0.0, 255.0)
             is_gray = tf.reduce_all(tf.equal(image, image[..., :1]))
             return tf.where(is_gray, tf.reduce_mean(enlarged, 2, keepdims=True), enlarged)
@@ -136,7 +140,7 @@ def bicubic(images, size):
 
 def reduce(images, scale):
     """The pictures that a net gets to enlarge: [N,H,W,3] RGB 0..255 -> [N,H/scale,W/scale,3], whole numbers 0..255."""
-    return tf.round(tf.clip_by_value(bicubic(images, tf.shape(images)[1:3] // scale), 0.0, 255.0))
+    return tf.round(tf.clip_by_value(bicubic(images, tf.maximum(tf.shape(images)[1:3] // scale, 1)), 0.0, 255.0))
 
 
 def blur(images, sigma):

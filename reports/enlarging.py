@@ -8,13 +8,17 @@ from tqdm import tqdm
 
 import losses
 import reader
-from core import config, pictures, system
+from core import config, pictures
 from core.cli import UserError
 from methods import load_model, super_resolution
 from reports import flag, inversion, paper
 
 SETS = ("Set5", "Set14", "BSD100")
-CROP, ROWS, SHOWN = 96, 4, 2  # pixels of the crops, how many photos are shown, and how many times their pixels are repeated
+CROP, ROWS, SHOWN = (
+    96,
+    4,
+    2,
+)  # pixels of the crops, how many photos are shown at least, and how many times their pixels are repeated
 DATA = flag.Flag("data", None, f"A folder of the sets {', '.join(SETS)}; by default the photos of the project.")
 MATCH = flag.Flag(
     "match_histogram", False, "Match the nets' pictures to the small one, as the paper does.", flag.flags.DEFINE_bool
@@ -43,23 +47,23 @@ def draw(name, number, scale, papers, output_dir, data, models, network, match_h
     Raises:
       UserError: a model is of another method or scale, or there is no set; else as load_model and read_image do.
     """
-    nets = {paper.model_name(path): load_model(path) for path in models}
+    nets = {path: load_model(path) for path in models}
     for path, net in nets.items():
         if not isinstance(net, super_resolution.SuperResolution) or net.scale != scale:
             raise UserError(f"{path}: not a super-resolution model of scale {scale}; leave --models out")
     features = read_features(network)
-    rows, shown = [], []
-    for set_name, paths in find_sets(data).items():
+    rows, shown, sets = [], [], find_sets(data)
+    for set_name, paths in sets.items():
         measures = []
-        for path in tqdm(paths, set_name, unit="photo"):
+        for i, path in enumerate(tqdm(paths, set_name, unit="photo")):
             photo = crop_to_multiple(pictures.read_image(path).rgb, scale)
             results = enlarge(photo, nets, scale, match_histogram)
             measures.append([measure(image, photo, features, scale) for image in results.values()])
-            if len(shown) < ROWS and path in paths[: max(1, ROWS // len(find_sets(data)) + 1)]:
+            if i < -(-ROWS // len(sets)):
                 shown.append(crops(photo, results))
         for (method, _), values in zip(results.items(), np.mean(measures, 0), strict=True):
             cells = [f"{values[0]:.2f}", f"{values[1]:.4f}", f"{values[2]:.3f}"]
-            rows.append([set_name, len(paths), method, *cells, papers.get(set_name, {}).get(method.split("_")[-1], "")])
+            rows.append([set_name, len(paths), method, *cells, papers.get(set_name, {}).get(method, "")])
         if "SRCNN" in papers.get(set_name, {}):
             rows.append([set_name, "", "SRCNN (Dong et al. 2014)", "", "", "", papers[set_name]["SRCNN"]])
     pictures.write_image(os.path.join(output_dir, f"{name}.jpg"), pictures.contact_sheet(shown))
@@ -80,7 +84,7 @@ def draw(name, number, scale, papers, output_dir, data, models, network, match_h
 def find_sets(data):
     """{set: photo files} of a folder of sets; None: the project's own photos. Raises UserError when there is none."""
     if not data:
-        return {"the project's photos": reader.list_images(os.path.join(system.ROOT, "images"))}
+        return {"the project's photos": paper.own_photos()}
     sets = {name: reader.list_images(os.path.join(data, name)) for name in SETS if os.path.isdir(os.path.join(data, name))}
     if not sets:
         raise UserError(f"--data: {data} has none of the folders {', '.join(SETS)}; name the folder that holds them")
@@ -106,7 +110,9 @@ def enlarge(photo, nets, scale, match_histogram):
     """{method: picture [H,W,3] uint8} of a photo [H,W,3] that is reduced and enlarged again: bicubic, and by each net."""
     small = super_resolution.reduce(tf.constant(np.float32(photo)[None]), scale)
     images = {"bicubic": super_resolution.bicubic(small, photo.shape[:2])[0].numpy()}
-    for name, net in nets.items():
+    for path, net in nets.items():
+        name = "l_feat" if net.conf.feature_weight else "l_pixel"
+        name = f"{name} ({paper.model_name(path)})" if name in images else name
         images[name] = net.stylize(small)[0].numpy()
         if match_histogram:
             images[name] = pictures.match_histogram(images[name], small[0].numpy())
@@ -132,14 +138,13 @@ def luma(image):
 
 def crops(photo, results):
     """[(picture, caption)]: the CROP x CROP pixels in which a photo varies most, and the same of the results."""
-    gray = luma(photo)
-    energy = tf.nn.avg_pool2d(
-        (tf.abs(gray[1:, :-1] - gray[:-1, :-1]) + tf.abs(gray[:-1, 1:] - gray[:-1, :-1]))[None, ..., None], CROP, 8, "VALID"
-    )[0, ..., 0].numpy()
+    gray, size = luma(photo), min(CROP, *(side - 1 for side in photo.shape[:2]))
+    changes = tf.abs(gray[1:, :-1] - gray[:-1, :-1]) + tf.abs(gray[:-1, 1:] - gray[:-1, :-1])
+    energy = tf.nn.avg_pool2d(changes[None, ..., None], size, 8, "VALID")[0, ..., 0].numpy()
     top, left = (8 * place for place in np.unravel_index(np.argmax(energy), energy.shape))
     tiles = []
     for name, image in {"the photo": photo, **results}.items():
-        crop = image[top : top + CROP, left : left + CROP]
+        crop = image[top : top + size, left : left + size]
         tiles.append((np.repeat(np.repeat(crop, SHOWN, 0), SHOWN, 1), name))
     return tiles
 

@@ -15,7 +15,7 @@ from reports import flag, paper, plots
 OWN_FLAGS = (
     paper.OUTPUT_DIR,
     flag.Flag("model_file", "models/starry.ckpt-done", "A .ckpt-done file with its recipe beside it."),
-    flag.Flag("photos", "images", "A folder of photos that the model was not trained on."),
+    flag.Flag("photos", None, "A folder of photos that the model was not trained on; by default the project's five."),
     flag.count("count", 5, "How many of the photos are taken, evenly spread; with --full 50."),
     flag.sizes("256"),
     flag.count("evaluations", 200, "Evaluations of L-BFGS for each picture; with --full 500."),
@@ -29,7 +29,8 @@ def draw(output_dir, model_file, photos, count, sizes, evaluations, full=False):
     Args:
       output_dir: the folder that they are written to.
       model_file: with its recipe beside it.
-      photos: a folder of photos that the model was not trained on, of which `count`, evenly spread, are taken.
+      photos: a folder of photos that the model was not trained on, of which `count`, evenly spread, are taken; None: the
+        project's own.
       sizes: sides of the square pictures in pixels.
       evaluations: of L-BFGS for each picture.
       full: take 50 photos, 256, 512 and 1024 pixels, and 500 evaluations, as the paper does.
@@ -41,7 +42,7 @@ def draw(output_dir, model_file, photos, count, sizes, evaluations, full=False):
     if full:
         count, sizes, evaluations = 50, [256, 512, 1024], 500
     plots.check_matplotlib()
-    paths = reader.list_images(photos)
+    paths = reader.list_images(photos) if photos else paper.own_photos()
     paths = [paths[i] for i in np.unique(np.linspace(0, len(paths) - 1, count, dtype=int))]
     method = paper.load_with_objective(model_file)
     name, curves = paper.model_name(model_file), {}
@@ -56,9 +57,9 @@ def draw(output_dir, model_file, photos, count, sizes, evaluations, full=False):
         for size, curve in curves.items()
     ]
     text = (
-        f"`{name}` and {len(paths)} photos that it was not trained on. Means and standard deviations of the objective, the "
-        "weighted sum of the losses of the model's recipe. L-BFGS begins with noise; its pixels stay within 0..255. The "
-        "paper: 50 photos of MS-COCO, 500 evaluations, and a net worth 50 to 100 of them at 256, 512 and 1024."
+        f"`{name}` and {len(squares)} photos that it was not trained on. Means and standard deviations of the objective, "
+        "the weighted sum of the losses of the model's recipe. L-BFGS begins with noise; its pixels stay within 0..255. "
+        "The paper: 50 photos of MS-COCO, 500 evaluations, and a net worth 50 to 100 of them at 256, 512 and 1024."
     )
     title = "Fig. 5: the objective of a net, and of optimization"
     paper.write_page(output_dir, "fig5", title, made_by, f"![{title}](fig5.png)", paper.table(header, rows), text)

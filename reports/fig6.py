@@ -43,9 +43,12 @@ def draw(output_dir, image_file, models, long_side, evaluations, full=False):
     made_by = paper.command("fig6", OWN_FLAGS, locals())
     evaluations = 500 if full else evaluations
     photos = [gatys.fit_image(pictures.read_image(path).rgb, long_side) for path in image_file]
-    nets = {paper.model_name(path): paper.load_with_objective(path) for path in models}
-    pairs = [(name, style, photo) for name, net in nets.items() for style in net.style_targets for photo in photos]
-    rows = [row(nets[name], style, photo, f"{name} {style}".strip(), evaluations) for name, style, photo in tqdm(pairs)]
+    nets = {path: paper.load_with_objective(path) for path in models}
+    pairs = [(path, style, photo) for path, net in nets.items() for style in net.style_targets for photo in photos]
+    rows = [
+        row(nets[path], style, photo, f"{paper.model_name(path)} {style}".strip(), evaluations)
+        for path, style, photo in tqdm(pairs)
+    ]
     title = "Fig. 6: optimized pictures, and the nets'"
     pictures.write_image(os.path.join(output_dir, "fig6.jpg"), pictures.contact_sheet(rows))
     text = (

@@ -5,6 +5,7 @@ import os
 from absl import flags
 
 from core import pictures
+from core.cli import UserError
 from methods import gatys, load_model
 from reports import flag, paper
 
@@ -31,10 +32,13 @@ def draw(output_dir, image_file, long_side, models=None):
     photo = gatys.fit_image(pictures.read_image(image_file).rgb, long_side)
     tiles = [(photo, "photo")]
     for path in models or paper.one_style_models():
-        tiles.append((load_model(path).stylize(photo[None])[0].numpy(), paper.model_name(path)))
+        net = load_model(path)
+        if net.style_kind or net.scale > 1:
+            raise UserError(f"{path}: not a net for one style; leave it out of --models")
+        tiles.append((net.stylize(photo[None])[0].numpy(), paper.model_name(path)))
     rows = [tiles[i : i + 3] for i in range(0, len(tiles), 3)]
     pictures.write_image(os.path.join(output_dir, "fig7.jpg"), pictures.contact_sheet(rows))
-    title = "Fig. 7: the nets at 512 pixels"
+    title = f"Fig. 7: the nets at {long_side} pixels"
     text = (
         "The nets were trained on crops of 192 or 256 pixels (the paper: 256) and are applied to larger pictures as they "
         "are: they are made of convolutions, which take any size."

@@ -4,9 +4,9 @@ from reports import enlarging, paper
 
 OWN_FLAGS = enlarging.own_flags(4)
 PAPER = {
-    "Set5": {"bicubic": "28.43 / .8114", "pixel": "28.40 / .8205", "SRCNN": "30.48 / .8628", "feat": "27.09 / .7680"},
-    "Set14": {"bicubic": "25.99 / .7301", "pixel": "25.75 / .6994", "SRCNN": "27.49 / .7503", "feat": "24.99 / .6731"},
-    "BSD100": {"bicubic": "25.96 / .682", "pixel": "25.91 / .6680", "SRCNN": "26.90 / .7101", "feat": "24.95 / .6317"},
+    "Set5": {"bicubic": "28.43 / .8114", "l_pixel": "28.40 / .8205", "SRCNN": "30.48 / .8628", "l_feat": "27.09 / .7680"},
+    "Set14": {"bicubic": "25.99 / .7301", "l_pixel": "25.75 / .6994", "SRCNN": "27.49 / .7503", "l_feat": "24.99 / .6731"},
+    "BSD100": {"bicubic": "25.96 / .682", "l_pixel": "25.91 / .6680", "SRCNN": "26.90 / .7101", "l_feat": "24.95 / .6317"},
 }
 
 

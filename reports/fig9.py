@@ -4,9 +4,9 @@ from reports import enlarging, paper
 
 OWN_FLAGS = enlarging.own_flags(8)
 PAPER = {
-    "Set5": {"bicubic": "23.80 / .6455", "pixel": "24.77 / .6864", "feat": "23.26 / .7058"},
-    "Set14": {"bicubic": "22.37 / .5518", "pixel": "23.02 / .5787", "feat": "21.64 / .5837"},
-    "BSD100": {"bicubic": "22.11 / .5322", "pixel": "22.54 / .5526", "feat": "21.35 / .5474"},
+    "Set5": {"bicubic": "23.80 / .6455", "l_pixel": "24.77 / .6864", "l_feat": "23.26 / .7058"},
+    "Set14": {"bicubic": "22.37 / .5518", "l_pixel": "23.02 / .5787", "l_feat": "21.64 / .5837"},
+    "BSD100": {"bicubic": "22.11 / .5322", "l_pixel": "22.54 / .5526", "l_feat": "21.35 / .5474"},
 }
 
 

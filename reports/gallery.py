@@ -5,7 +5,7 @@ import os
 from absl import flags
 
 from core import pictures, system
-from methods import load_model
+from methods import gatys, load_model
 from reports import flag, paper
 
 PHOTOS = ("Corgi", "chelsea", "astronaut", "coffee", "rocket")
@@ -29,7 +29,8 @@ def draw(output_dir, models=None):
     """
     photos = {(name, SIZE): f"{name}.jpg" for name in PHOTOS} | {(LARGE_PHOTO, LARGE_SIZE): "large.jpg"}
     contents = {
-        (name, size): read_resized(os.path.join(system.ROOT, "images", f"{name}.jpg"), size) for name, size in photos
+        (name, size): gatys.fit_image(pictures.read_image(os.path.join(system.ROOT, "images", f"{name}.jpg")).rgb, size)
+        for name, size in photos
     }
     models = models or paper.one_style_models()
     for path in models:
@@ -40,13 +41,6 @@ def draw(output_dir, models=None):
     page_file = os.path.join(output_dir, "README.md")
     system.write_text(page_file, page(models))
     print(page_file)
-
-
-def read_resized(path, long_side):
-    """Reads a picture and resizes it to a long side in pixels: [H,W,3] float32 RGB 0..255."""
-    image = pictures.read_image(path).rgb.astype("float32")
-    scale = long_side / max(image.shape[:2])
-    return pictures.resize(image, [round(side * scale) for side in image.shape[:2]])
 
 
 def page(model_files):

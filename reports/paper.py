@@ -9,8 +9,14 @@ from core.cli import UserError
 from methods import base, gatys, johnson, load_model, load_recipe
 from reports import flag
 
+PHOTOS = ("Corgi", "astronaut", "chelsea", "coffee", "rocket")  # in images/
 FULL = flag.Flag("full", False, "Take the paper's own sizes and counts, which takes hours.", flags.DEFINE_bool)
 OUTPUT_DIR = flag.output_dir("docs/paper")
+
+
+def own_photos():
+    """The files of the project's photos; images/ may hold paintings too."""
+    return [os.path.join(system.ROOT, "images", f"{name}.jpg") for name in PHOTOS]
 
 
 def one_style_models():
@@ -21,8 +27,11 @@ def one_style_models():
 
 
 def model_name(path):
-    """models/wave.ckpt-done -> wave."""
-    return os.path.basename(path).removesuffix(".ckpt-done")
+    """models/wave.ckpt-done -> wave; models/mine/fast-style-model.ckpt-done -> mine."""
+    name = os.path.basename(path).removesuffix(".ckpt-done")
+    return (
+        os.path.basename(os.path.dirname(os.path.abspath(path))) if name == checkpoints.NAME.removesuffix(".ckpt") else name
+    )
 
 
 def command(name, own_flags, values):

@@ -1,4 +1,4 @@
-"""docs/paper/table1: seconds of an iteration of L-BFGS, and of the net, on this machine."""
+"""docs/paper/table1: seconds of an evaluation of loss and gradient by L-BFGS, and of the net, on this machine."""
 
 import os
 import time
@@ -33,20 +33,20 @@ def draw(output_dir, sizes, full=False):
     conf = gatys.GatysConf(loss_model="vgg_16", content_layers=("vgg_16/conv3/conv3_3",), optimizer="lbfgs", start_size=0)
     net, rows = johnson.Johnson(johnson.JohnsonConf(style_image="", naming="")), []
     for size in sizes:
-        photo = np.random.default_rng(0).uniform(0, 255, (size, size, 3)).astype(np.float32)
+        photo, start = np.random.default_rng(0).uniform(0, 255, (2, size, size, 3)).astype(np.float32)
         objective = gatys.Objective(conf, network, photo, [styles.Style(photo)])
-        seconds = time_of_iteration(objective, photo, iterations)
+        seconds = time_of_iteration(objective, start, iterations)
         of_net = np.median([time_of(lambda: net.stylize(photo[None]).numpy()) for _ in range(pictures + 1)][1:])  # noqa: B023
         speedups = " / ".join(f"{n * seconds / of_net:.0f}" for n in ITERATIONS)
         rows.append([size, f"{seconds:.2f}", f"{of_net:.3f}", speedups, *papers_row(size)])
-    header = ["side", "an iteration of L-BFGS, s", "the net, s", "speed-up at 100 / 300 / 500 iterations"]
+    header = ["side", "an evaluation by L-BFGS, s", "the net, s", "speed-up at 100 / 300 / 500 iterations"]
     header += ["the paper: an iteration, s", "its net, s", "its speed-up"]
     text = paper.table(header, rows)
     paper.write_page(output_dir, "table1", "Table 1: speed", paper.command("table1", OWN_FLAGS, locals()), text, remark())
 
 
 def time_of_iteration(objective, image, count):
-    """Seconds of an iteration of SciPy's L-BFGS, mean of `count` after the first."""
+    """Seconds of an evaluation of loss and gradient by SciPy's L-BFGS, mean of `count` after the first."""
     times = []
     gatys.run_lbfgs(objective, image, count + 1, lambda *_: times.append(time.perf_counter()))
     return (times[-1] - times[0]) / (len(times) - 1)

@@ -8,6 +8,7 @@ from conftest import inside, load, photo, universal_conf
 import methods
 import model
 from core import checkpoints, styles
+from core.cli import UserError
 from core.optimizer import Adam
 from methods import METHODS, johnson, predicted
 
@@ -96,3 +97,21 @@ def test_training_may_begin_with_a_net_of_one_style(house):
     trained = methods.load_model(str(house / "models" / "small" / "fast-style-model.ckpt-done"))
     np.testing.assert_allclose(trained.kernels["conv2/conv"], net.kernels["conv2/conv"], atol=1e-6)
     assert float(tf.reduce_max(trained.extra_variables[1])) > 0
+
+
+def test_only_an_initial_model_may_lack_variables(house):
+    net = METHODS["johnson"](johnson.JohnsonConf(style_image="x", naming="x", width=8))
+    checkpoints.save(str(house / "one.ckpt-done"), net.variables)
+    checkpoints.write_recipe(str(house / "one.ckpt-done"), methods.load_conf(str(universal_conf(house, "predicted"))))
+    with pytest.raises(UserError, match=r"one\.ckpt-done"):
+        methods.load_model(str(house / "one.ckpt-done"))
+
+
+def test_previews_see_what_was_learned_since(house):
+    """A finished model remembers what it predicted for a picture; one in training does not."""
+    method = METHODS["predicted"](methods.load_conf(str(universal_conf(house, "predicted"))), training=True)
+    image, style = photo(20, 24)[None].astype(np.float32), [styles.Style(photo(40, 30))]
+    before = method.stylize(image, style).numpy()
+    biases = method.dense["norms"][1]
+    biases.assign(tf.random.stateless_normal(biases.shape, [1, 2]))
+    assert np.abs(method.stylize(image, style) - before).mean() > 1

@@ -133,7 +133,11 @@ def test_all_variables_learn(house):
 
 
 def test_what_cannot_be_trained(house):
-    with pytest.raises(UserError, match="image_size: got 34, a multiple of scale, 4, is needed"):
+    with pytest.raises(UserError, match="image_size: got 16, a multiple of scale, 4, of at least 32 is needed"):
+        METHODS["super_resolution"](conf(house, image_size=16), training=True)
+    with pytest.raises(UserError, match="feature_weight: 0, as pixel_weight is"):
+        METHODS["super_resolution"](conf(house, feature_weight=0.0), training=True)
+    with pytest.raises(UserError, match="image_size: got 34, a multiple of scale, 4, of at least 32 is needed"):
         METHODS["super_resolution"](conf(house, image_size=34), training=True)
     with pytest.raises(UserError, match="scale: got 3, 2 or 4 or 8 is needed"):
         conf(house, scale=3)
@@ -170,3 +174,13 @@ def test_a_shipped_model_says_its_scale(house):
     checkpoints.save(str(house / "m.ckpt-done"), method.trainable_variables)
     checkpoints.write_recipe(str(house / "m.ckpt-done"), method.conf)
     assert methods.load_model(str(house / "m.ckpt-done")).scale == 8
+
+
+def test_a_recipe_keeps_the_weights_of_the_losses(house):
+    """Other methods had keys of these names once, which old recipes may hold."""
+    keys = SMALL | {"feature_weight": 0.0, "pixel_weight": 1.0, "steps": 2}
+    for again in ("Done", "Already trained"):
+        result = inside(train, "-c", write_conf(house, **keys), cwd=house)
+        assert (result.returncode, again in result.stdout) == (0, True), result.stderr
+    trained, _ = methods.load_recipe(str(house / "models" / "small" / "fast-style-model.ckpt-done"))
+    assert (trained.feature_weight, trained.pixel_weight) == (0.0, 1.0)

@@ -333,7 +333,7 @@ def test_the_default_strength_is_the_methods(desk):
     ("name", "arguments", "code", "words"),
     [
         ("adain", ("photos/0.jpg",), 2, "--style_file is missing: adain.ckpt-done takes any style"),
-        ("johnson", STYLED, 2, "--style_file: johnson.ckpt-done has one style, its own"),
+        ("johnson", STYLED, 2, "--style_file: johnson.ckpt-done takes no style"),
         (
             "johnson",
             ("photos/0.jpg", "--preserve_colors=coral"),
