@@ -40,6 +40,7 @@ from absl import flags
 
 import model
 from core import cli, config, styles, training, vgg, winograd
+from core import memory as memory_limits
 from core.optimizer import Adam
 from methods import CONFS, METHODS, base, gatys, johnson, load_model, style_data, super_resolution
 from tests import original
@@ -248,8 +249,12 @@ def loss_network(scope):
 
 
 def peak_memory():
-    """The peak memory of this process so far, in GB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    """The peak memory of this process so far, in GB.
+
+    On Linux by VmHWM: ru_maxrss begins with what the process had that started this one.
+    """
+    peak = memory_limits.read_fields("/proc/self/status").get("VmHWM")
+    return (peak or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) / 1e6
 
 
 def in_form(form, run):
