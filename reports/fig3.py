@@ -5,14 +5,7 @@ from methods import gatys
 from reports import flag, inversion, paper
 
 LAYERS = ("conv2_2", "conv3_3", "conv4_3", "conv5_1", "conv5_3")
-OWN_FLAGS = (
-    paper.OUTPUT_DIR,
-    flag.image_file(),
-    inversion.SIZE,
-    inversion.NETWORK,
-    inversion.ITERATIONS,
-    paper.FULL,
-)
+OWN_FLAGS = (paper.OUTPUT_DIR, flag.image_file(), *inversion.FLAGS)
 
 
 def draw(output_dir, image_file, long_side, network, iterations=None, full=False):

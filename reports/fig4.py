@@ -4,14 +4,7 @@ from core import config, pictures
 from methods import gatys
 from reports import flag, inversion, paper
 
-OWN_FLAGS = (
-    paper.OUTPUT_DIR,
-    flag.style_file(),
-    inversion.SIZE,
-    inversion.NETWORK,
-    inversion.ITERATIONS,
-    paper.FULL,
-)
+OWN_FLAGS = (paper.OUTPUT_DIR, flag.style_file(), *inversion.FLAGS)
 
 
 def draw(output_dir, style_file, long_side, network, iterations=None, full=False):

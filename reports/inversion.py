@@ -24,6 +24,7 @@ ITERATIONS = flag.Flag(
     options={"lower_bound": 1},
 )
 SIZE = flag.long_side("The pictures' long side in pixels.", 256)
+FLAGS = (SIZE, NETWORK, ITERATIONS, paper.FULL)
 ITERATIONS_OF = {False: 150, True: 500}  # {--full: default of --iterations}
 
 
