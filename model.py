@@ -13,7 +13,7 @@ import math
 import numpy as np
 import tensorflow as tf
 
-from core import winograd
+from core import rows, winograd
 from vgg_preprocessing import mean_image_subtraction
 
 AFFINE = ("deconv3/scale", "deconv3/offset")  # the variables of create_affine()
@@ -44,7 +44,10 @@ FOLD_X2 = np.array([[[1, 1, 0], [0, 0, 1]], [[1, 0, 0], [0, 1, 1]]], np.float32)
 
 def conv2d(x, kernel, strides):
     """Convolution with reflected edges. [N,H,W,I] and [k,k,I,O] -> [N,ceil(H/strides),ceil(W/strides),O]."""
-    return winograd.conv2d(reflect_pad(x, kernel), kernel, strides, "VALID")
+    # Chunks of Rows come in many shapes, each of which Winograd would have to trace.
+    function = tf.nn.conv2d if isinstance(x, rows.Rows) else winograd.conv2d
+    size = kernel.shape[0]
+    return rows.slide(lambda x: function(x, kernel, strides, "VALID"), reflect_pad(x, kernel), size, strides)
 
 
 def conv2d_to_image(x, kernel):
@@ -55,13 +58,27 @@ def conv2d_to_image(x, kernel):
     given one. The numbers are the same.
     """
     shifts = [tf.pad(kernel, [[p, 1 - p], [q, 1 - q], [0, 0], [0, 0]]) for p in (0, 1) for q in (0, 1)]
-    return tf.nn.depth_to_space(tf.nn.conv2d(reflect_pad(x, kernel), tf.concat(shifts, 3), 2, "VALID"), 2)
+    return convolve_to_space(reflect_pad(x, kernel), tf.concat(shifts, 3), 2)
+
+
+def convolve_to_space(x, kernel, strides):
+    """A VALID convolution, four of whose channels are 2x2 pixels. [N,H,W,I] and [k,k,I,4*O] -> [N,2*h,2*w,O]."""
+
+    def convolve(x):
+        return tf.nn.depth_to_space(tf.nn.conv2d(x, kernel, strides, "VALID"), 2)
+
+    return rows.slide(convolve, x, kernel.shape[0], strides, scale=2)
 
 
 def reflect_pad(x, kernel):
     """x [N,H,W,C] with edges reflected by half of a kernel's size, so that a VALID convolution keeps H and W."""
     pad = kernel.shape[0] // 2
-    return tf.pad(x, [[0, 0], [pad, pad], [pad, pad], [0, 0]], "REFLECT")
+    return rows.pad(x, [[pad, pad], [pad, pad]], "REFLECT")
+
+
+def relu(x):
+    """tf.nn.relu. [N,H,W,C] -> the same."""
+    return rows.map_rows(tf.nn.relu, x)
 
 
 def instance_norm(x, scale=None, offset=None):
@@ -70,6 +87,11 @@ def instance_norm(x, scale=None, offset=None):
     N must be known when the graph is built: this is batch norm of one image at a time, as its fused op passes over memory
     less often than moments, subtraction and division do.
     """
+    if isinstance(x, rows.Rows):
+        x, mean, variance = rows.measure(x)
+        scale = tf.math.rsqrt(variance + 1e-9) * (1.0 if scale is None else scale)
+        offset = (0.0 if offset is None else offset) - mean * scale
+        return rows.map_rows(lambda x: x * scale + offset, x)
     scale = tf.ones(x.shape[3]) if scale is None else scale
     offset = tf.zeros(x.shape[3]) if offset is None else offset
     unused = tf.zeros(0)
@@ -82,7 +104,7 @@ def instance_norm(x, scale=None, offset=None):
 
 def residual(x, kernel, kernel_1):
     """x + conv(relu(conv(x))), without norm. [N,H,W,C] -> the same."""
-    return x + conv2d(tf.nn.relu(conv2d(x, kernel, 1)), kernel_1, 1)
+    return x + conv2d(relu(conv2d(x, kernel, 1)), kernel_1, 1)
 
 
 def resize_conv2d(x, kernel):
@@ -95,8 +117,8 @@ def resize_conv2d(x, kernel):
     channels_in, channels_out = kernel.shape[2:]
     folded = tf.einsum("pai,qbj,ijcd->abcpqd", FOLD_X4, FOLD_X4, kernel)
     folded = tf.reshape(folded, [2, 2, channels_in, 4 * channels_out])
-    x = tf.pad(x, [[0, 0], [1, 0], [1, 0], [0, 0]], "SYMMETRIC")  # a reflected row of the resized x is one more of pixel 0
-    return tf.nn.depth_to_space(tf.nn.conv2d(x, folded, 1, "VALID"), 2)
+    x = rows.pad(x, [[1, 0], [1, 0]], "SYMMETRIC")  # a reflected row of the resized x is one more of pixel 0
+    return convolve_to_space(x, folded, 1)
 
 
 def upsample_conv2d(x, kernel):
@@ -108,19 +130,26 @@ def upsample_conv2d(x, kernel):
     channels_in, channels_out = kernel.shape[2:]
     folded = tf.einsum("pai,qbj,ijcd->abcpqd", FOLD_X2, FOLD_X2, kernel)
     folded = tf.reshape(folded, [2, 2, channels_in, 4 * channels_out])
-    x = tf.pad(x, [[0, 0], [1, 1], [1, 1], [0, 0]], "SYMMETRIC")  # a reflected row of the resized x equals the edge
-    return tf.nn.depth_to_space(tf.nn.conv2d(x, folded, 1, "VALID"), 2)[:, 1:-1, 1:-1]
+    x = rows.pad(x, [[1, 1], [1, 1]], "SYMMETRIC")  # a reflected row of the resized x equals the edge
+    return rows.crop(convolve_to_space(x, folded, 1), slice(1, -1), slice(1, -1))
 
 
 def reflect_border(x, width):
     """Adds `width` reflected pixels on each side of images, however small. [N,H,W,C] -> [N,H+2*width,W+2*width,C]."""
-    for axis in (1, 2):
-        x = reflect(x, axis, -width, tf.shape(x)[axis] + width)
-    return x
+    height, width_ = rows.picture_size(x)
+    return reflect(x, (-width, height + width), (-width, width_ + width))
 
 
-def reflect(x, axis, start, stop):
-    """x at the positions start..stop-1 of an axis; positions outside of x are reflected until they are inside."""
+def reflect(x, vertical, horizontal):
+    """x at the rows start..stop-1 and columns start..stop-1; those outside of x are reflected until they are inside."""
+    if isinstance(x, rows.Rows):
+        x = rows.pad(x, [[-vertical[0], vertical[1] - x.height], [0, 0]], "REFLECT")
+        return rows.map_rows(lambda x: reflect_axis(x, 2, *horizontal), x)
+    return reflect_axis(reflect_axis(x, 1, *vertical), 2, *horizontal)
+
+
+def reflect_axis(x, axis, start, stop):
+    """x at the positions start..stop-1 of an axis, as reflect()."""
     size = tf.shape(x)[axis]
     period = tf.maximum(2 * (size - 1), 1)
     index = tf.math.floormod(tf.range(start, stop), period)
@@ -145,7 +174,7 @@ def tanh(x, least_slope):
 
         return y, gradient
 
-    return function(x)
+    return rows.map_rows(function, x)
 
 
 def image_transform_net(images, w, least_slope=0.0):
@@ -158,20 +187,20 @@ def image_transform_net(images, w, least_slope=0.0):
       least_slope: of tanh(), for training.
     """
     x = reflect_border(mean_image_subtraction(images), BORDER)
-    x = tf.nn.relu(instance_norm(conv2d(x, w["conv1/conv"], 1)))
-    x = tf.nn.relu(instance_norm(conv2d(x, w["conv2/conv"], 2)))
-    x = tf.nn.relu(instance_norm(conv2d(x, w["conv3/conv"], 2)))
+    x = relu(instance_norm(conv2d(x, w["conv1/conv"], 1)))
+    x = relu(instance_norm(conv2d(x, w["conv2/conv"], 2)))
+    x = relu(instance_norm(conv2d(x, w["conv3/conv"], 2)))
     for i in range(1, 6):
         x = residual(x, w[f"res{i}/residual/conv"], w[f"res{i}/residual/conv_1"])
-    x = tf.nn.relu(instance_norm(resize_conv2d(x, w["deconv1/conv_transpose/conv"])))
-    x = tf.nn.relu(instance_norm(resize_conv2d(x, w["deconv2/conv_transpose/conv"])))
+    x = relu(instance_norm(resize_conv2d(x, w["deconv1/conv_transpose/conv"])))
+    x = relu(instance_norm(resize_conv2d(x, w["deconv2/conv_transpose/conv"])))
     x = instance_norm(conv2d_to_image(x, w["deconv3/conv"]), *map(w.get, AFFINE))
-    return to_picture(tanh(x, least_slope), tf.shape(images))
+    return to_picture(tanh(x, least_slope), rows.picture_size(images))
 
 
-def to_picture(x, shape):
-    """Cuts the border and the surplus off x, -1..1, and scales it to 0..255: [N,H,W,3] of the shape of the net's input."""
-    return (x[:, BORDER : BORDER + shape[1], BORDER : BORDER + shape[2]] + 1) * 127.5
+def to_picture(x, size):
+    """Cuts the border and the surplus off x, -1..1, and scales it to 0..255: [N,H,W,3] for the size (H, W) of the input."""
+    return (rows.crop(x, *(slice(BORDER, BORDER + side) for side in size)) + 1.0) * 127.5
 
 
 def create_kernels(initializer, seed, width=WIDTH):

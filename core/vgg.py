@@ -14,7 +14,7 @@ import zlib
 import numpy as np
 import tensorflow as tf
 
-from core import assets, checkpoints, system, winograd
+from core import assets, checkpoints, rows, system, winograd
 from core.cli import UserError, complain
 
 MEANS = (123.68, 116.78, 103.94)  # of ImageNet, in R, G, B
@@ -67,7 +67,7 @@ class Vgg(tf.Module):
             if conv.endswith("_aux"):
                 y = self.convolve(x, conv)
             else:
-                x = y = tf.nn.relu(self.convolve(self.pool(x, conv), conv))
+                x = y = rows.map_rows(tf.nn.relu, self.convolve(self.pool(x, conv), conv))
             if full_name(self.scope, conv) in layers:
                 features[full_name(self.scope, conv)] = y
                 if len(features) == len(layers):  # nobody asked for deeper layers
@@ -85,7 +85,7 @@ class Vgg(tf.Module):
         if not re.fullmatch(r"conv[2-5]_1", conv):
             return x
         kind, same = self.pooling[:3].upper(), self.pooling.endswith("_same")
-        return tf.nn.pool(x, [2, 2], kind, [2, 2], "SAME" if same else "VALID")
+        return rows.slide(lambda x: tf.nn.pool(x, [2, 2], kind, [2, 2], "SAME" if same else "VALID"), x, 2, 2)
 
     def kernel_shapes(self):
         """{conv: [k,k,I,O]} of all its convolutions."""
@@ -99,14 +99,18 @@ class Vgg(tf.Module):
 
     def convolve(self, x, conv):
         """[N,H,W,I] -> [N,H,W,O]: a convolution of x plus its biases, before ReLU."""
-        kernel = self._weights[f"{conv}/weights"]
+        kernel, biases = self._weights[f"{conv}/weights"], self._weights[f"{conv}/biases"]
         padding = "SAME"
         reflects = "conv0" in self._convs
         if kernel.shape[0] == 3 and (reflects or self.repeated_edges):
             # One pixel of SYMMETRIC is the edge repeated; unlike REFLECT it works with features of a single pixel.
-            x = tf.pad(x, [[0, 0], [1, 1], [1, 1], [0, 0]], "REFLECT" if reflects else "SYMMETRIC")
+            x = rows.pad(x, [[1, 1], [1, 1]], "REFLECT" if reflects else "SYMMETRIC")
             padding = "VALID"
-        return winograd.conv2d(x, kernel, 1, padding) + self._weights[f"{conv}/biases"]
+        if isinstance(x, rows.Rows):
+            if padding == "SAME":
+                x = rows.pad(x, [[kernel.shape[0] // 2] * 2] * 2)
+            return rows.slide(lambda x: tf.nn.conv2d(x, kernel, 1, "VALID") + biases, x, kernel.shape[0])
+        return winograd.conv2d(x, kernel, 1, padding) + biases
 
 
 def full_name(scope, conv):

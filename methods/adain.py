@@ -6,7 +6,7 @@ import functools
 import tensorflow as tf
 
 import losses
-from core import config, styles
+from core import config, rows, styles
 from methods import base, decoders, layers, style_data
 
 DEPTH = 4  # the encoder ends at relu4_1
@@ -74,9 +74,9 @@ class AdaIn(base.Method):
 
     def stylize(self, content, style, strength=1.0):
         """As base.Method.stylize; strength 0 is the content as the decoder recovers it from its features."""
-        shares = styles.shares(style, *content.shape[1:3])
+        shares = styles.shares(style, *rows.picture_size(content))
         means, deviations = (tf.concat(values, 0) for values in zip(*map(self._statistics, style), strict=True))
-        return self._stylize(content, means, deviations, shares, strength)
+        return rows.call(self._stylize, content, means, deviations, shares, strength)
 
     def _measure(self, style):
         """(mean, deviation) of a Style's features, both [1,1,1,C]."""
@@ -90,17 +90,21 @@ class AdaIn(base.Method):
         autograph=False, input_signature=[IMAGES, MOMENTS, MOMENTS, tf.TensorSpec([None, None, None]), tf.TensorSpec([])]
     )
     def _stylize(self, content, means, deviations, shares, strength):
-        size = tf.shape(content)[1:3]
+        size = rows.picture_size(content)
 
         def stylize_image(image):
-            features = self.encoder(layers.pad_to_multiple(image[None], DEPTH), self.layers[-1:])[self.layers[-1]]
-            regions = decoders.resize_shares(shares, image[None], DEPTH, features)
-            # In each region the content's own moments are replaced, so they are those of the region too.
-            in_styles = adain(features, losses.moments(features, regions), (means, deviations))
-            features += strength * tf.reduce_sum(regions * (in_styles - features), 0, keepdims=True)
-            return decoders.decode(features, self.decoder)[0, : size[0], : size[1]]
+            features = self.encoder(layers.pad_to_multiple(image, DEPTH), self.layers[-1:])[self.layers[-1]]
+            if isinstance(features, rows.Rows):
+                features = transfer_rows(features, (means, deviations), shares, size, strength)
+            else:
+                regions = decoders.resize_shares(shares, size, DEPTH)
+                # In each region the content's own moments are replaced, so they are those of the region too.
+                in_styles = adain(features, losses.moments(features, regions), (means, deviations))
+                features += strength * tf.reduce_sum(regions * (in_styles - features), 0, keepdims=True)
+            decoded = rows.crop(decoders.decode(features, self.decoder), *(slice(0, side) for side in size))
+            return rows.map_rows(lambda x: tf.clip_by_value(x, 0.0, 255.0), decoded)
 
-        return tf.clip_by_value(tf.map_fn(stylize_image, content), 0.0, 255.0)
+        return rows.map_images(stylize_image, content)
 
     @tf.function(autograph=False)
     def _reconstruction_step(self, content, optimizer, variables):
@@ -136,6 +140,28 @@ class AdaIn(base.Method):
         return adain(own, losses.moments(own), losses.moments(target))
 
 
+def transfer_rows(features, moments, shares, size, strength):
+    """What AdaIn.stylize() does with features, for Rows.
+
+    Args:
+      moments: the styles' (means, deviations), both [S,1,1,C].
+      shares: the styles' shares of each pixel, [S,H,W] or [S,1,1].
+      size: (H, W) of the photo.
+    """
+    features, *own = rows.measure(features)
+    result, has_masks = features, tuple(shares.shape[1:]) != (1, 1)
+    regions = decoders.resize_shares(shares, size, DEPTH) if has_masks else shares[..., None]
+    for region, mean, deviation in zip(regions, *moments, strict=True):
+        if has_masks:
+            weights = rows.like(region / (tf.reduce_mean(region) + 1e-12), features)
+            own_mean = rows.measure(weights * features, stores=False)[1]
+            squares = rows.map_rows(tf.square, features - own_mean)
+            own = own_mean, rows.measure(weights * squares, stores=False)[1]
+        in_style = adain(features, (own[0], tf.sqrt(own[1] + losses.EPSILON)), (mean, deviation))
+        result += strength * (rows.like(region, features) * (in_style - features))
+    return result
+
+
 def adain(features, own, target):
     """Features [N,h,w,C] brought from their own (mean, deviation) to target ones, all [N,1,1,C] (equation 8)."""
-    return target[1] * (features - own[0]) / own[1] + target[0]
+    return (features - own[0]) * (target[1] / own[1]) + target[0]

@@ -77,6 +77,7 @@ class Method(tf.Module):
         """Pictures in one or several styles. [N,H,W,3] float32 RGB 0..255 -> the same, or `scale` times as large.
 
         Args:
+          content: a tensor, or core.rows.Rows of one picture; then the result is Rows too.
           style: a list of styles.Style of the style_kind; None for a method that has none.
           strength: 0, the content as well as the method can give it back, to 1, the full style.
         """

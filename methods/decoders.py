@@ -8,6 +8,7 @@ import re
 import tensorflow as tf
 
 import losses
+import model
 from core import vgg
 from methods import layers
 
@@ -17,13 +18,13 @@ def last_layers(scope, depths):
     return [f"{scope}/conv{depth}/conv{depth}_1" for depth in depths]
 
 
-def resize_shares(shares, images, depth, features):
-    """The styles' shares of each pixel, [S,H,W], at the size of features [N,h,w,C] of padded images [N,H,W,3]: [S,h,w,1].
+def resize_shares(shares, size, depth):
+    """The styles' shares of each pixel, [S,H,W], at the size of the features of padded images of a size (H, W): [S,h,w,1].
 
     Shares [S,1,1] are of the whole picture.
     """
-    masks = layers.pad_to_multiple(tf.image.resize(shares[..., None], tf.shape(images)[1:3], "area"), depth)
-    return tf.image.resize(masks, tf.shape(features)[1:3], "area")
+    masks = layers.pad_to_multiple(tf.image.resize(shares[..., None], size, "area"), depth)
+    return tf.image.resize(masks, tf.shape(masks)[1:3] // 2 ** (depth - 1), "area")
 
 
 def create_decoder(name, encoder, depth, seed):
@@ -71,6 +72,6 @@ def apply_decoder(x, decoder):
         if conv == "conv1_1":
             return layers.conv_to_image(x, layer)
         upsamples = re.fullmatch(r"conv\d_1", last_conv)
-        x = tf.nn.relu(layers.upsample_conv(x, layer) if upsamples else layers.conv(x, layer))
+        x = model.relu(layers.upsample_conv(x, layer) if upsamples else layers.conv(x, layer))
         last_conv = conv
     raise ValueError("a decoder ends with conv1_1")

@@ -7,7 +7,7 @@ import tensorflow as tf
 import losses
 import model
 import reader
-from core import config
+from core import config, rows
 from methods import base
 
 
@@ -67,7 +67,7 @@ class Johnson(base.Method):
 
     def stylize(self, content, style=None, strength=1.0):
         """As base.Method.stylize; the strength mixes the content (0) with the net's output (1)."""
-        return self._stylize(content, strength)
+        return rows.call(self._stylize, content, strength)
 
     @tf.function(autograph=False)
     def _train_step(self, content, optimizer, variables, is_reconstruction):
@@ -87,6 +87,5 @@ class Johnson(base.Method):
 
     @tf.function(autograph=False, input_signature=[tf.TensorSpec([None, None, None, 3]), tf.TensorSpec([])])
     def _stylize(self, content, strength):
-        # One image at a time, as fast as all at once, so that memory stays that of a single image.
-        images = tf.map_fn(lambda image: model.image_transform_net(image[None], self.kernels)[0], content)
+        images = rows.map_images(lambda image: model.image_transform_net(image, self.kernels), content)
         return content + strength * (images - content)

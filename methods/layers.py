@@ -1,9 +1,13 @@
 """What several methods' nets are made of. Pictures are [N,H,W,3] RGB 0..255, kernels HWIO, a layer is (kernel, biases)."""
 
+import functools
+import operator
+
 import tensorflow as tf
 
 import model
 import vgg_preprocessing
+from core import rows
 from core.cli import UserError
 
 UNIT = 64.0  # of a decoder's output, in pixel values: about the standard deviation of a photo's pixels
@@ -75,10 +79,7 @@ def to_pixels(maps):
 def pad_to_multiple(images, depth):
     """Reflects [N,H,W,C] at the bottom and the right until both sides are multiples of side_multiple(depth)."""
     step = side_multiple(depth)
-    for axis in (1, 2):
-        size = tf.shape(images)[axis]
-        images = model.reflect(images, axis, 0, step * tf.maximum((size + step - 1) // step, 2))
-    return images
+    return model.reflect(images, *((0, step * tf.maximum(-(-size // step), 2)) for size in rows.picture_size(images)))
 
 
 def identity_norms(channels):
@@ -98,7 +99,7 @@ def normalize(x, norm=(), activation=tf.nn.relu):
 
     `norm` is a style's (scale [C], offset [C]); (): neither.
     """
-    return activation(model.instance_norm(x, *norm))
+    return rows.map_rows(activation, model.instance_norm(x, *norm))
 
 
 def merge_styles(shares, parts):
@@ -112,20 +113,35 @@ def merge_styles(shares, parts):
 
 
 def paint_styles(image, shares, parts, paint):
-    """The sum over styles of their share in each pixel times the picture in this style: [H,W,3].
+    """The sum over styles of their share in each pixel times the picture in this style: [1,H,W,3].
 
     Styles are painted alone, as norms over all of them would mix their colors, and one after the other, so that memory
     stays that of a single style.
 
     Args:
-      image: the photo, [H,W,3].
+      image: the photo, [1,H,W,3] or Rows.
       shares: of each style in each pixel, [S,H,W] or [S,1,1].
       parts: what `paint` needs of each style, tensors [S,...].
-      paint: a function of one style's parts that gives [H,W,3].
+      paint: a function of one style's parts that gives [1,H,W,3].
     """
+    if isinstance(image, rows.Rows):
+        of_styles = zip(shares, *parts, strict=True)
+        painted = [rows.like(share[..., None], image) * paint(*own_parts) for share, *own_parts in of_styles]
+        return functools.reduce(operator.add, painted)
 
     def add_style(total, style):
         share, *own_parts = style
         return total + share[..., None] * paint(*own_parts)
 
     return tf.foldl(add_style, (shares, *parts), tf.zeros_like(image), parallel_iterations=1)
+
+
+def fill_uncovered(content, shares, strength, painted):
+    """The painted picture with the strength, and the content where shares leave a pixel uncovered: [N,H,W,3].
+
+    Args:
+      content, painted: [N,H,W,3] or Rows.
+      shares: of each style in each pixel, [S,H,W] or [S,1,1].
+    """
+    rest = 1.0 - strength * tf.reduce_sum(shares, 0)[..., None]
+    return rows.like(rest, content) * content + strength * painted

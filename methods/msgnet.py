@@ -7,8 +7,9 @@ import numpy as np
 import tensorflow as tf
 
 import losses
+import model
 import reader
-from core import config, styles
+from core import config, rows, styles
 from core.cli import UserError
 from methods import base, layers
 
@@ -144,12 +145,12 @@ class MsgNet(base.Method):
         Where the masks leave a pixel uncovered, it stays as it is. A named style's `size` is that of its strokes, as if its
         image had this long side; None: the largest of conf.style_sizes.
         """
-        shares = styles.shares(style, *content.shape[1:3])
+        shares = styles.shares(style, *rows.picture_size(content))
         norms = tf.stack([self._identity_norms() + self.norm_changes[s.name] for s in style])
         grams = tf.concat([self._gram(s) for s in style], 0)
         if all(s.mask is None for s in style):  # CoMatch is linear in the Gram matrix: decode once, by the weighted mean
             shares, (grams, norms) = layers.merge_styles(shares, (grams, norms))
-        return self._stylize(content, grams, norms, shares, strength)
+        return rows.call(self._stylize, content, grams, norms, shares, strength)
 
     def _identity_norms(self):
         """Scales of 1 and offsets of 0 of the decoder's norms, [2,C]."""
@@ -183,24 +184,24 @@ class MsgNet(base.Method):
         ],
     )
     def _stylize(self, content, grams, norms, shares, strength):
-        size = tf.shape(content)[1:3]
+        size = rows.picture_size(content)
 
         def stylize_image(image):
-            features = self._encode(layers.pad_to_multiple(image[None], DEPTH))
+            features = self._encode(layers.pad_to_multiple(image, DEPTH))
 
             def paint(gram, norms):
-                decoded = self._decode(comatch(features, self.match, gram, self.path), norms)[0, : size[0], : size[1]]
-                return tf.clip_by_value(decoded, 0.0, 255.0)
+                decoded = self._decode(comatch(features, self.match, gram, self.path), norms)
+                decoded = rows.crop(decoded, *(slice(0, side) for side in size))
+                return rows.map_rows(lambda x: tf.clip_by_value(x, 0.0, 255.0), decoded)
 
             return layers.paint_styles(image, shares, (grams, norms), paint)
 
-        rest = 1 - strength * tf.reduce_sum(shares, 0)[..., None]
-        return rest * content + strength * tf.map_fn(stylize_image, content)
+        return layers.fill_uncovered(content, shares, strength, rows.map_images(stylize_image, content))
 
     def _encode(self, images):
         """[N,H,W,3] RGB 0..255 -> [N,H/4,W/4,4*width]."""
         x = layers.to_units(images)
-        x = tf.nn.relu(layers.conv(x, self.layers["conv1"]))
+        x = model.relu(layers.conv(x, self.layers["conv1"]))
         x = bottleneck(x, self.layers, "down1", 2)
         return bottleneck(x, self.layers, "down2", 2)
 
@@ -212,7 +213,7 @@ class MsgNet(base.Method):
         x = up_bottleneck(x, self.layers, "up1", norms)
         x = up_bottleneck(x, self.layers, "up2", norms)
         scale, offset = norms["conv2"]
-        x = tf.nn.relu6(joint_norm(x) * scale + offset)
+        x = rows.map_rows(tf.nn.relu6, joint_norm(x) * scale + offset)
         return layers.to_pixels(layers.conv_to_image(x, self.layers["conv2"]))
 
 
@@ -222,7 +223,8 @@ def comatch(x, match, gram, path):
     `path` [C,C], which is not in the paper, is added to the product of the matrices: it lets through what the Gram matrix,
     of low rank, would not.
     """
-    return tf.tensordot(x, tf.ensure_shape(tf.matmul(match, gram), match.shape) + path, 1)
+    matrix = tf.ensure_shape(tf.matmul(match, gram), match.shape) + path
+    return rows.map_rows(lambda x: tf.tensordot(x, matrix, 1), x)
 
 
 def joint_norm(x):
@@ -232,6 +234,11 @@ def joint_norm(x):
     place, takes from every channel the mean that tells one style's colors from another's. Without any norm 97% of the
     following ReLU's inputs were negative, and up to a third of a picture was plain gray.
     """
+    if isinstance(x, rows.Rows):
+        x, means, variances = rows.measure(x)
+        mean = tf.reduce_mean(means)
+        variance = tf.reduce_mean(variances + tf.square(means - mean))
+        return (x - mean) * tf.math.rsqrt(variance + 1e-6)
     x -= tf.reduce_mean(x, [1, 2, 3], keepdims=True)
     # tf.nn.moments would hold all squares in memory, 256 bytes for each pixel; l2_loss does not.
     halves = tf.stack([tf.nn.l2_loss(image) for image in tf.split(x, x.shape[0])])
@@ -265,7 +272,8 @@ def up_bottleneck(x, weights, scope, norms=NO_NORMS):
     y = layers.upsample_conv(normalize(y, norms, f"{scope}/2"), weights[f"{scope}/2"])
     y = layers.conv(normalize(y, norms, f"{scope}/3"), weights[f"{scope}/3"])
     shortcut = layers.conv(x, weights[f"{scope}/shortcut"])
-    return limit_length(y + tf.repeat(tf.repeat(shortcut, 2, 1), 2, 2))
+    shortcut = rows.slide(lambda x: tf.repeat(tf.repeat(x, 2, 1), 2, 2), shortcut, 1, scale=2)
+    return limit_length(y + shortcut)
 
 
 def normalize(x, norms, scope):
@@ -281,9 +289,16 @@ def limit_length(x):
     convolution, where they showed as bright patches, the same in every style (the droplets of Karras et al. 2020, arXiv
     1912.04958).
     """
-    squares = tf.reduce_mean(tf.square(x), 3, keepdims=True)
-    mean = tf.reduce_mean(squares, [1, 2], keepdims=True)
-    return x * tf.math.rsqrt(1 + squares / (LIMIT**2 * mean + 1e-9))
+
+    def square(x):
+        return tf.reduce_mean(tf.square(x), 3, keepdims=True)
+
+    if isinstance(x, rows.Rows):
+        x, means, variances = rows.measure(x)
+        mean = tf.reduce_mean(variances + tf.square(means))
+    else:
+        mean = tf.reduce_mean(square(x), [1, 2], keepdims=True)
+    return rows.map_rows(lambda x: x * tf.math.rsqrt(1 + square(x) / (LIMIT**2 * mean + 1e-9)), x)
 
 
 def norm_channels(conf):

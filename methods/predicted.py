@@ -8,7 +8,7 @@ import tensorflow as tf
 
 import losses
 import model
-from core import config, styles
+from core import config, rows, styles
 from methods import base, decoders, layers, style_data
 from vgg_preprocessing import mean_image_subtraction
 
@@ -81,11 +81,11 @@ class Predicted(base.Method):
 
         Where masks leave a pixel uncovered, it stays as it is.
         """
-        shares = styles.shares(style, *content.shape[1:3])
+        shares = styles.shares(style, *rows.picture_size(content))
         parts = [tf.concat(values, 0) for values in zip(*map(self._statistics, style), strict=True)]
         if all(s.mask is None for s in style):  # the weighted mean of what is predicted is a style of its own
             shares, parts = layers.merge_styles(shares, parts)
-        return self._stylize(content, shares, *parts, strength)
+        return rows.call(self._stylize, content, shares, *parts, strength)
 
     def _measure_usual(self):
         """Sets the mean and the deviation of the moments of EXAMPLES style pictures."""
@@ -143,12 +143,11 @@ class Predicted(base.Method):
     def _stylize(self, content, shares, norms, color_means, color_roots, strength):
         def stylize_image(image):
             def paint(*of_style):
-                return self._paint(image[None], *of_style)[0]
+                return self._paint(image, *of_style)
 
             return layers.paint_styles(image, shares, (norms, color_means, color_roots), paint)
 
-        rest = 1 - strength * tf.reduce_sum(shares, 0)[..., None]
-        return rest * content + strength * tf.map_fn(stylize_image, content)
+        return layers.fill_uncovered(content, shares, strength, rows.map_images(stylize_image, content))
 
     def _paint(self, image, norms, color_mean, color_root):
         """image_transform_net() for an image [1,H,W,3] with what _predict() returns for one style."""
@@ -175,7 +174,7 @@ def image_transform_net(image, w, norms, color_mean, color_root, least_slope=0.0
     for conv in ("deconv1/conv_transpose/conv", "deconv2/conv_transpose/conv"):
         x = layers.normalize(model.resize_conv2d(x, w[conv]), norms[conv])
     x = color_norm(model.conv2d_to_image(x, w["deconv3/conv"]), color_mean, color_root)
-    return model.to_picture(model.tanh(x, least_slope), tf.shape(image))
+    return model.to_picture(model.tanh(x, least_slope), rows.picture_size(image))
 
 
 def norm_channels(width):
@@ -204,9 +203,25 @@ def color_moments(images, ridge):
     colors = tf.reshape(tf.cast(images, tf.float64), [tf.shape(images)[0], -1, 3])
     mean = tf.reduce_mean(colors, 1, keepdims=True)
     covariance = tf.matmul(colors - mean, colors - mean, transpose_a=True) / tf.cast(tf.shape(colors)[1], tf.float64)
+    return tf.cast(mean[:, 0], tf.float32), covariance_root(covariance, ridge)
+
+
+def covariance_root(covariance, ridge):
+    """The Cholesky roots [N,3,3] float32 of covariances [N,3,3] float64, with the ridge of color_moments()."""
     added = ridge * tf.linalg.trace(covariance) / 3 + 1e-6
-    root = tf.linalg.cholesky(covariance + added[:, None, None] * tf.eye(3, dtype=tf.float64))
-    return tf.cast(mean[:, 0], tf.float32), tf.cast(root, tf.float32)
+    return tf.cast(tf.linalg.cholesky(covariance + added[:, None, None] * tf.eye(3, dtype=tf.float64)), tf.float32)
+
+
+def color_moments_of_rows(x, ridge):
+    """(x, mean [1,3], root [1,3,3]) of Rows, as color_moments()."""
+    x, mean, _ = rows.measure(x)
+
+    def multiply(colors):
+        colors -= mean
+        return tf.reshape(colors[..., None] * colors[..., None, :], [*colors.shape[:3], 9])
+
+    products = rows.measure(rows.map_rows(multiply, x), stores=False)[1]
+    return x, mean[None], covariance_root(tf.reshape(tf.cast(products, tf.float64), [1, 3, 3]), ridge)
 
 
 def color_norm(x, mean, root):
@@ -215,6 +230,9 @@ def color_norm(x, mean, root):
     A whitening and coloring transform. An instance norm with scale and offset sets each channel alone: a gray style would
     give colored pictures.
     """
-    own_mean, own_root = color_moments(x, RIDGE)
+    if isinstance(x, rows.Rows):
+        x, own_mean, own_root = color_moments_of_rows(x, RIDGE)
+    else:
+        own_mean, own_root = color_moments(x, RIDGE)
     map_ = tf.matmul(root, tf.linalg.inv(own_root[0]))
-    return tf.tensordot(x - own_mean, map_, [[3], [1]]) + mean
+    return rows.map_rows(lambda x: tf.tensordot(x - own_mean, map_, [[3], [1]]) + mean, x)

@@ -9,7 +9,7 @@ import tensorflow as tf
 import losses
 import model
 import reader
-from core import checkpoints, config, styles
+from core import checkpoints, config, rows, styles
 from core.cli import UserError
 from methods import base, layers
 
@@ -172,7 +172,7 @@ class StyleBank(base.Method):
 
         With strength 0, or where masks leave a pixel uncovered, encoder and decoder give the content back.
         """
-        shares = styles.shares(style, *content.shape[1:3])
+        shares = styles.shares(style, *rows.picture_size(content))
         banks = tf.stack([tf.stack(self.banks[s.name]) for s in style])
         strengths = tf.fill([len(style)], float(strength))
         norms = tf.stack([self.norms[s.name] for s in style])
@@ -182,7 +182,7 @@ class StyleBank(base.Method):
             shares = np.concatenate([shares, uncovered[None]])
             banks, norms = (tf.concat([values, values[:1]], 0) for values in (banks, norms))
             strengths = tf.concat([strengths, [0.0]], 0)
-        return self._stylize(content, shares, banks, norms, strengths)
+        return rows.call(self._stylize, content, shares, banks, norms, strengths)
 
     @tf.function(
         autograph=False,
@@ -195,10 +195,10 @@ class StyleBank(base.Method):
         ],
     )
     def _stylize(self, content, shares, banks, norms, strengths):
-        size, first_bank = tf.shape(content)[1:3], self.banks[self.style_names[0]]
+        size, first_bank = rows.picture_size(content), self.banks[self.style_names[0]]
 
         def stylize_image(image):
-            padded_image = layers.pad_to_multiple(image[None], DEPTH)
+            padded_image = layers.pad_to_multiple(image, DEPTH)
             features = self._encode(padded_image)
 
             def paint(bank, norms, strength):
@@ -206,11 +206,12 @@ class StyleBank(base.Method):
                 x = (1 - strength) * features + strength * self._apply_bank(features, bank, norms)
                 decoded = self._decode(x, (1 - strength) * identity_norms(self.conf) + strength * norms)
                 decoded += (1 - strength) * (match_colors(decoded, padded_image) - decoded)
-                return tf.clip_by_value(decoded[0, : size[0], : size[1]], 0.0, 255.0)
+                decoded = rows.crop(decoded, *(slice(0, side) for side in size))
+                return rows.map_rows(lambda x: tf.clip_by_value(x, 0.0, 255.0), decoded)
 
             return layers.paint_styles(image, shares, (banks, norms, strengths), paint)
 
-        return tf.map_fn(stylize_image, content)
+        return rows.map_images(stylize_image, content)
 
     def _encode(self, images):
         """[N,H,W,3] RGB 0..255 -> [N,H/4,W/4,width]."""
@@ -240,7 +241,10 @@ class StyleBank(base.Method):
 
 def match_colors(images, photos):
     """Gives each channel of images the mean and deviation that it has in photos. Both [N,H,W,3] -> the same."""
-    mean, variance = tf.nn.moments(photos, [1, 2], keepdims=True)
+    if isinstance(photos, rows.Rows):
+        _, mean, variance = rows.measure(photos, stores=False)
+    else:
+        mean, variance = tf.nn.moments(photos, [1, 2], keepdims=True)
     return mean + tf.sqrt(variance) * model.instance_norm(images)
 
 

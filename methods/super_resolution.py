@@ -8,7 +8,7 @@ import tensorflow as tf
 
 import losses
 import model
-from core import config
+from core import config, rows
 from core.cli import UserError
 from methods import base, layers
 
@@ -82,7 +82,7 @@ class SuperResolution(base.Method):
 
         The strength mixes bicubic enlargement (0) with the net's (1).
         """
-        return self._stylize(content, strength)
+        return rows.call(self._stylize, content, strength)
 
     def input_of(self, photos):
         """As base.Method.input_of: photos reduced as in training, without the blur."""
@@ -108,34 +108,48 @@ class SuperResolution(base.Method):
 
     @tf.function(autograph=False, input_signature=[tf.TensorSpec([None, None, None, 3]), tf.TensorSpec([])])
     def _stylize(self, content, strength):
-        height, width = tf.unstack(self.scale * tf.shape(content)[1:3])
+        size = rows.picture_size(content)
 
         def enlarge_image(image):
-            image = image[None]
-            for axis in (1, 2):  # at least as large as what the first convolution reflects
-                image = model.reflect(image, axis, 0, tf.maximum(tf.shape(image)[axis], LEAST_SIDE))
-            enlarged = tf.clip_by_value(self._enlarge(image, strength)[0, :height, :width], 0.0, 255.0)
-            is_gray = tf.reduce_all(tf.equal(image, image[..., :1]))
-            return tf.where(is_gray, tf.reduce_mean(enlarged, 2, keepdims=True), enlarged)
+            # At least as large as what the first convolution reflects.
+            padded_image = model.reflect(image, *((0, tf.maximum(side, LEAST_SIDE)) for side in size))
+            enlarged = rows.crop(self._enlarge(padded_image, strength), *(slice(0, self.scale * side) for side in size))
+            is_gray = check_gray(image)
 
-        # One image at a time, so that memory stays that of a single image.
-        return tf.map_fn(enlarge_image, content)
+            def finish(enlarged):
+                enlarged = tf.clip_by_value(enlarged, 0.0, 255.0)
+                return tf.where(is_gray, tf.reduce_mean(enlarged, 3, keepdims=True), enlarged)
+
+            return rows.map_rows(finish, enlarged)
+
+        return rows.map_images(enlarge_image, content)
 
     def _enlarge(self, images, strength=1.0):
         """[N,H,W,3] RGB 0..255 -> [N,scale*H,scale*W,3] RGB in about 0..255, not clipped."""
-        x = tf.nn.relu(layers.conv(images / UNIT - 1, self.layers["conv1"]))
+        x = model.relu(layers.conv(images / UNIT - 1.0, self.layers["conv1"]))
         for i in range(1, self.conf.blocks + 1):
-            y = tf.nn.relu(layers.conv(x, self.layers[f"res{i}/a"]))
+            y = model.relu(layers.conv(x, self.layers[f"res{i}/a"]))
             x += layers.conv(y, self.layers[f"res{i}/b"])
         for scope in self.doublings:
-            x = tf.nn.relu(layers.upsample_conv(x, self.layers[scope]))
-        size = self.scale * tf.shape(images)[1:3]
-        return bicubic(images, size) + strength * UNIT * layers.conv_to_image(x, self.layers["conv2"])
+            x = model.relu(layers.upsample_conv(x, self.layers[scope]))
+        return enlarge(images, self.scale) + strength * UNIT * layers.conv_to_image(x, self.layers["conv2"])
 
 
 def bicubic(images, size):
     """Resizes images [N,H,W,3] to a size [h,w], as MATLAB's imresize does: Keys' kernel, antialiased when it reduces."""
     return tf.image.resize(images, size, "bicubic", antialias=True)
+
+
+def enlarge(images, scale):
+    """bicubic() by a whole number: [N,H,W,C] -> [N,scale*H,scale*W,C]."""
+    return rows.resize(lambda x: bicubic(x, scale * tf.shape(x)[1:3]), images, 2, scale)
+
+
+def check_gray(image):
+    """Whether an image's three channels are equal everywhere, a scalar. [1,H,W,3] or Rows."""
+    if isinstance(image, rows.Rows):
+        return all(bool(check_gray(chunk)) for chunk in image)
+    return tf.reduce_all(tf.equal(image, image[..., :1]))
 
 
 def reduce(images, scale):

@@ -103,7 +103,7 @@ class Wct(base.Method):
 
         def stylize_image(image):
             features = self.encoder(layers.pad_to_multiple(image[None], depth), [layer])[layer][0]
-            regions = decoders.resize_shares(shares, image[None], depth, features[None])
+            regions = decoders.resize_shares(shares, size, depth)
 
             def change(style):
                 region, mean, root = style
