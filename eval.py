@@ -28,6 +28,12 @@ flags.DEFINE_multi_string(
 )
 flags.DEFINE_string("output_file", None, "The result of one picture. Default: generated/res.jpg.")
 flags.DEFINE_string("output_dir", None, "The folder for the results of several pictures. Default: generated/.")
+flags.DEFINE_string(
+    "max_memory",
+    None,
+    "Take at most this much memory, such as 1.5GB: pictures that need more are stylized some rows at a time, with the same "
+    "result. Default: what is free.",
+)
 flags.DEFINE_integer(
     "texture",
     None,
@@ -50,6 +56,8 @@ def main(argv):
             "--model_file is missing: name a model and a picture, such as "
             "--model_file models/denoised_starry.ckpt-done --image_file images/Corgi.jpg"
         )
+    if FLAGS.max_memory is not None:
+        memory.limit(parse_memory(FLAGS.max_memory))
     job = stylizing.parse_job(FLAGS.model_file, {flag: FLAGS[flag].value for flag in stylizing.STYLE_FLAGS})
     names = [*(FLAGS.image_file or []), *argv[1:]]
     if FLAGS.list_styles:
@@ -63,6 +71,14 @@ def main(argv):
     images, code = expand_names(names, FLAGS.output_dir or DEFAULT_DIR)
     outputs = output_paths(images, FLAGS.output_file, FLAGS.output_dir)
     return stylize_all(job, images, outputs, FLAGS.image_size) or code
+
+
+def parse_memory(text):
+    """The bytes of --max_memory. Raises UsageError."""
+    try:
+        return memory.parse_size(text)
+    except ValueError:
+        raise cli.UsageError(f"--max_memory: got '{text}', a size such as 1.5GB or 800MB is needed") from None
 
 
 def stylize_all(job, images, outputs, long_side):

@@ -1,6 +1,7 @@
 """Whether the memory suffices, reckoned before the work: pictures decoded and stylized, and training."""
 
 import os
+import re
 
 from core.cli import UserError
 
@@ -12,9 +13,33 @@ except ImportError:  # Windows
 PROC, CGROUPS = "/proc", "/sys/fs/cgroup"
 # (bytes, bytes for each pixel) that a process takes at most to read a picture, in the several forms that it has on the way
 DECODING = (600e6, 20)
+PLAIN_DECODING = (650e6, 8)  # the same for RGB and gray of 8 bits without a color profile
 # The same for each pixel of a training's batches: the least, of AdaIN with the embedded network. The net of the method
 # johnson takes twice as much.
 TRAINING = (600e6, 1700)
+
+
+# What stylizing by rows takes: bytes; for each pixel of the rows that are worked at, this many times the method's own
+# number, as kernels keep memory for every shape that they meet; and for each pixel of the result, which is encoded at the
+# end, and replaces the picture if it has the same size.
+BY_ROWS, BY_ROWS_FACTOR, RESULT = 660e6, 8, 7
+LEAST_ROWS, MOST_PIXELS = 4, 2**18  # at a time; more pixels are no faster
+
+_limit = None  # bytes, of limit()
+
+
+def limit(number):
+    """Has available() return at most this number of bytes; None: no such limit."""
+    global _limit
+    _limit = number
+
+
+def parse_size(text):
+    """Bytes from a text like 1.5GB, 800MB or 2000000000. Raises ValueError."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)i?B?", text.strip(), re.IGNORECASE)
+    if not match:
+        raise ValueError(text)
+    return float(match[1]) * 1000.0 ** " KMGT".index(match[2].upper() or " ")
 
 
 def check(height, width, base, per_pixel, remedy=None):
@@ -40,18 +65,46 @@ def check_decoding(image, long_side=None):
 
     A JPEG that does not fit is decoded at a fraction of its size if it is to be shrunk to `long_side` pixels anyway.
     """
+    is_plain = image.mode in ("RGB", "L") and not {"icc_profile", "transparency"} & image.info.keys()
+    needed = PLAIN_DECODING if is_plain else DECODING
     try:
-        check(image.height, image.width, *DECODING)
+        check(image.height, image.width, *needed)
     except UserError:
         if long_side:
             image.draft(None, (long_side, long_side))
-        check(image.height, image.width, *DECODING, "shrink the picture, or close other programs")
+        check(image.height, image.width, *needed, "shrink the picture, or close other programs")
+
+
+def plan_rows(styles, height, width, base, per_pixel, scale=1):
+    """How many rows of a picture can be stylized at a time; None: the whole picture fits into the memory.
+
+    Args: as check_styles(); scale: the result has this many times the picture's sides.
+
+    Raises:
+      UserError: not even LEAST_ROWS fit, or the styles' own pictures do not.
+    """
+    try:
+        check_styles(styles, height, width, base, per_pixel)
+        return None
+    except UserError:
+        check_style_images(styles, base, per_pixel)
+        masks = 12 * sum(style.mask is not None for style in styles or ())
+        room = available() - BY_ROWS - height * width * (RESULT * scale**2 + 3 * (scale > 1) + masks)
+        count = int(room // (width * per_pixel * BY_ROWS_FACTOR))
+        if count < LEAST_ROWS:
+            raise
+    return min(count, max(LEAST_ROWS, MOST_PIXELS // (width * scale**2)))
 
 
 def check_styles(styles, height, width, base, per_pixel, remedy=None):
     """check() for a picture in the styles [styles.Style], whose own pictures and masks take memory too; None: no styles."""
     masked = any(style.mask is not None for style in styles or ())
     check(height, width, base, per_pixel + 12 * masked * len(styles or ()), remedy)  # each style's share of each pixel
+    check_style_images(styles, base, per_pixel)
+
+
+def check_style_images(styles, base, per_pixel):
+    """check() for the styles' own pictures; None: no styles."""
     for style in styles or ():
         if style.image is not None:  # half: it is encoded, not decoded
             check(*style.image.shape[:2], base, per_pixel / 2, "lower --style_size")
@@ -66,7 +119,13 @@ def check_training(conf):
 
 
 def available():
-    """Bytes that this process may take, with those that it has; None where nothing can be read.
+    """Bytes that this process may take, with those that it has; None where nothing can be read and there is no limit()."""
+    numbers = [number for number in (_limit, _available()) if number is not None]
+    return min(numbers, default=None)
+
+
+def _available():
+    """available() without limit().
 
     The least of the free memory with the free swap space, the limit of the address space, and the limits of the process's
     control groups, of which every level above counts.

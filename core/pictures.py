@@ -55,6 +55,7 @@ UPRIGHT = {  # {EXIF's orientation: what makes the picture upright}
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+STRIP = 256  # rows of a large picture that are worked at, at a time
 LINE, GAP = 16, 6  # pixels in a contact_sheet: the height of a line of text, the space between pictures
 
 
@@ -100,7 +101,15 @@ def read_image(path, long_side=None, draft=None):
         scale = long_side / max(rgb.size)
         size = tuple(max(1, round(side * scale)) for side in rgb.size)
         rgb, alpha = rgb.resize(size, Image.LANCZOS), alpha and alpha.resize(size, Image.LANCZOS)
-    return Picture(np.asarray(rgb), None if alpha is None else np.asarray(alpha), notes)
+    return Picture(_to_array(rgb), None if alpha is None else np.asarray(alpha), notes)
+
+
+def _to_array(rgb):
+    """[H,W,3] uint8 of a Pillow image, some rows at a time, as np.asarray() would hold a second copy for a moment."""
+    array = np.empty([rgb.height, rgb.width, 3], np.uint8)
+    for top in range(0, rgb.height, STRIP):
+        array[top : top + STRIP] = rgb.crop((0, top, rgb.width, min(top + STRIP, rgb.height)))
+    return array
 
 
 def write_image(path, rgb, alpha=None):
@@ -136,7 +145,7 @@ def write_image(path, rgb, alpha=None):
 
 def to_pil(rgb):
     """A Pillow image of [H,W,3] RGB, rounded and clipped to 0..255."""
-    return Image.fromarray(np.clip(np.rint(rgb), 0, 255).astype(np.uint8))
+    return Image.fromarray(_whole(rgb))
 
 
 def keeps_alpha(path):
@@ -197,25 +206,42 @@ def match_covariance(image, source):
     Returns:
       [H,W,3] float32.
     """
-    pixels, target = (np.asarray(x, np.float64).reshape(-1, 3) for x in (image, source))
-    matrix = _root(np.cov(target.T, bias=True)) @ _root(np.cov(pixels.T, bias=True), -0.5)
-    moved = (pixels - pixels.mean(0)) @ matrix.T + target.mean(0)
-    return np.clip(moved, 0, 255).astype(np.float32).reshape(np.shape(image))
+    (mean, covariance), (target_mean, target_covariance) = map(_color_moments, (image, source))
+    matrix = _root(target_covariance) @ _root(covariance, -0.5)
+    moved = (np.asarray(image, np.float64) - mean) @ matrix.T + target_mean
+    return np.clip(moved, 0, 255).astype(np.float32)
+
+
+def _color_moments(image):
+    """(mean [3], covariance [3,3]) of a picture's colors, float64, from some rows at a time."""
+    total, products = np.zeros(3), np.zeros((3, 3))
+    for top in range(0, len(image), STRIP):
+        pixels = np.asarray(image[top : top + STRIP], np.float64).reshape(-1, 3)
+        total, products = total + pixels.sum(0), products + pixels.T @ pixels
+    mean = total / (image.shape[0] * image.shape[1])
+    return mean, products / (image.shape[0] * image.shape[1]) - np.outer(mean, mean)
 
 
 def match_histogram(image, source):
     """Gives each channel of a picture the distribution of values that it has in `source`. Two [H,W,3] 0..255 -> uint8."""
     channels = []
     for values, wanted in zip(np.moveaxis(_whole(image), 2, 0), np.moveaxis(_whole(source), 2, 0), strict=True):
-        shares, wanted_shares = (np.cumsum(np.bincount(x.ravel(), minlength=256)) / x.size for x in (values, wanted))
-        present = np.unique(wanted)
-        channels.append(np.rint(np.interp(shares, wanted_shares[present], present))[values])
-    return np.stack(channels, 2).astype(np.uint8)
+        counts, wanted_counts = _count_values(values), _count_values(wanted)
+        present = np.flatnonzero(wanted_counts)
+        shares, wanted_shares = np.cumsum(counts) / values.size, np.cumsum(wanted_counts) / wanted.size
+        channels.append(np.rint(np.interp(shares, wanted_shares[present], present)).astype(np.uint8)[values])
+    return np.stack(channels, 2)
+
+
+def _count_values(values):
+    """How often each of 0..255 occurs in an array [H,W] of uint8: [256]."""
+    strips = (values[top : top + STRIP] for top in range(0, len(values), STRIP))
+    return sum(np.bincount(strip.ravel(), minlength=256) for strip in strips)
 
 
 def _whole(image):
-    """A picture 0..255 in whole numbers."""
-    return np.clip(np.rint(image), 0, 255).astype(np.uint8)
+    """A picture 0..255 in whole numbers, uint8."""
+    return image if getattr(image, "dtype", None) == np.uint8 else np.clip(np.rint(image), 0, 255).astype(np.uint8)
 
 
 def contact_sheet(rows):
@@ -282,6 +308,7 @@ def _decode(file, names, draft, long_side, cut=False):
         load_end = image.load_end  # Pillow calls it when all pixels are there, for the metadata behind them
         image.load_end = lambda: _read_metadata(load_end)
         image.load()
+        del image.load_end  # it holds the image, whose pixels would stay until the next garbage collection
         if cut and _count_gray_rows(np.asarray(image)) > image.height / 10:
             raise OSError("image file is truncated")
         _scale_transparency(image, rawmode)
@@ -345,7 +372,7 @@ def _to_srgb(image):
             return ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
         except Exception:  # a broken profile, or one for another color space: inexact colors are better than no picture
             pass
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _with_gamma(rgb, info):

@@ -191,20 +191,27 @@ def pad(x, paddings, mode="CONSTANT"):
     return Rows(top + x.height + bottom, process, x)
 
 
-def resize(function, x, halo, scale):
-    """function(x), which makes scale*h rows of h; each may depend on `halo` rows above and below, or on edges there."""
+def enlarge(x, scale):
+    """x, bicubic (Keys' kernel), a whole number of times as large. [N,H,W,C] -> [N,scale*H,scale*W,C]."""
+
+    def resize(x):
+        return tf.image.resize(x, scale * tf.shape(x)[1:3], "bicubic", antialias=True)
+
+    if scale == 1:
+        return x
     if not isinstance(x, Rows):
-        return function(x)
+        return resize(x)
+    halo = 2  # rows above and below that the kernel reads
 
     def process(chunks):
         rest, above = next(chunks), 0  # above: rows at the beginning of rest that have been resized before
         for chunk in chunks:
             if rest.shape[1] > above + halo:
-                yield function(rest)[:, scale * above : -scale * halo]
+                yield resize(rest)[:, scale * above : -scale * halo]
                 kept = min(rest.shape[1] - halo, halo) + halo
                 rest, above = rest[:, rest.shape[1] - kept :], kept - halo
             rest = tf.concat([rest, chunk], 1)
-        yield function(rest)[:, scale * above :]
+        yield resize(rest)[:, scale * above :]
 
     return Rows(scale * x.height, process, x)
 

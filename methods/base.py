@@ -29,6 +29,7 @@ class Method(tf.Module):
         the model has a single style.
       needs_loss_network: whether a finished model needs its loss network too, the very file of its training.
       has_brush_sizes: whether Style.size sets the brush of a named style.
+      works_by_rows: whether stylize() takes Rows; otherwise only pictures that fit into the memory as a whole.
       scale: how many times larger than the photo stylize()'s pictures are.
       default_strength: of eval.py, for a picture.
       style_names: the names of the styles that the model holds.
@@ -44,6 +45,7 @@ class Method(tf.Module):
     style_kind: str = ""
     needs_loss_network: bool = False
     has_brush_sizes: bool = False
+    works_by_rows: bool = True
     scale: int = 1
     default_strength: float = 1.0
     style_names: typing.Sequence[str] = ()

@@ -6,7 +6,7 @@ import numpy as np
 import tensorflow as tf
 from absl import flags
 
-from core import cli, memory, pictures, styles
+from core import cli, memory, pictures, rows, styles
 
 flags.disclaim_key_flags()  # so that a flag belongs to the script that calls define_flags
 
@@ -152,22 +152,48 @@ def format_levels(method):
 def stylize(job, method, rgb, style):
     """Stylizes a picture as the flags say: [H,W,3] RGB 0..255 -> the same, or method.scale times as large.
 
+    One that needs more memory than there is, is stylized some rows at a time, and may be overwritten by the result.
+
     Raises:
       UserError: the picture is too large for the memory.
     """
-    memory.check_styles(style, *rgb.shape[:2], *method.memory)
-    content = np.asarray(rgb, np.float32)
+    count = memory.plan_rows(style, *rgb.shape[:2], *method.memory, method.scale) if method.works_by_rows else None
+    if not method.works_by_rows:
+        memory.check_styles(style, *rgb.shape[:2], *method.memory)
     for mask in (part.mask for part in style or () if part.mask is not None):
         if mask.shape != rgb.shape[:2]:
             before, after = ("x".join(map(str, reversed(shape))) for shape in (mask.shape, rgb.shape[:2]))
             print(f"A mask of {before} is resized to the picture's {after}")
     if job.preserve_colors == "palette":
-        style = styles.recolor(style, content)
+        style = styles.recolor(style, rgb)
+    strength = job.strength or [method.default_strength]
+    strength = strength if len(strength) > 1 else strength[0]
+    content = rows.from_picture(rgb, count) if count else tf.constant(rgb[None], tf.float32)
     try:
-        strength = job.strength or [method.default_strength]
-        image = method.stylize(content[None], style, strength if len(strength) > 1 else strength[0])[0].numpy()
+        image = method.stylize(content, style, strength)
+        if job.preserve_colors == "luminance":
+            image = rows.map_rows(replace_chroma, image, rows.enlarge(content, method.scale))
+        if count:
+            # As the rows of a result come after those that it is made of, it can take their place.
+            in_place = method.scale == 1 and not job.match_histogram
+            shape = method.scale * rgb.shape[0], method.scale * rgb.shape[1], 3
+            image = collect_rows(image, rgb if in_place else np.empty(shape, np.uint8))
+        else:
+            image = image[0].numpy()
     except tf.errors.ResourceExhaustedError:
         raise cli.UserError(f"{rgb.shape[1]}x{rgb.shape[0]} pixels do not fit into memory; use --image_size") from None
-    if job.preserve_colors == "luminance":
-        image = pictures.replace_chroma(image, content if method.scale == 1 else pictures.resize(content, image.shape[:2]))
-    return pictures.match_histogram(image, content) if job.match_histogram else image
+    return pictures.match_histogram(image, rgb) if job.match_histogram else image
+
+
+def replace_chroma(image, content):
+    """pictures.replace_chroma for tensors [1,H,W,3]."""
+    return tf.constant(pictures.replace_chroma(image[0].numpy(), content[0].numpy())[None], tf.float32)
+
+
+def collect_rows(image, result):
+    """Writes Rows, rounded and clipped, into a picture [H,W,3] uint8, which it returns."""
+    top = 0
+    for chunk in image:
+        result[top : top + chunk.shape[1]] = np.clip(np.rint(chunk[0].numpy()), 0, 255)
+        top += chunk.shape[1]
+    return result

@@ -132,17 +132,12 @@ class SuperResolution(base.Method):
             x += layers.conv(y, self.layers[f"res{i}/b"])
         for scope in self.doublings:
             x = model.relu(layers.upsample_conv(x, self.layers[scope]))
-        return enlarge(images, self.scale) + strength * UNIT * layers.conv_to_image(x, self.layers["conv2"])
+        return rows.enlarge(images, self.scale) + strength * UNIT * layers.conv_to_image(x, self.layers["conv2"])
 
 
 def bicubic(images, size):
     """Resizes images [N,H,W,3] to a size [h,w], as MATLAB's imresize does: Keys' kernel, antialiased when it reduces."""
     return tf.image.resize(images, size, "bicubic", antialias=True)
-
-
-def enlarge(images, scale):
-    """bicubic() by a whole number: [N,H,W,C] -> [N,scale*H,scale*W,C]."""
-    return rows.resize(lambda x: bicubic(x, scale * tf.shape(x)[1:3]), images, 2, scale)
 
 
 def check_gray(image):

@@ -43,6 +43,7 @@ class Wct(base.Method):
     style_kind = "image"
     default_strength = 0.6  # the authors'; more loses the photo's shapes
     needs_loss_network = True
+    works_by_rows = False
     memory = (750e6, 700)
 
     def __init__(self, conf, training=False):

@@ -26,7 +26,7 @@ REPORTS_SHARED = ["reports.enlarging", "reports.inversion", "reports.paper", "re
 ALL_FIGURES = "reports.all_figures"
 METHODS_SHARED = ["methods.stylizing", "methods.style_data", "methods.decoders", "methods.layers", "methods.base"]
 NOUNS = ["model", "losses", "reader", "vgg_preprocessing"]
-CORE = ["training", "vgg", "checkpoints", "styles", "pictures", "augment", "winograd", "optimizer", "config"]
+CORE = ["training", "vgg", "checkpoints", "styles", "pictures", "augment", "winograd", "rows", "optimizer", "config"]
 CORE += ["memory", "assets", "system", "quiet_tensorflow", "cli", "onednn"]
 
 

@@ -68,7 +68,7 @@ def test_where_proc_is_not_the_machine_counts(tmp_path, monkeypatch):
 def test_a_picture_is_not_decoded_without_room(tmp_path, monkeypatch):
     for name in ("a.png", "a.jpg"):
         Image.new("RGB", (2000, 1000)).save(tmp_path / name)
-    monkeypatch.setattr(memory, "available", lambda: memory.DECODING[0] + 15e6)  # for 750,000 pixels
+    monkeypatch.setattr(memory, "available", lambda: memory.PLAIN_DECODING[0] + 6e6)  # for 750,000 pixels
     with pytest.raises(UserError, match=r"a.png: 2000x1000 pixels need about .* GB of memory"):
         pictures.read_image(str(tmp_path / "a.png"), 300)
     assert pictures.read_image(str(tmp_path / "a.jpg"), 300).rgb.shape == (150, 300, 3)
