@@ -157,10 +157,7 @@ def stylize(job, method, rgb, style):
     """
     memory.check_styles(style, *rgb.shape[:2], *method.memory)
     content = np.asarray(rgb, np.float32)
-    for mask in (part.mask for part in style or () if part.mask is not None):
-        if mask.shape != rgb.shape[:2]:
-            before, after = ("x".join(map(str, reversed(shape))) for shape in (mask.shape, rgb.shape[:2]))
-            print(f"A mask of {before} is resized to the picture's {after}")
+    style = fit_masks(style, *rgb.shape[:2])
     if job.preserve_colors == "palette":
         style = styles.recolor(style, content)
     try:
@@ -171,3 +168,15 @@ def stylize(job, method, rgb, style):
     if job.preserve_colors == "luminance":
         image = pictures.replace_chroma(image, content if method.scale == 1 else pictures.resize(content, image.shape[:2]))
     return pictures.match_histogram(image, content) if job.match_histogram else image
+
+
+def fit_masks(style, height, width):
+    """The styles [styles.Style], or None, with masks of the size of a picture; prints a line for each that had another."""
+    fitting = []
+    for part in style or ():
+        if part.mask is not None and part.mask.shape != (height, width):
+            before = "x".join(map(str, reversed(part.mask.shape)))
+            print(f"A mask of {before} is resized to the picture's {width}x{height}")
+            part = dataclasses.replace(part, mask=styles.resize_mask(part.mask, height, width))
+        fitting.append(part)
+    return fitting if style else style
