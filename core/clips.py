@@ -224,9 +224,9 @@ class AvClip(Clip):
 
     def _decode(self, container, stream, begin, warn):
         """Yields (frame, its time stamp or None) of what can be decoded."""
-        packets = container.demux(stream)
-        while True:
-            place = None
+        packets, ended = container.demux(stream), False
+        while not ended:
+            place, decoded = None, []
             try:
                 packet = next(packets, None)
                 if packet is None:
@@ -234,12 +234,12 @@ class AvClip(Clip):
                 place = packet.pts
                 decoded = packet.decode()
             except av.FFmpegError as error:
-                if isinstance(error, av.EOFError):
-                    return
-                self._warn(place, begin, error.strerror, warn)
-                if place is None:  # the container itself ends here
-                    return
-                continue
+                ended = place is None  # the container cannot be read further
+                if not isinstance(error, av.EOFError):
+                    self._warn(place, begin, error.strerror, warn)
+            if ended:  # the decoder still has frames, which wait for those that they are sorted with
+                with contextlib.suppress(av.FFmpegError):
+                    decoded = stream.codec_context.decode(None)
             for frame in decoded:
                 if frame.is_corrupt:
                     self._warn(frame.pts, begin, "parts of it are missing", warn)

@@ -22,7 +22,14 @@ from methods import gatys
 VERBS = ["train", "eval", "optimize", "video", "distill", "figures", "download", "benchmark"]
 # From the highest to the lowest: a module imports only what stands below it in this list. Verbs, reports and methods, which
 # the walk adds to it, import none of their own kind.
-REPORTS_SHARED = ["reports.enlarging", "reports.inversion", "reports.paper", "reports.plots", "reports.flag"]
+REPORTS_SHARED = [
+    "reports.motion",
+    "reports.enlarging",
+    "reports.inversion",
+    "reports.paper",
+    "reports.plots",
+    "reports.flag",
+]
 ALL_FIGURES = "reports.all_figures"
 METHODS_SHARED = ["methods.stylizing", "methods.style_data", "methods.decoders", "methods.layers", "methods.base"]
 NOUNS = ["model", "losses", "reader", "vgg_preprocessing"]
