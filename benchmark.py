@@ -63,7 +63,7 @@ flags.DEFINE_integer(
     lower_bound=1,
 )
 flags.DEFINE_float(
-    "stability", 0.7, "For stability: the value of video.py's flag that is compared with 0.", lower_bound=0, upper_bound=1
+    "stability", 0.75, "For stability: the value of video.py's flag that is compared with 0.", lower_bound=0, upper_bound=1
 )
 FLAGS = flags.FLAGS
 ROOT = os.path.dirname(os.path.abspath(__file__))

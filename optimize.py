@@ -175,7 +175,7 @@ def check_animation(job):
     if system.identify(job.animation) == system.identify(job.output_file):
         raise cli.UsageError(f"--animation: {job.animation} is the --output_file too; one of them needs another name")
     if ending == ".mp4":
-        clips.check_installed("--animation: .mp4 (.gif does not)")
+        clips.check_installed("--animation: .mp4, unlike .gif,")
 
 
 def run(job, conf, progress_file=None):

@@ -45,7 +45,7 @@ flags.DEFINE_float(
 )
 flags.DEFINE_float(
     "stability",
-    0.7,
+    0.75,
     "The share, 0 to 1, of the frame before in each frame, where the optical flow between them is reliable: less flicker. "
     "0: each frame for itself.",
     lower_bound=0,

@@ -8,7 +8,7 @@ import numpy as np
 
 import losses
 from core import pictures, stability
-from methods import gatys
+from methods import johnson
 
 MOVES = ("pan", "zoom", "turn")
 FRAMES = 8  # of each move
@@ -94,8 +94,8 @@ def cover(photo, width, height):
 
 
 def style_error_of(painting):
-    """A function from results [[H,W,3]] to their mean style error, as optimize.py measures it, to a painting [h,w,3]."""
-    loss = losses.PerceptualLoss(gatys.GatysConf())
+    """A function from results [[H,W,3]] to their mean style error to a painting [h,w,3], in the form "relative"."""
+    loss = losses.PerceptualLoss(johnson.JohnsonConf(style_image="none", naming="none", style_form="relative"))
     targets = loss.style_targets(np.float32(painting)[None])
 
     def measure(results):
