@@ -1,4 +1,4 @@
-"""Measures speed and memory: python benchmark.py stylize|start|train|optimize|memory
+"""Measures speed and memory: python benchmark.py stylize|start|train|optimize|memory|stability
 
   stylize  seconds for one picture of --size x --size (default 512)
   start    seconds from the shell to a picture whose long side is --size pixels (default 512): eval.py with denoised_starry,
@@ -8,6 +8,8 @@
            beside PyTorch in eager mode (requirements-benchmark.txt): VGG-19's full widths and the embedded loss network
   memory   peak memory of a process that stylizes one picture of --size x --size (default 1024), and of processes that
            optimize one with either loss network
+  stability how steady video.py's results are, without and with --stability: the warping error of pans, zooms and turns over
+           a photo, the deviation of a static picture with noise, the style error, and frames a second at 640x360
 
 stylize and train measure Johnson's net in several forms: as it is, with direct convolutions instead of Winograd's, with a
 naive resize convolution, and as the original computes it; stylize also with half the channels, train also in bfloat16.
@@ -39,14 +41,18 @@ import tensorflow as tf
 from absl import flags
 
 import model
-from core import cli, config, styles, training, vgg, winograd
+from core import cli, config, pictures, stability, styles, system, training, vgg, winograd
 from core import memory as memory_limits
 from core.optimizer import Adam
 from methods import CONFS, METHODS, base, gatys, johnson, load_model, style_data, super_resolution
+from reports import motion
 from tests import original
 
 flags.DEFINE_integer(
-    "size", None, "Height and width of the picture in pixels; by default 512, memory: 1024.", lower_bound=1
+    "size",
+    None,
+    "Height and width of the picture in pixels; by default 512, memory: 1024; stability: the width, by default 640.",
+    lower_bound=1,
 )
 flags.DEFINE_integer("rounds", 7, "How many times each form is measured.", lower_bound=1)
 flags.DEFINE_integer(
@@ -55,6 +61,9 @@ flags.DEFINE_integer(
     "For optimize: threads of TensorFlow and of PyTorch; by default all. With 1, processor time is measured, not wall "
     "time, as other load on the machine hardly changes it.",
     lower_bound=1,
+)
+flags.DEFINE_float(
+    "stability", 0.75, "For stability: the value of video.py's flag that is compared with 0.", lower_bound=0, upper_bound=1
 )
 FLAGS = flags.FLAGS
 ROOT = os.path.dirname(os.path.abspath(__file__))
@@ -72,6 +81,7 @@ FORMS = {  # {form: {(module, function): what replaces it}}
     },
 }
 
+STEADY_MODELS = ("wave", "starry", "denoised_starry")  # of `stability`; the last has full width
 HALF = "half width"  # ours, in a net of half the channels
 MIXED = "bfloat16"  # ours with mixed_precision
 
@@ -92,6 +102,7 @@ def main(argv):
         "train": lambda: train(rounds),
         "optimize": lambda: optimize(size or 512, rounds, FLAGS.threads),
         "memory": lambda: memory(size or 1024, method, FLAGS.form),
+        "stability": lambda: measure_stability(size or 640, FLAGS.stability, rounds),
     }
     if len(argv) != 2 or argv[1] not in kinds:
         cli.complain(f"got {' '.join(argv[1:]) or 'nothing'}, needed is one of {', '.join(kinds)}")
@@ -238,6 +249,54 @@ def memory_of_optimization(form, size):
     gatys.run_lbfgs(gatys.Objective(conf, network, content, [styles.Style(style)]), picture, 2)
     base, per_pixel = gatys.estimate_memory(conf, network)
     print(f"{form:14s} {peak_memory():.2f} GB at {size}x{size}, {(base + size * size * per_pixel) / 1e9:.2f} expected")
+
+
+def measure_stability(width, strength, rounds):
+    """Prints how steady the results of some models are, frame by frame and with --stability; frames are width x 9/16."""
+    stability.check_installed()
+    height = round(width * 9 / 16)
+    photo = motion.cover(pictures.read_image("images/Corgi.jpg").rgb, width, height)
+    for name in STEADY_MODELS:
+        method = load_model(os.path.join(ROOT, "models", f"{name}.ckpt-done"))
+        print(f"{name}, {width}x{height}: frame by frame, with --stability {strength:g}, their ratio")
+        measure_steadiness(method, photo, width, height, strength)
+        frame = random_pictures(1, width)[0, :height]
+        steady_both(method, frame, strength, f"{name}, one frame of {width}x{height}", rounds)
+
+
+def measure_steadiness(method, photo, width, height, strength):
+    """Prints the warping errors on moves over a photo, the deviation on noise, and the style error, of one model."""
+    for move in motion.MOVES:
+        results, steadied = stylize_moving(method, motion.moving_frames(photo, move, width, height), strength)
+        print_pair(f"warping error, {move}", *(motion.warping_error(kind, move) for kind in (results, steadied)))
+    frames = motion.noisy_frames(photo, width, height)
+    both = stylize_moving(method, frames, strength)
+    print_pair("deviation / noise's", *(motion.deviation(kind) / motion.deviation(frames) for kind in both))
+    painting = system.find_file(method.conf.style_image)
+    if os.path.exists(painting):
+        measure = motion.style_error_of(pictures.read_image(painting, 512).rgb)
+        print_pair("style error", *(measure(kind[-2:]) for kind in both))
+
+
+def stylize_moving(method, frames, strength):
+    """(results [[H,W,3]] of each frame for itself, the same with --stability) for frames [[h,w,3] uint8]."""
+    results = [method.stylize(np.float32(frame[None]))[0].numpy() for frame in frames]
+    return results, motion.steady(frames, results, strength)
+
+
+def steady_both(method, frame, strength, title, rounds):
+    """Prints the seconds that stylizing a frame [H,W,3] takes, and steadying its result."""
+    stabilizer, picture = stability.Stabilizer(strength), frame.astype(np.uint8)
+    runs = {
+        "stylize": lambda: method.stylize(frame[None]).numpy(),
+        "steady": lambda: stabilizer(picture, frame),
+    }
+    report(runs, title, rounds)
+
+
+def print_pair(title, before, after):
+    """Prints two measures and how many times the first the second is."""
+    print(f"  {title:20s} {before:8.3f} {after:8.3f}   {after / before:.2f}")
 
 
 def loss_network(scope):

@@ -9,6 +9,7 @@ results.
 
 import csv
 import dataclasses
+import fractions
 import itertools
 import os
 
@@ -21,13 +22,8 @@ from absl import flags
 from tqdm import tqdm
 
 import losses
-from core import cli, config, memory, pictures, styles, system
+from core import cli, clips, config, memory, pictures, styles, system
 from methods import gatys
-
-try:
-    import av
-except ImportError:
-    av = None
 
 cli.define_conf_flag("conf/gatys.yml")
 flags.DEFINE_string("image_file", None, "The photo. Required, unless --content_weight is 0.")
@@ -69,6 +65,7 @@ FLAGS = flags.FLAGS
 MATCHES = {"luminance": pictures.match_luminance, "palette": pictures.match_covariance}  # (style, photo) -> style
 COMPANIONS = (".csv", "-losses.png", "-progress.jpg")  # endings of the files that are written beside the result
 FRAME_SECONDS = 0.12
+MP4_QUALITY = 23  # x264's own default (CRF)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -177,8 +174,8 @@ def check_animation(job):
         )
     if system.identify(job.animation) == system.identify(job.output_file):
         raise cli.UsageError(f"--animation: {job.animation} is the --output_file too; one of them needs another name")
-    if ending == ".mp4" and av is None:
-        raise cli.UserError("--animation: .mp4 needs PyAV: pip install -r requirements-video.txt; .gif does not")
+    if ending == ".mp4":
+        clips.check_installed("--animation: .mp4, unlike .gif,")
 
 
 def run(job, conf, progress_file=None):
@@ -430,22 +427,17 @@ def write_animation(path, frames):
     size = frames[-1].shape[1::-1]
     images = (pictures.to_pil(frame).resize(size) for frame in frames)  # one at a time: there may be hundreds
     if path.lower().endswith(".mp4"):
-        system.write_whole(path, lambda temporary: write_mp4(temporary, images, size))
+        system.write_whole(path, lambda temporary: write_mp4(temporary, images))
         return
     options = {"save_all": True, "append_images": images, "duration": round(1000 * FRAME_SECONDS), "loop": 0}
     system.write_whole(path, lambda temporary: next(images).save(temporary, **options))
 
 
-def write_mp4(path, images, size):
-    """Writes Pillow images of one size (width, height) as H.264."""
-    # Every player knows yuv420p. It has colors at half size, so sides must be even: an odd last row or column is cropped.
-    width, height = (side // 2 * 2 for side in size)
-    with av.open(path, "w") as container:
-        stream = container.add_stream("libx264", rate=round(1 / FRAME_SECONDS))
-        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-        for image in images:
-            container.mux(stream.encode(av.VideoFrame.from_image(image.crop((0, 0, width, height)))))
-        container.mux(stream.encode())
+def write_mp4(path, images):
+    """Writes Pillow images of one size as H.264, FRAME_SECONDS each."""
+    rate = fractions.Fraction(round(1 / FRAME_SECONDS))
+    frames = (clips.Frame(pts, clips.crop_even(np.asarray(image))) for pts, image in enumerate(images))
+    clips.write_frames(path, frames, clips.Timing(1 / rate, rate), clips.encoding_of(path, MP4_QUALITY))
 
 
 if __name__ == "__main__":

@@ -56,6 +56,8 @@ UPRIGHT = {  # {EXIF's orientation: what makes the picture upright}
     8: Image.Transpose.ROTATE_90,
 }
 STRIP = 256  # rows of a large picture that are worked at, at a time
+MOVING = ("GIF", "WEBP", "PNG")  # formats whose several pictures are frames, not pages
+PAGES = "has several frames or pages; the first is taken"
 LINE, GAP = 16, 6  # pixels in a contact_sheet: the height of a line of text, the space between pictures
 
 
@@ -97,9 +99,7 @@ def read_image(path, long_side=None, draft=None):
         raise UserError(f"{path}: its header claims too many pixels ({error}); {most}") from None
     except Exception as error:  # a damaged file makes Pillow's decoders raise nearly anything
         raise UserError(f"{path}: not a readable image ({_describe_fault(file, error)})") from None
-    if long_side and max(rgb.size) > long_side:
-        scale = long_side / max(rgb.size)
-        size = tuple(max(1, round(side * scale)) for side in rgb.size)
+    if (size := fit(rgb.size, long_side)) != rgb.size:
         rgb, alpha = rgb.resize(size, Image.LANCZOS), alpha and alpha.resize(size, Image.LANCZOS)
     return Picture(_to_array(rgb), None if alpha is None else np.asarray(alpha), notes)
 
@@ -110,6 +110,13 @@ def _to_array(rgb):
     for top in range(0, rgb.height, STRIP):
         array[top : top + STRIP] = rgb.crop((0, top, rgb.width, min(top + STRIP, rgb.height)))
     return array
+
+
+def fit(size, long_side):
+    """The size (width, height), reduced to a longer side of at most `long_side` pixels; None: as it is."""
+    if not long_side or max(size) <= long_side:
+        return size
+    return tuple(max(1, round(side * long_side / max(size))) for side in size)
 
 
 def write_image(path, rgb, alpha=None):
@@ -141,6 +148,12 @@ def write_image(path, rgb, alpha=None):
             file.write(encoded.getbuffer())
 
     system.write_whole(path, write)
+
+
+def shrink(rgb, long_side):
+    """[H,W,3] uint8, reduced to a longer side of at most `long_side` pixels; None: as it is."""
+    size = fit(rgb.shape[1::-1], long_side)
+    return rgb if size == rgb.shape[1::-1] else np.asarray(Image.fromarray(rgb).resize(size, Image.LANCZOS))
 
 
 def to_pil(rgb):
@@ -313,10 +326,12 @@ def _decode(file, names, draft, long_side, cut=False):
             raise OSError("image file is truncated")
         _scale_transparency(image, rawmode)
         turn = UPRIGHT.get(_read_metadata(lambda: image.getexif().get(ORIENTATION)))
+        moves = image.format in MOVING
         rgb, alpha = _rgb_and_alpha(image)
     if turn is not None:
         rgb, alpha = rgb.transpose(turn), alpha and alpha.transpose(turn)
-    return rgb, alpha, ("has several frames or pages; the first is taken",) if more else ()
+    note = "has several frames; the first is taken (video.py takes all)" if moves else PAGES
+    return rgb, alpha, (note,) if more else ()
 
 
 def _read_metadata(read):

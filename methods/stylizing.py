@@ -160,10 +160,7 @@ def stylize(job, method, rgb, style):
     count = memory.plan_rows(style, *rgb.shape[:2], *method.memory, method.scale) if method.works_by_rows else None
     if not method.works_by_rows:
         memory.check_styles(style, *rgb.shape[:2], *method.memory)
-    for mask in (part.mask for part in style or () if part.mask is not None):
-        if mask.shape != rgb.shape[:2]:
-            before, after = ("x".join(map(str, reversed(shape))) for shape in (mask.shape, rgb.shape[:2]))
-            print(f"A mask of {before} is resized to the picture's {after}")
+    style = fit_masks(style, *rgb.shape[:2])
     if job.preserve_colors == "palette":
         style = styles.recolor(style, rgb)
     strength = job.strength or [method.default_strength]
@@ -197,3 +194,15 @@ def collect_rows(image, result):
         result[top : top + chunk.shape[1]] = np.clip(np.rint(chunk[0].numpy()), 0, 255)
         top += chunk.shape[1]
     return result
+
+
+def fit_masks(style, height, width):
+    """The styles [styles.Style], or None, with masks of the size of a picture; prints a line for each that had another."""
+    fitting = []
+    for part in style or ():
+        if part.mask is not None and part.mask.shape != (height, width):
+            before = "x".join(map(str, reversed(part.mask.shape)))
+            print(f"A mask of {before} is resized to the picture's {width}x{height}")
+            part = dataclasses.replace(part, mask=styles.resize_mask(part.mask, height, width))
+        fitting.append(part)
+    return fitting if style else style

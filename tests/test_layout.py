@@ -19,14 +19,34 @@ import methods
 from core import config, onednn
 from methods import gatys
 
-VERBS = ["train", "eval", "optimize", "distill", "figures", "download", "benchmark"]
+VERBS = ["train", "eval", "optimize", "video", "distill", "figures", "download", "benchmark"]
 # From the highest to the lowest: a module imports only what stands below it in this list. Verbs, reports and methods, which
 # the walk adds to it, import none of their own kind.
-REPORTS_SHARED = ["reports.enlarging", "reports.inversion", "reports.paper", "reports.plots", "reports.flag"]
+REPORTS_SHARED = [
+    "reports.motion",
+    "reports.enlarging",
+    "reports.inversion",
+    "reports.paper",
+    "reports.plots",
+    "reports.flag",
+]
 ALL_FIGURES = "reports.all_figures"
 METHODS_SHARED = ["methods.stylizing", "methods.style_data", "methods.decoders", "methods.layers", "methods.base"]
 NOUNS = ["model", "losses", "reader", "vgg_preprocessing"]
-CORE = ["training", "vgg", "checkpoints", "styles", "pictures", "augment", "winograd", "rows", "optimizer", "config"]
+CORE = [
+    "training",
+    "vgg",
+    "checkpoints",
+    "styles",
+    "pictures",
+    "clips",
+    "stability",
+    "augment",
+    "winograd",
+    "rows",
+    "optimizer",
+    "config",
+]
 CORE += ["memory", "assets", "system", "quiet_tensorflow", "cli", "onednn"]
 
 
@@ -110,7 +130,7 @@ def printed_commands():
         for path in sorted(glob.glob(os.path.join(ROOT, pattern), recursive=True)):
             with open(path, encoding="utf-8") as file:
                 texts.append(file.read())
-    commands = re.findall(r"python (train|eval|optimize)\.py( [^`\n]*)", "\n".join(texts))
+    commands = re.findall(r"python (train|eval|optimize|video)\.py( [^`\n]*)", "\n".join(texts))
     return sorted({(verb, arguments.split("  ")[0]) for verb, arguments in commands})
 
 
@@ -121,7 +141,7 @@ def test_a_printed_command_has_flags_that_exist(verb, arguments):
     assert any(value for value in values.values())
 
 
-@pytest.mark.parametrize("verb", ["train", "eval", "optimize"])
+@pytest.mark.parametrize("verb", ["train", "eval", "optimize", "video"])
 def test_help_shows_every_flag_with_its_default_or_that_it_is_required(verb):
     result = script(f"{verb}.py", "-h")
     assert result.returncode == 0, result.stderr
@@ -132,7 +152,7 @@ def test_help_shows_every_flag_with_its_default_or_that_it_is_required(verb):
         assert re.search(r"default: '[^'\[]|Default: |Required|Alias for --", entry), entry
 
 
-@pytest.mark.parametrize("verb", ["eval", "optimize"])
+@pytest.mark.parametrize("verb", ["eval", "optimize", "video"])
 @pytest.mark.parametrize(
     ("arguments", "colors"),
     [

@@ -9,7 +9,7 @@ import yaml
 from conftest import VGG_16_CONVS, inside, load, photo, vgg_weights
 from PIL import Image
 
-from core import memory, pictures
+from core import clips, memory, pictures
 
 optimize = load("optimize")
 
@@ -75,7 +75,7 @@ def test_an_mp4_has_every_look_and_an_even_size(easel):
 
 
 def test_an_mp4_without_pyav_says_what_to_install(easel, monkeypatch):
-    monkeypatch.setattr(optimize, "av", None)
+    monkeypatch.setattr(clips, "av", None)
     result = run(easel, *BOTH, "--animation", "o.mp4")
     assert result.returncode == 1
     assert "pip install -r requirements-video.txt" in result.stderr
