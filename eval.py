@@ -15,13 +15,12 @@ from core import quiet_tensorflow  # noqa: F401
 
 # isort: split
 import numpy as np
-import tensorflow as tf
 from absl import flags
 from tqdm import tqdm
 
 import reader
-from core import cli, memory, pictures, styles, system
-from methods import load_model
+from core import cli, memory, pictures, system
+from methods import load_model, stylizing
 
 flags.DEFINE_string("model_file", None, "The model: a .ckpt-done file, or a training checkpoint, V1 or V2. Required.")
 flags.DEFINE_multi_string(
@@ -65,29 +64,9 @@ flags.DEFINE_bool("match_histogram", False, "Give the result the photo's distrib
 flags.DEFINE_string("loss_model", "vgg_16", "A flag of the original project, without effect here.")
 FLAGS = flags.FLAGS
 
-WRONG_KIND = {  # {a model's style_kind: why it refuses flags that are for other kinds}
-    "": "takes no style, as it has one of its own or none; leave the flag out",
-    "name": "has styles of its own: --style NAME:WEIGHT=MASK, --list_styles; models/wct.ckpt-done takes any",
-    "image": "takes any style; --style_file names its picture",
-}
 DEFAULT_DIR = "generated"
 DEFAULT_OUTPUT = f"{DEFAULT_DIR}/res.jpg"
 TEXTURE_PASSES = 3  # how often the model stylizes noise to make a texture, as Li et al. 2017 do
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Job:
-    """The values of the flags of the same names."""
-
-    model_file: str
-    style_file: list[str]
-    style: list[str]
-    style_weights: list[float]
-    mask: list[str]
-    style_size: int | None
-    strength: list[float]  # [] for the method's own
-    preserve_colors: str
-    match_histogram: bool
 
 
 def main(argv):
@@ -97,14 +76,14 @@ def main(argv):
             "--model_file is missing: name a model and a picture, such as "
             "--model_file models/denoised_starry.ckpt-done --image_file images/Corgi.jpg"
         )
-    job = Job(
+    job = stylizing.Job(
         model_file=FLAGS.model_file,
         style_file=FLAGS.style_file or [],
         style=FLAGS.style or [],
         style_weights=cli.parse_numbers("style_weights", FLAGS.style_weights or []),
         mask=FLAGS.mask or [],
         style_size=FLAGS.style_size,
-        strength=[] if FLAGS.strength is None else parse_strengths(FLAGS.strength),
+        strength=[] if FLAGS.strength is None else stylizing.parse_strengths(FLAGS.strength),
         preserve_colors=FLAGS.preserve_colors,
         match_histogram=FLAGS.match_histogram,
     )
@@ -125,11 +104,11 @@ def main(argv):
 def stylize_all(job, images, outputs, long_side):
     """Stylizes picture files, reduced to `long_side` pixels, and writes the results. Returns 1 if one failed, else 0."""
     code, method = 0, load_model(job.model_file)
-    style = read_style(job, method)
+    style = stylizing.read_style(job, method)
     for source, target in tqdm(list(zip(images, outputs, strict=True)), unit="image", disable=len(images) < 2):
         try:
             picture = pictures.read_image(source, long_side)
-            pictures.write_image(target, stylize(job, method, picture.rgb, style), picture.alpha)
+            pictures.write_image(target, stylizing.stylize(job, method, picture.rgb, style), picture.alpha)
         except cli.UserError as error:
             with tqdm.external_write_mode():
                 cli.complain(error)
@@ -144,64 +123,13 @@ def stylize_all(job, images, outputs, long_side):
     return code
 
 
-def parse_strengths(texts):
-    """The numbers of --strength. Raises UsageError when a text is not a number from 0 to 1."""
-    try:
-        strengths = [float(text) for text in texts]
-    except ValueError:
-        strengths = []
-    if not strengths or not all(0 <= strength <= 1 for strength in strengths):
-        raise cli.UsageError(f"--strength: got '{','.join(texts)}', a number from 0 to 1 is needed")
-    return strengths
-
-
-def read_style(job, method):
-    """What the method's stylize() takes as style: a list of styles.Style, or None for a model of one style.
-
-    Raises:
-      UsageError: the model needs a style and none is named, the model does not have the style, or there are several
-        strengths but not one for each of the model's levels.
-      UserError: a style picture or mask cannot be read.
-    """
-    if job.strength and len(job.strength) not in (1, len(getattr(method.conf, "levels", (1,)))):
-        raise cli.UsageError(f"--strength: {len(job.strength)} given, {job.model_file} takes one{format_levels(method)}")
-    check_style_flags(job, method)
-    if not method.style_kind:
-        return None
-    if job.style_file:
-        return styles.read(job.style_file, job.style_weights, job.mask, job.style_size or 512)
-    if method.style_kind != "name":
-        raise cli.UsageError(f"--style_file is missing: {job.model_file} takes any style, such as images/starry.jpg")
-    if not job.style:
-        raise cli.UsageError(f"--style is missing: {job.model_file} has {', '.join(method.style_names)}")
-    return styles.parse(job.style, method.style_names, job.style_size)
-
-
-def check_style_flags(job, method):
-    """Raises UsageError when a flag on the command line does not go with the method, or with another flag."""
-    file_flags = [flag for flag in ("style_file", "style_weights", "mask") if getattr(job, flag)]
-    for flag, kind in (("style", "name"), *((flag, "image") for flag in file_flags)):
-        if getattr(job, flag) and kind != method.style_kind:
-            raise cli.UsageError(f"--{flag}: {job.model_file} {WRONG_KIND[method.style_kind]}")
-    if job.style_size and method.style_kind != "image" and not method.has_brush_sizes:
-        raise cli.UsageError(f"--style_size: {job.model_file} has brushes of one size; leave the flag out")
-    if job.preserve_colors == "palette" and not job.style_file:
-        raise cli.UsageError("--preserve_colors=palette: recolors --style_file, and there is none")
-
-
 def list_styles(model_file):
     """Prints the names of the model's styles, one a line; returns 0. Raises UsageError when its styles have no names."""
     method = load_model(model_file)  # and not only its recipe: the styles of a damaged model are not listed
     if method.style_kind != "name":
-        raise cli.UsageError(f"--list_styles: {model_file} {WRONG_KIND[method.style_kind]}")
+        raise cli.UsageError(f"--list_styles: {model_file} {stylizing.WRONG_KIND[method.style_kind]}")
     print(*map(cli.escape, method.style_names), sep="\n")
     return 0
-
-
-def format_levels(method):
-    """A method's levels as the end of a message: " or 5, for the levels 5, 4, 3, 2, 1"; "" for a method without levels."""
-    levels = getattr(method.conf, "levels", ())
-    return f" or {len(levels)}, for the levels {', '.join(map(str, levels))}" if levels else ""
 
 
 def make_texture(job, size, target):
@@ -216,38 +144,14 @@ def make_texture(job, size, target):
     job, method = dataclasses.replace(job, strength=job.strength or [1.0]), load_model(job.model_file)
     if method.style_kind != "image":
         raise cli.UsageError(f"--texture: needs a model of any style, which {job.model_file} is not")
-    style = read_style(job, method)
+    style = stylizing.read_style(job, method)
     memory.check_styles(style, size, size, *method.memory, "lower --texture")  # before the noise, which takes memory too
     image = np.random.default_rng(0).uniform(0, 255, (size, size, 3))
     for _ in range(TEXTURE_PASSES):
-        image = stylize(job, method, image, style)
+        image = stylizing.stylize(job, method, image, style)
     pictures.write_image(target, image)
     print(cli.escape(target))
     return 0
-
-
-def stylize(job, method, rgb, style):
-    """Stylizes a picture as the flags say: [H,W,3] RGB 0..255 -> the same, or method.scale times as large.
-
-    Raises:
-      UserError: the picture is too large for the memory.
-    """
-    memory.check_styles(style, *rgb.shape[:2], *method.memory)
-    content = np.asarray(rgb, np.float32)
-    for mask in (part.mask for part in style or () if part.mask is not None):
-        if mask.shape != rgb.shape[:2]:
-            before, after = ("x".join(map(str, reversed(shape))) for shape in (mask.shape, rgb.shape[:2]))
-            print(f"A mask of {before} is resized to the picture's {after}")
-    if job.preserve_colors == "palette":
-        style = styles.recolor(style, content)
-    try:
-        strength = job.strength or [method.default_strength]
-        image = method.stylize(content[None], style, strength if len(strength) > 1 else strength[0])[0].numpy()
-    except tf.errors.ResourceExhaustedError:
-        raise cli.UserError(f"{rgb.shape[1]}x{rgb.shape[0]} pixels do not fit into memory; use --image_size") from None
-    if job.preserve_colors == "luminance":
-        image = pictures.replace_chroma(image, content if method.scale == 1 else pictures.resize(content, image.shape[:2]))
-    return pictures.match_histogram(image, content) if job.match_histogram else image
 
 
 def expand_names(names, output_dir):

@@ -24,7 +24,7 @@ VERBS = ["train", "eval", "optimize", "distill", "figures", "download", "benchma
 # the walk adds to it, import none of their own kind.
 REPORTS_SHARED = ["reports.enlarging", "reports.inversion", "reports.paper", "reports.plots", "reports.flag"]
 ALL_FIGURES = "reports.all_figures"
-METHODS_SHARED = ["methods.style_data", "methods.decoders", "methods.layers", "methods.base"]
+METHODS_SHARED = ["methods.stylizing", "methods.style_data", "methods.decoders", "methods.layers", "methods.base"]
 NOUNS = ["model", "losses", "reader", "vgg_preprocessing"]
 CORE = ["training", "vgg", "checkpoints", "styles", "pictures", "augment", "winograd", "optimizer", "config"]
 CORE += ["memory", "assets", "system", "quiet_tensorflow", "cli", "onednn"]
