@@ -9,7 +9,6 @@ For several pictures repeat --image_file, name folders or globs, or write plain 
 import dataclasses
 import glob
 import os
-import unicodedata
 
 from core import quiet_tensorflow  # noqa: F401
 
@@ -22,36 +21,12 @@ import reader
 from core import cli, memory, pictures, system
 from methods import load_model, stylizing
 
-flags.DEFINE_string("model_file", None, "The model: a .ckpt-done file, or a training checkpoint, V1 or V2. Required.")
+stylizing.define_flags()
 flags.DEFINE_multi_string(
     "image_file", None, "A picture, a folder or a glob in quotes. Required, here or as a plain argument"
 )
 flags.DEFINE_string("output_file", None, "The result of one picture. Default: generated/res.jpg.")
 flags.DEFINE_string("output_dir", None, "The folder for the results of several pictures. Default: generated/.")
-flags.DEFINE_integer(
-    "image_size", None, "Shrink larger pictures to a long side of this many pixels. Default: their own size.", lower_bound=1
-)
-flags.DEFINE_list(
-    "strength",
-    None,
-    "From 0, the unchanged picture, to 1, the full style; for wct also one number for each of its levels. Default: 1, for "
-    "pictures by wct 0.6.",
-)
-flags.DEFINE_multi_string("style_file", None, "A style picture, required by models of any style. Default: none")
-flags.DEFINE_multi_string(
-    "style", None, "A style that the model holds: NAME, NAME:WEIGHT, NAME=MASK or NAME:WEIGHT=MASK. Default: none"
-)
-flags.DEFINE_list("style_weights", None, "Weights of the --style_file pictures, above 0. Default: the same for all.")
-flags.DEFINE_multi_string(
-    "mask", None, "A picture that is white where a --style_file applies, one for each, in their order. Default: everywhere"
-)
-flags.DEFINE_integer(
-    "style_size",
-    None,
-    "With --style_file: shrink larger style pictures to a long side of this many pixels. Default: 512. With --style, for "
-    "msgnet alone: the size of the brush in pixels. Default: the largest that the model has.",
-    lower_bound=1,
-)
 flags.DEFINE_integer(
     "texture",
     None,
@@ -59,8 +34,6 @@ flags.DEFINE_integer(
     lower_bound=1,
 )
 flags.DEFINE_bool("list_styles", False, "Print the names of the styles that the model holds, and do nothing else.")
-cli.define_colors_flag()
-flags.DEFINE_bool("match_histogram", False, "Give the result the photo's distribution of red, green and blue.")
 flags.DEFINE_string("loss_model", "vgg_16", "A flag of the original project, without effect here.")
 FLAGS = flags.FLAGS
 
@@ -76,17 +49,7 @@ def main(argv):
             "--model_file is missing: name a model and a picture, such as "
             "--model_file models/denoised_starry.ckpt-done --image_file images/Corgi.jpg"
         )
-    job = stylizing.Job(
-        model_file=FLAGS.model_file,
-        style_file=FLAGS.style_file or [],
-        style=FLAGS.style or [],
-        style_weights=cli.parse_numbers("style_weights", FLAGS.style_weights or []),
-        mask=FLAGS.mask or [],
-        style_size=FLAGS.style_size,
-        strength=[] if FLAGS.strength is None else stylizing.parse_strengths(FLAGS.strength),
-        preserve_colors=FLAGS.preserve_colors,
-        match_histogram=FLAGS.match_histogram,
-    )
+    job = stylizing.read_job(FLAGS.flag_values_dict())
     names = [*(FLAGS.image_file or []), *argv[1:]]
     if FLAGS.list_styles:
         return list_styles(job.model_file)
@@ -238,17 +201,7 @@ def unique_names(folder, images):
 
     Names are equal that differ by case or the form of accented letters alone, as they are on Windows and macOS.
     """
-    used, outputs = set(), []
-    for image in images:
-        stem, ending = os.path.splitext(os.path.basename(image))
-        ending = ending if ending.lower() in pictures.WRITABLE else ".jpg"
-        name, number = stem + ending, 1
-        while (key := unicodedata.normalize("NFC", name).casefold()) in used:
-            number += 1
-            name = f"{stem}-{number}{ending}"
-        used.add(key)
-        outputs.append(os.path.join(folder, name))
-    return outputs
+    return [os.path.join(folder, name) for name in pictures.number_names(map(os.path.basename, images))]
 
 
 if __name__ == "__main__":

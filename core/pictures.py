@@ -5,6 +5,7 @@ import io
 import os
 import stat
 import typing
+import unicodedata
 import warnings
 
 import numpy as np
@@ -148,6 +149,25 @@ def check_writable_format(path):
     """Raises UserError when the path's ending names no image format."""
     if os.path.splitext(path)[1].lower() not in WRITABLE:
         raise UserError(f"{path or repr(path)}: the ending names no image format; use one of {', '.join(WRITABLE)}")
+
+
+def number_names(names):
+    """Names for the results of pictures called `names`, in their order; equal ones are numbered: a.jpg, a-2.jpg, ...
+
+    Names are equal that differ by case or the form of accented letters alone, as they are on Windows and macOS. A picture in
+    a format that is not written gets a JPEG.
+    """
+    used, results = set(), []
+    for name in names:
+        stem, ending = os.path.splitext(name)
+        ending = ending if ending.lower() in WRITABLE else ".jpg"
+        result, number = stem + ending, 1
+        while (key := unicodedata.normalize("NFC", result).casefold()) in used:
+            number += 1
+            result = f"{stem}-{number}{ending}"
+        used.add(key)
+        results.append(result)
+    return results
 
 
 def resize(image, size):

@@ -1,11 +1,14 @@
-"""Pictures stylized as eval.py's flags say."""
+"""Pictures stylized as the flags say that eval.py shares with others: the flags, what they stand for, the work."""
 
 import dataclasses
 
 import numpy as np
 import tensorflow as tf
+from absl import flags
 
 from core import cli, memory, pictures, styles
+
+flags.disclaim_key_flags()  # so that a flag belongs to the script that calls define_flags
 
 WRONG_KIND = {  # {a model's style_kind: why it refuses flags that are for other kinds}
     "": "takes no style, as it has one of its own or none; leave the flag out",
@@ -27,6 +30,60 @@ class Job:
     strength: list[float]  # [] for the method's own
     preserve_colors: str
     match_histogram: bool
+
+
+def define_flags():
+    """Defines the flags of Job's fields, and --image_size, as flags of the calling script."""
+    flags.DEFINE_string("model_file", None, "The model: a .ckpt-done file, or a training checkpoint, V1 or V2. Required.")
+    flags.DEFINE_integer(
+        "image_size",
+        None,
+        "Shrink larger pictures to a long side of this many pixels. Default: their own size.",
+        lower_bound=1,
+    )
+    flags.DEFINE_list(
+        "strength",
+        None,
+        "From 0, the unchanged picture, to 1, the full style; for wct also one number for each of its levels. Default: 1, "
+        "for pictures by wct 0.6.",
+    )
+    flags.DEFINE_multi_string("style_file", None, "A style picture, required by models of any style. Default: none")
+    flags.DEFINE_multi_string(
+        "style", None, "A style that the model holds: NAME, NAME:WEIGHT, NAME=MASK or NAME:WEIGHT=MASK. Default: none"
+    )
+    flags.DEFINE_list("style_weights", None, "Weights of the --style_file pictures, above 0. Default: the same for all.")
+    flags.DEFINE_multi_string(
+        "mask",
+        None,
+        "A picture that is white where a --style_file applies, one for each, in their order. Default: everywhere",
+    )
+    flags.DEFINE_integer(
+        "style_size",
+        None,
+        "With --style_file: shrink larger style pictures to a long side of this many pixels. Default: 512. With --style, "
+        "for msgnet alone: the size of the brush in pixels. Default: the largest that the model has.",
+        lower_bound=1,
+    )
+    cli.define_colors_flag()
+    flags.DEFINE_bool("match_histogram", False, "Give the result the photo's distribution of red, green and blue.")
+
+
+def read_job(values):
+    """The Job of a script's flags, {name: value}.
+
+    Raises UsageError when --strength or --style_weights is not a list of numbers in its range.
+    """
+    return Job(
+        model_file=values["model_file"],
+        style_file=values["style_file"] or [],
+        style=values["style"] or [],
+        style_weights=cli.parse_numbers("style_weights", values["style_weights"] or []),
+        mask=values["mask"] or [],
+        style_size=values["style_size"],
+        strength=[] if values["strength"] is None else parse_strengths(values["strength"]),
+        preserve_colors=values["preserve_colors"],
+        match_histogram=values["match_histogram"],
+    )
 
 
 def parse_strengths(texts):

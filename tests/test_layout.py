@@ -94,9 +94,9 @@ def test_the_reference_names_every_conf_key_and_flag():
     confs = [*methods.CONFS.values(), gatys.GatysConf, config.DistillConf]
     keys = {field.name for conf in confs for field in dataclasses.fields(conf)}
     defined = set()
-    for verb in VERBS:
-        with open(os.path.join(ROOT, f"{verb}.py"), encoding="utf-8") as file:
-            defined |= set(re.findall(r'^flags\.DEFINE_\w+\(\s*"(\w+)"', file.read(), re.MULTILINE))
+    for module in (*VERBS, "methods.stylizing"):
+        with open(file_of(module), encoding="utf-8") as file:
+            defined |= set(re.findall(r'^ *flags\.DEFINE_\w+\(\s*"(\w+)"', file.read(), re.MULTILINE))
     defined |= {flag.name for report in REPORTS for flag in importlib.import_module(report).OWN_FLAGS}
     assert len(keys) > 60
     assert len(defined) > 40
