@@ -19,14 +19,14 @@ import methods
 from core import config, onednn
 from methods import gatys
 
-VERBS = ["train", "eval", "optimize", "distill", "figures", "download", "benchmark"]
+VERBS = ["train", "eval", "batch", "optimize", "distill", "figures", "download", "benchmark"]
 # From the highest to the lowest: a module imports only what stands below it in this list. Verbs, reports and methods, which
 # the walk adds to it, import none of their own kind.
 REPORTS_SHARED = ["reports.enlarging", "reports.inversion", "reports.paper", "reports.plots", "reports.flag"]
 ALL_FIGURES = "reports.all_figures"
 METHODS_SHARED = ["methods.stylizing", "methods.style_data", "methods.decoders", "methods.layers", "methods.base"]
 NOUNS = ["model", "losses", "reader", "vgg_preprocessing"]
-CORE = ["training", "vgg", "checkpoints", "styles", "pictures", "augment", "winograd", "optimizer", "config"]
+CORE = ["training", "vgg", "checkpoints", "styles", "pictures", "storage", "augment", "winograd", "optimizer", "config"]
 CORE += ["memory", "assets", "system", "quiet_tensorflow", "cli", "onednn"]
 
 
@@ -110,7 +110,7 @@ def printed_commands():
         for path in sorted(glob.glob(os.path.join(ROOT, pattern), recursive=True)):
             with open(path, encoding="utf-8") as file:
                 texts.append(file.read())
-    commands = re.findall(r"python (train|eval|optimize)\.py( [^`\n]*)", "\n".join(texts))
+    commands = re.findall(r"python (train|eval|batch|optimize)\.py( [^`\n]*)", "\n".join(texts))
     return sorted({(verb, arguments.split("  ")[0]) for verb, arguments in commands})
 
 
@@ -121,7 +121,7 @@ def test_a_printed_command_has_flags_that_exist(verb, arguments):
     assert any(value for value in values.values())
 
 
-@pytest.mark.parametrize("verb", ["train", "eval", "optimize"])
+@pytest.mark.parametrize("verb", ["train", "eval", "batch", "optimize"])
 def test_help_shows_every_flag_with_its_default_or_that_it_is_required(verb):
     result = script(f"{verb}.py", "-h")
     assert result.returncode == 0, result.stderr
@@ -166,7 +166,7 @@ def test_only_main_reads_the_flags():
 
 ASKING = ["train.py", "optimize.py", "distill.py", "figures.py", "benchmark.py train", "benchmark.py optimize"]
 ASKING += ["benchmark.py memory --form=optimize,vgg_19"]
-NOT_ASKING = ["eval.py", "benchmark.py stylize", "benchmark.py memory --form=ours"]
+NOT_ASKING = ["eval.py", "batch.py", "benchmark.py stylize", "benchmark.py memory --form=ours"]
 
 
 @pytest.mark.parametrize("command", ASKING + NOT_ASKING)
