@@ -322,7 +322,7 @@ def make_all(task, missing, skipped, counts, num_gpus):
         stages = ", ".join(f"{stage} in {mean:.3g} s" for stage, mean in zip(STAGES, means, strict=True))
         print(f"Processor time of a picture, all threads together: {stages}")
     if failures:
-        print(cli.escape(f"What failed, and why: {task.target.name.rstrip('/')}/{FAILED}"))
+        print(cli.escape(f"What failed, and why: {FAILED} in {task.target.name}"))
     return 1 if failures else 0
 
 

@@ -261,3 +261,27 @@ def test_a_killed_actor_costs_no_picture(actors, tmp_path, pytestconfig):
     assert sorted(results) == sorted([*os.listdir(tmp_path / "in"), "batch.json"])
     for name in set(results) - {"batch.json"}:
         assert np.asarray(Image.open(tmp_path / "out" / name)).shape == (64, 64, 3)
+
+
+def test_a_picture_that_ends_its_process_costs_no_other(session, tmp_path, pytestconfig, monkeypatch):
+    if not pytestconfig.getoption("pictures"):
+        pytest.skip("needs --pictures, as ten actors start one after the other")
+    batch = load("batch")
+
+    class Dying(batch.Stylizer):
+        def make(self, name, result, times):
+            if name == "3.png":
+                os._exit(1)
+            return super().make(name, result, times)
+
+    monkeypatch.setattr(batch, "Stylizer", Dying)
+    make_model(tmp_path)
+    (tmp_path / "in").mkdir()
+    for i in range(24):
+        Image.fromarray(photo(24, 24, i)).save(tmp_path / "in" / f"{i}.png")
+    result = run(tmp_path)
+    assert (result.returncode, "24 pictures: 23 made, 0 skipped as finished, 1 failed" in result.stdout) == (1, True)
+    assert files_below(tmp_path / "in" / "out") == sorted(
+        [f"{i}.png" for i in range(24) if i != 3] + ["batch.json", "failed.jsonl"]
+    )
+    assert "its process was ended 4 times" in (tmp_path / "in" / "out" / "failed.jsonl").read_text()
