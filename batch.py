@@ -293,19 +293,16 @@ def make_all(task, missing, skipped, counts, num_gpus):
     seconds = collections.deque(maxlen=10_000)
     try:
         with tqdm(total=total, unit="image", disable=total < 2) as bar:
-            # What is left after the first pass was in one block with a picture that ended its process again and again. In
-            # the second each picture is alone, and has the memory of all.
-            for (actors, threads), size in ((counts, BLOCK), ((1, counts[1]), 1)):
-                for row in generate_rows(task, dict(waiting), actors, threads, size, num_gpus):
-                    name = os.fsdecode(row["picture"])
-                    waiting.pop(name, None)
-                    if row["fault"]:
-                        failures[name] = row["fault"]
-                    seconds.extend([row["seconds"]] if row["seconds"] else [])
-                    bar.update()
-                    with tqdm.external_write_mode():
-                        for text in filter(None, [row["fault"], *row["notes"].split("\n")]):
-                            cli.complain(text)
+            for row in generate_rows(task, missing, *counts, num_gpus):
+                name = os.fsdecode(row["picture"])
+                waiting.pop(name, None)
+                if row["fault"]:
+                    failures[name] = row["fault"]
+                seconds.extend([row["seconds"]] if row["seconds"] else [])
+                bar.update()
+                with tqdm.external_write_mode():
+                    for text in filter(None, [row["fault"], *row["notes"].split("\n")]):
+                        cli.complain(text)
         for name in waiting:
             failures[name] = (
                 f"{name}: its process was ended {RETRIES + 1} times, by a lack of memory or a fault in a library"
@@ -338,7 +335,7 @@ def write_failures(target, failures):
     storage.write_bytes(target, FAILED, "".join(lines).encode())
 
 
-def generate_rows(task, names, actors, threads, size, num_gpus):
+def generate_rows(task, names, actors, threads, num_gpus):
     """Generates what Stylizer returns for each picture, in the order in which they are done.
 
     Pictures that are in one block with one whose process died again and again are left out.
@@ -346,7 +343,6 @@ def generate_rows(task, names, actors, threads, size, num_gpus):
     Args:
       names: {a picture's name: its result's name}.
       actors, threads: how many, and the cores for each.
-      size: the most pictures in a block.
 
     Raises:
       UserError: Ray cannot go on, as when the model is on none of the machines.
@@ -356,7 +352,7 @@ def generate_rows(task, names, actors, threads, size, num_gpus):
 
     if not names:
         return
-    size = max(1, min(size, len(names) // (4 * actors)))
+    size = max(1, min(BLOCK, len(names) // (4 * actors)))
     columns = {
         key: [os.fsencode(name) for name in column] for key, column in (("picture", names), ("result", names.values()))
     }
