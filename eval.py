@@ -9,7 +9,6 @@ For several pictures repeat --image_file, name folders or globs, or write plain 
 import dataclasses
 import glob
 import os
-import unicodedata
 
 from core import quiet_tensorflow  # noqa: F401
 
@@ -218,17 +217,7 @@ def unique_names(folder, images):
 
     Names are equal that differ by case or the form of accented letters alone, as they are on Windows and macOS.
     """
-    used, outputs = set(), []
-    for image in images:
-        stem, ending = os.path.splitext(os.path.basename(image))
-        ending = ending if ending.lower() in pictures.WRITABLE else ".jpg"
-        name, number = stem + ending, 1
-        while (key := unicodedata.normalize("NFC", name).casefold()) in used:
-            number += 1
-            name = f"{stem}-{number}{ending}"
-        used.add(key)
-        outputs.append(os.path.join(folder, name))
-    return outputs
+    return [os.path.join(folder, name) for name in pictures.number_names(map(os.path.basename, images))]
 
 
 if __name__ == "__main__":

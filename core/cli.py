@@ -1,5 +1,6 @@
 """What every script shares: reading the command line, reporting a mistake in one line, exit codes."""
 
+import contextlib
 import difflib
 import os
 import re
@@ -117,6 +118,20 @@ def open_streams():
             os.open(os.devnull, os.O_RDWR)  # gets the lowest free number, which is this one
         if getattr(sys, name) is None:
             setattr(sys, name, open(number, "w" if number else "r", closefd=False))  # noqa: SIM115
+
+
+@contextlib.contextmanager
+def silence_stderr():
+    """Drops what is printed on stderr meanwhile, by C libraries too, as some print a message at every start."""
+    sys.stderr.flush()
+    stderr, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
+        os.close(nowhere)
 
 
 class Output:

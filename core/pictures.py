@@ -5,6 +5,7 @@ import io
 import os
 import stat
 import typing
+import unicodedata
 import warnings
 
 import numpy as np
@@ -170,6 +171,30 @@ def check_writable_format(path):
     """Raises UserError when the path's ending names no image format."""
     if os.path.splitext(path)[1].lower() not in WRITABLE:
         raise UserError(f"{path or repr(path)}: the ending names no image format; use one of {', '.join(WRITABLE)}")
+
+
+def number_names(names, taken=()):
+    """Names for the results of pictures called `names`, in their order; equal ones are numbered: a.jpg, a-2.jpg, ...
+
+    Names are equal that differ by case or the form of accented letters alone, as they are on Windows and macOS. The result
+    of a picture in a format that is not written is a JPEG. Names that are `taken` are given to none.
+    """
+    used, results = {_fold_name(name) for name in taken}, []
+    for name in names:
+        stem, ending = os.path.splitext(name)
+        ending = ending if ending.lower() in WRITABLE else ".jpg"
+        result, number = stem + ending, 1
+        while (key := _fold_name(result)) in used:
+            number += 1
+            result = f"{stem}-{number}{ending}"
+        used.add(key)
+        results.append(result)
+    return results
+
+
+def _fold_name(name):
+    """What names have in common that are one name on some systems."""
+    return unicodedata.normalize("NFC", name).casefold()
 
 
 def resize(image, size):

@@ -4,7 +4,6 @@ Scripts import this before anything that imports TensorFlow, so that an error st
 """
 
 import os
-import sys
 
 from core import cli
 
@@ -14,16 +13,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 cli.open_streams()
-sys.stderr.flush()
-_stderr = os.dup(2)
-_nowhere = os.open(os.devnull, os.O_WRONLY)
-os.dup2(_nowhere, 2)
-try:
+with cli.silence_stderr():
     import tensorflow as tf
 
     tf.config.list_physical_devices()  # prints a message where there are no GPUs
     tf.get_logger().setLevel("ERROR")  # it warns of repeated tracing, which several scales and networks need
-finally:
-    os.dup2(_stderr, 2)
-    os.close(_stderr)
-    os.close(_nowhere)

@@ -1,4 +1,4 @@
-"""The styles and flags of eval.py and video.py: what they read from the command line, and one picture stylized by it."""
+"""What eval.py, video.py and batch.py share: the flags of a picture's style, what they stand for, and the work."""
 
 import dataclasses
 

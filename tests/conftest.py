@@ -41,9 +41,10 @@ def vgg_weights(convs, widths=WIDTHS, seed=0):
 
 
 def pytest_addoption(parser):
-    """Adds the options of tests/core/test_mutations.py and tests/core/test_pictures.py."""
+    """Adds the options of tests/core/test_mutations.py, tests/core/test_pictures.py and tests/test_batch.py."""
     parser.addoption("--mutations", type=int, help="Damaged files of each kind to try, instead of a few dozen.")
     parser.addoption("--damaged", type=int, default=12, help="Damaged files of each picture format to try.")
+    parser.addoption("--pictures", type=int, help="Pictures for batch.py, one of whose actors is killed; by default none.")
 
 
 VGG_16_CONVS = [f"conv{i}_{j}" for i, count in enumerate((2, 2, 3, 3, 3), 1) for j in range(1, count + 1)]

@@ -19,7 +19,7 @@ import methods
 from core import config, onednn
 from methods import gatys
 
-VERBS = ["train", "eval", "optimize", "video", "distill", "figures", "download", "benchmark"]
+VERBS = ["train", "eval", "batch", "optimize", "video", "distill", "figures", "download", "benchmark"]
 # From the highest to the lowest: a module imports only what stands below it in this list. Verbs, reports and methods, which
 # the walk adds to it, import none of their own kind.
 REPORTS_SHARED = [
@@ -39,6 +39,7 @@ CORE = [
     "checkpoints",
     "styles",
     "pictures",
+    "storage",
     "clips",
     "stability",
     "augment",
@@ -130,7 +131,7 @@ def printed_commands():
         for path in sorted(glob.glob(os.path.join(ROOT, pattern), recursive=True)):
             with open(path, encoding="utf-8") as file:
                 texts.append(file.read())
-    commands = re.findall(r"python (train|eval|optimize|video)\.py( [^`\n]*)", "\n".join(texts))
+    commands = re.findall(r"python (train|eval|batch|optimize|video)\.py( [^`\n]*)", "\n".join(texts))
     return sorted({(verb, arguments.split("  ")[0]) for verb, arguments in commands})
 
 
@@ -141,7 +142,7 @@ def test_a_printed_command_has_flags_that_exist(verb, arguments):
     assert any(value for value in values.values())
 
 
-@pytest.mark.parametrize("verb", ["train", "eval", "optimize", "video"])
+@pytest.mark.parametrize("verb", ["train", "eval", "batch", "optimize", "video"])
 def test_help_shows_every_flag_with_its_default_or_that_it_is_required(verb):
     result = script(f"{verb}.py", "-h")
     assert result.returncode == 0, result.stderr
@@ -186,7 +187,7 @@ def test_only_main_reads_the_flags():
 
 ASKING = ["train.py", "optimize.py", "distill.py", "figures.py", "benchmark.py train", "benchmark.py optimize"]
 ASKING += ["benchmark.py memory --form=optimize,vgg_19"]
-NOT_ASKING = ["eval.py", "benchmark.py stylize", "benchmark.py memory --form=ours"]
+NOT_ASKING = ["eval.py", "batch.py", "benchmark.py stylize", "benchmark.py memory --form=ours"]
 
 
 @pytest.mark.parametrize("command", ASKING + NOT_ASKING)
