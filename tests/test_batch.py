@@ -200,9 +200,8 @@ def test_pictures_of_a_store_are_made_without_its_results_and_what_is_hidden(sto
     target = storage.Folder("memory://b/out", "/b/out", store.files)
     assert batch.list_pictures(store, target) == ["a/y.png", "outer/x.png", "x.png"]
     values = dict.fromkeys(("style_file", "style", "style_weights", "mask", "style_size", "strength"))
-    job = stylizing.read_job(
-        values | {"model_file": str(make_model(tmp_path)), "preserve_colors": "no", "match_histogram": False}
-    )
+    values |= {"preserve_colors": "no", "match_histogram": False}
+    job = stylizing.parse_job(str(make_model(tmp_path)), values)
     task = batch.Task(job=job, style=None, long_side=None, source=store, target=target)
     assert batch.plan(task, ["x.png", "a/y.png"]) == {"a/y.png": "a/y.png"}
     row = batch.Stylizer(task, 1)({"picture": b"a/y.png", "result": b"a/y.png"})
