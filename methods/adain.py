@@ -78,29 +78,45 @@ class AdaIn(base.Method):
         means, deviations = (tf.concat(values, 0) for values in zip(*map(self._statistics, style), strict=True))
         return self._stylize(content, means, deviations, shares, strength)
 
+    def paint(self, image, mean, deviation):
+        """As base.Method.paint."""
+        return self._change(image, lambda features: adain(features, losses.moments(features), (mean, deviation)))
+
+    def measure_style(self, image):
+        """As base.Method.measure_style: mean and deviation of the features, both [1,1,1,C]."""
+        return losses.moments(self._encode(image))
+
     def _measure(self, style):
         """(mean, deviation) of a Style's features, both [1,1,1,C]."""
         return self._encode_moments(tf.cast(style.image, tf.float32)[None])
 
+    def _encode(self, images):
+        """Features [N,h,w,C] of pictures [N,H,W,3], RGB 0..255, of any size."""
+        return self.encoder(layers.pad_to_multiple(images, DEPTH), self.layers[-1:])[self.layers[-1]]
+
+    def _change(self, image, function):
+        """An image [1,H,W,3] RGB 0..255, decoded from function(its features): [1,H,W,3], clipped to 0..255."""
+        size = tf.shape(image)[1:3]
+        return tf.clip_by_value(decoders.decode(function(self._encode(image)), self.decoder)[:, : size[0], : size[1]], 0.0, 255.0)
+
     @tf.function(autograph=False, input_signature=[tf.TensorSpec([1, None, None, 3])])
     def _encode_moments(self, image):
-        return losses.moments(self.encoder(layers.pad_to_multiple(image, DEPTH), self.layers[-1:])[self.layers[-1]])
+        return self.measure_style(image)
 
     @tf.function(
         autograph=False, input_signature=[IMAGES, MOMENTS, MOMENTS, tf.TensorSpec([None, None, None]), tf.TensorSpec([])]
     )
     def _stylize(self, content, means, deviations, shares, strength):
-        size = tf.shape(content)[1:3]
-
         def stylize_image(image):
-            features = self.encoder(layers.pad_to_multiple(image[None], DEPTH), self.layers[-1:])[self.layers[-1]]
-            regions = decoders.resize_shares(shares, image[None], DEPTH, features)
-            # In each region the content's own moments are replaced, so they are those of the region too.
-            in_styles = adain(features, losses.moments(features, regions), (means, deviations))
-            features += strength * tf.reduce_sum(regions * (in_styles - features), 0, keepdims=True)
-            return decoders.decode(features, self.decoder)[0, : size[0], : size[1]]
+            def change(features):
+                regions = decoders.resize_shares(shares, image[None], DEPTH, features)
+                # In each region the content's own moments are replaced, so they are those of the region too.
+                in_styles = adain(features, losses.moments(features, regions), (means, deviations))
+                return features + strength * tf.reduce_sum(regions * (in_styles - features), 0, keepdims=True)
 
-        return tf.clip_by_value(tf.map_fn(stylize_image, content), 0.0, 255.0)
+            return self._change(image[None], change)[0]
+
+        return tf.map_fn(stylize_image, content)
 
     @tf.function(autograph=False)
     def _reconstruction_step(self, content, optimizer, variables):

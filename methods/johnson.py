@@ -69,6 +69,10 @@ class Johnson(base.Method):
         """As base.Method.stylize; the strength mixes the content (0) with the net's output (1)."""
         return self._stylize(content, strength)
 
+    def paint(self, image):
+        """As base.Method.paint."""
+        return model.image_transform_net(image, self.kernels)
+
     @tf.function(autograph=False)
     def _train_step(self, content, optimizer, variables, is_reconstruction):
         def compute_losses():
@@ -88,5 +92,5 @@ class Johnson(base.Method):
     @tf.function(autograph=False, input_signature=[tf.TensorSpec([None, None, None, 3]), tf.TensorSpec([])])
     def _stylize(self, content, strength):
         # One image at a time, as fast as all at once, so that memory stays that of a single image.
-        images = tf.map_fn(lambda image: model.image_transform_net(image[None], self.kernels)[0], content)
+        images = tf.map_fn(lambda image: self.paint(image[None])[0], content)
         return content + strength * (images - content)

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 import losses
 import model
-from core import config, styles
+from core import config, portable, styles
 from methods import base, decoders, layers, style_data
 from vgg_preprocessing import mean_image_subtraction
 
@@ -87,6 +87,15 @@ class Predicted(base.Method):
             shares, parts = layers.merge_styles(shares, parts)
         return self._stylize(content, shares, *parts, strength)
 
+    def paint(self, image, norms, color_mean, color_root):
+        """As base.Method.paint: image_transform_net() for an image [1,H,W,3] with what _predict() returns for one style."""
+        norms = layers.split_norms(norms, self._channels)
+        return image_transform_net(image, self.kernels, norms, color_mean, color_root, self.conf.least_slope)
+
+    def measure_style(self, image):
+        """As base.Method.measure_style: norms [2,C], the colors' mean [3] and root [3,3]."""
+        return [values[0] for values in self._predict(image)]
+
     def _measure_usual(self):
         """Sets the mean and the deviation of the moments of EXAMPLES style pictures."""
         batches = style_data.StyleBatches(dataclasses.replace(self.conf, batch_size=1))
@@ -124,7 +133,7 @@ class Predicted(base.Method):
 
         def compute_losses():
             pairs = zip(tf.split(content, content.shape[0]), *map(tf.unstack, self._predict(style)), strict=True)
-            generated = tf.concat([self._paint(image, *of_style) for image, *of_style in pairs], 0)
+            generated = tf.concat([self.paint(image, *of_style) for image, *of_style in pairs], 0)
             return self.perceptual_loss(generated, content_targets, style_targets, style_weight, view)
 
         return base.minimize(compute_losses, variables, optimizer)
@@ -143,17 +152,12 @@ class Predicted(base.Method):
     def _stylize(self, content, shares, norms, color_means, color_roots, strength):
         def stylize_image(image):
             def paint(*of_style):
-                return self._paint(image[None], *of_style)[0]
+                return self.paint(image[None], *of_style)[0]
 
             return layers.paint_styles(image, shares, (norms, color_means, color_roots), paint)
 
         rest = 1 - strength * tf.reduce_sum(shares, 0)[..., None]
         return rest * content + strength * tf.map_fn(stylize_image, content)
-
-    def _paint(self, image, norms, color_mean, color_root):
-        """image_transform_net() for an image [1,H,W,3] with what _predict() returns for one style."""
-        norms = layers.split_norms(norms, self._channels)
-        return image_transform_net(image, self.kernels, norms, color_mean, color_root, self.conf.least_slope)
 
 
 def image_transform_net(image, w, norms, color_mean, color_root, least_slope=0.0):
@@ -199,14 +203,36 @@ def color_moments(images, ridge):
 
     `ridge` times their mean variance is added to each channel's, as the covariance of a gray picture has no root.
 
-    In float64, which mixed_precision leaves alone: a covariance in bfloat16 may have no root.
+    In float64, which mixed_precision leaves alone: a covariance in bfloat16 may have no root. Other runtimes multiply no
+    matrices in float64; for them rows of pixels are summed up one by one, which float32 is enough for.
     """
-    colors = tf.reshape(tf.cast(images, tf.float64), [tf.shape(images)[0], -1, 3])
-    mean = tf.reduce_mean(colors, 1, keepdims=True)
-    covariance = tf.matmul(colors - mean, colors - mean, transpose_a=True) / tf.cast(tf.shape(colors)[1], tf.float64)
-    added = ridge * tf.linalg.trace(covariance) / 3 + 1e-6
-    root = tf.linalg.cholesky(covariance + added[:, None, None] * tf.eye(3, dtype=tf.float64))
-    return tf.cast(mean[:, 0], tf.float32), tf.cast(root, tf.float32)
+    colors = tf.cast(images, tf.float32 if portable.is_portable() else tf.float64)
+    mean = tf.reduce_mean(tf.reduce_mean(colors, 2), 1)
+    colors -= mean[:, None, None]
+    covariance = tf.reduce_mean(tf.matmul(colors, colors, transpose_a=True), 1) / tf.cast(tf.shape(colors)[2], colors.dtype)
+    variances = [covariance[:, i, i] for i in range(3)]
+    added = ridge * tf.add_n(variances) / 3 + 1e-6
+    root = cholesky(covariance + added[:, None, None] * tf.eye(3, dtype=colors.dtype))
+    return tf.cast(mean, tf.float32), tf.cast(root, tf.float32)
+
+
+def cholesky(matrices):
+    """The lower triangular roots of symmetric matrices [N,3,3], by sums and products, which every runtime has."""
+    (a, _, _), (b, c, _), (d, e, f) = (tf.unstack(row, axis=1) for row in tf.unstack(matrices, axis=1))
+    a = tf.sqrt(a)
+    b, d, zero = b / a, d / a, tf.zeros_like(a)
+    c = tf.sqrt(c - b * b)
+    e = (e - d * b) / c
+    f = tf.sqrt(f - d * d - e * e)
+    return tf.stack([tf.stack(row, 1) for row in ((a, zero, zero), (b, c, zero), (d, e, f))], 1)
+
+
+def invert_root(root):
+    """The inverse of a lower triangular matrix [3,3], by sums and products."""
+    (a, _, _), (b, c, _), (d, e, f) = (tf.unstack(row) for row in tf.unstack(root))
+    zero = tf.zeros_like(a)
+    rows = ((1 / a, zero, zero), (-b / (a * c), 1 / c, zero), ((b * e - d * c) / (a * c * f), -e / (c * f), 1 / f))
+    return tf.stack([tf.stack(row) for row in rows])
 
 
 def color_norm(x, mean, root):
@@ -216,5 +242,5 @@ def color_norm(x, mean, root):
     give colored pictures.
     """
     own_mean, own_root = color_moments(x, RIDGE)
-    map_ = tf.matmul(root, tf.linalg.inv(own_root[0]))
+    map_ = tf.matmul(root, invert_root(own_root[0]))
     return tf.tensordot(x - own_mean, map_, [[3], [1]]) + mean

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 import losses
 import model
-from core import config
+from core import config, portable
 from core.cli import UserError
 from methods import base, layers
 
@@ -108,18 +108,17 @@ class SuperResolution(base.Method):
 
     @tf.function(autograph=False, input_signature=[tf.TensorSpec([None, None, None, 3]), tf.TensorSpec([])])
     def _stylize(self, content, strength):
-        height, width = tf.unstack(self.scale * tf.shape(content)[1:3])
-
-        def enlarge_image(image):
-            image = image[None]
-            for axis in (1, 2):  # at least as large as what the first convolution reflects
-                image = model.reflect(image, axis, 0, tf.maximum(tf.shape(image)[axis], LEAST_SIDE))
-            enlarged = tf.clip_by_value(self._enlarge(image, strength)[0, :height, :width], 0.0, 255.0)
-            is_gray = tf.reduce_all(tf.equal(image, image[..., :1]))
-            return tf.where(is_gray, tf.reduce_mean(enlarged, 2, keepdims=True), enlarged)
-
         # One image at a time, so that memory stays that of a single image.
-        return tf.map_fn(enlarge_image, content)
+        return tf.map_fn(lambda image: self.paint(image[None], strength)[0], content)
+
+    def paint(self, image, strength=1.0):
+        """As base.Method.paint, with the strength of stylize()."""
+        height, width = tf.unstack(self.scale * tf.shape(image)[1:3])
+        for axis in (1, 2):  # at least as large as what the first convolution reflects
+            image = model.reflect(image, axis, 0, tf.maximum(tf.shape(image)[axis], LEAST_SIDE))
+        enlarged = tf.clip_by_value(self._enlarge(image, strength)[:, :height, :width], 0.0, 255.0)
+        is_gray = tf.reduce_all(tf.equal(image, image[..., :1]))
+        return tf.where(is_gray, tf.reduce_mean(enlarged, 3, keepdims=True), enlarged)
 
     def _enlarge(self, images, strength=1.0):
         """[N,H,W,3] RGB 0..255 -> [N,scale*H,scale*W,3] RGB in about 0..255, not clipped."""
@@ -129,13 +128,30 @@ class SuperResolution(base.Method):
             x += layers.conv(y, self.layers[f"res{i}/b"])
         for scope in self.doublings:
             x = tf.nn.relu(layers.upsample_conv(x, self.layers[scope]))
-        size = self.scale * tf.shape(images)[1:3]
-        return bicubic(images, size) + strength * UNIT * layers.conv_to_image(x, self.layers["conv2"])
+        return enlarge(images, self.scale) + strength * UNIT * layers.conv_to_image(x, self.layers["conv2"])
 
 
 def bicubic(images, size):
     """Resizes images [N,H,W,3] to a size [h,w], as MATLAB's imresize does: Keys' kernel, antialiased when it reduces."""
     return tf.image.resize(images, size, "bicubic", antialias=True)
+
+
+def enlarge(images, scale):
+    """bicubic() to a whole multiple of the size, [N,H,W,3] -> [N,scale*H,scale*W,3], in the form of the runtime.
+
+    The resizing of other runtimes differs at edges, or they have none. So there it is one convolution, of which each pixel
+    gets its scale x scale outputs; at edges, as in bicubic(), the weights outside of the picture are left out.
+    """
+    if not portable.is_portable():
+        return bicubic(images, scale * tf.shape(images)[1:3])
+    offsets = (np.arange(scale) + 0.5) / scale - 0.5  # of the outputs' centers from their pixel's, in pixels
+    distances = np.abs(np.arange(-2, 3)[:, None] - offsets)
+    near, far = 1.5 * distances**3 - 2.5 * distances**2 + 1, -0.5 * distances**3 + 2.5 * distances**2 - 4 * distances + 2
+    taps = np.select([distances <= 1, distances <= 2], [near, far], 0.0)  # [5,scale]: Keys' kernel
+    taps = np.einsum("ip,jq->ijpq", taps, taps).reshape([5, 5, 1, scale * scale, 1])
+    kernel = (taps * np.eye(3)[:, None]).reshape([5, 5, 3, 3 * scale * scale]).astype(np.float32)
+    inside = tf.nn.conv2d(tf.ones_like(images), kernel, 1, "SAME")
+    return tf.nn.depth_to_space(tf.nn.conv2d(images, kernel, 1, "SAME") / inside, scale)
 
 
 def reduce(images, scale):

@@ -44,6 +44,7 @@ class Wct(base.Method):
     default_strength = 0.6  # the authors'; more loses the photo's shapes
     needs_loss_network = True
     memory = (750e6, 700)
+    obstacle = "its whitening needs eigenvectors, for which other runtimes have no operation"
 
     def __init__(self, conf, training=False):
         super().__init__(conf)

@@ -19,14 +19,14 @@ import methods
 from core import config, onednn
 from methods import gatys
 
-VERBS = ["train", "eval", "optimize", "distill", "figures", "download", "benchmark"]
+VERBS = ["train", "eval", "optimize", "export", "distill", "figures", "download", "benchmark"]
 # From the highest to the lowest: a module imports only what stands below it in this list. Verbs, reports and methods, which
 # the walk adds to it, import none of their own kind.
 REPORTS_SHARED = ["reports.enlarging", "reports.inversion", "reports.paper", "reports.plots", "reports.flag"]
 ALL_FIGURES = "reports.all_figures"
 METHODS_SHARED = ["methods.style_data", "methods.decoders", "methods.layers", "methods.base"]
 NOUNS = ["model", "losses", "reader", "vgg_preprocessing"]
-CORE = ["training", "vgg", "checkpoints", "styles", "pictures", "augment", "winograd", "optimizer", "config"]
+CORE = ["training", "vgg", "checkpoints", "styles", "pictures", "augment", "winograd", "portable", "optimizer", "config"]
 CORE += ["memory", "assets", "system", "quiet_tensorflow", "cli", "onednn"]
 
 
