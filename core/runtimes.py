@@ -5,13 +5,14 @@ import importlib
 import io
 import logging
 import os
+import sys
 import typing
 import warnings
 
 import numpy as np
 import tensorflow as tf
 
-from core import portable, system
+from core import portable
 from core.cli import UserError
 
 
@@ -66,17 +67,25 @@ def wrap(graph):
 
 @contextlib.contextmanager
 def quiet():
-    """Nothing that converters print or warn of is seen, so that an error stays the only line on stderr."""
-    levels = {name: logging.getLogger(name).level for name in ("tf2onnx", "absl", "tensorflow")}
-    for name in levels:
-        logging.getLogger(name).setLevel(logging.ERROR)
+    """Nothing that converters and runtimes print or warn of is seen, so that an error stays the only line on stderr."""
+    sys.stderr.flush()
+    before, disabled = os.dup(2), logging.root.manager.disable
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)  # much of it is printed by C++
+    logging.disable(logging.WARNING)
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()), system.silence_descriptors():
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stderr(io.StringIO()),
+            contextlib.redirect_stdout(io.StringIO()),
+        ):
             warnings.simplefilter("ignore")
             yield
     finally:
-        for name, level in levels.items():
-            logging.getLogger(name).setLevel(level)
+        logging.disable(disabled)
+        os.dup2(before, 2)
+        os.close(before)
+        os.close(nowhere)
 
 
 def write_saved_model(graph, path, precision):
@@ -139,7 +148,10 @@ def write_openvino(graph, path, precision):
     """Writes OpenVINO's .xml and, beside it, a .bin with the weights."""
     import openvino
 
-    specs = [(name, openvino.PartialShape([-1 if side is None else side for side in shape])) for name, shape in graph.inputs.items()]
+    specs = [
+        (name, openvino.PartialShape([-1 if side is None else side for side in shape]))
+        for name, shape in graph.inputs.items()
+    ]
     model = openvino.convert_model(wrap(graph).get_concrete_function(), input=specs)
     for port, name in zip([*model.inputs, model.output()], [*graph.inputs, graph.output], strict=True):
         port.get_tensor().set_names({name})
@@ -199,8 +211,6 @@ LEAST_WEIGHTS = 1000  # numbers in a tensor that is stored in float16; halving s
 FORMATS = {
     "saved_model": Format("", "", ("float32",), ("tensorflow",), write_saved_model, load_saved_model),
     "onnx": Format(".onnx", "", ("float32", "float16"), ("tf2onnx", "onnx", "onnxruntime"), write_onnx, load_onnx),
-    "openvino": Format(
-        ".xml", ".bin", ("float32", "float16", "bfloat16"), ("openvino",), write_openvino, load_openvino
-    ),
+    "openvino": Format(".xml", ".bin", ("float32", "float16", "bfloat16"), ("openvino",), write_openvino, load_openvino),
     "litert": Format(".tflite", "", ("float32", "float16"), ("ai_edge_litert",), write_litert, load_litert),
 }

@@ -97,7 +97,9 @@ class AdaIn(base.Method):
     def _change(self, image, function):
         """An image [1,H,W,3] RGB 0..255, decoded from function(its features): [1,H,W,3], clipped to 0..255."""
         size = tf.shape(image)[1:3]
-        return tf.clip_by_value(decoders.decode(function(self._encode(image)), self.decoder)[:, : size[0], : size[1]], 0.0, 255.0)
+        return tf.clip_by_value(
+            decoders.decode(function(self._encode(image)), self.decoder)[:, : size[0], : size[1]], 0.0, 255.0
+        )
 
     @tf.function(autograph=False, input_signature=[tf.TensorSpec([1, None, None, 3])])
     def _encode_moments(self, image):
