@@ -37,8 +37,8 @@ flags.DEFINE_enum(
     "precision",
     "float32",
     ["float32", "float16", "bfloat16"],
-    "float16 (onnx, openvino, litert): weights of half the size, computed with in float32. bfloat16 (openvino): the file of "
-    "float32, but compared as OpenVINO computes by itself on CPUs that have bfloat16. Default: float32.",
+    "float16 (onnx, openvino, litert): weights of half the size, computed with in float32. bfloat16 (openvino): float32's "
+    "file, but compared as OpenVINO computes by itself on CPUs that have bfloat16.",
 )
 flags.DEFINE_multi_string(
     "style", None, "A style of a model that holds several, required for it: NAME or NAME:WEIGHT. Default: none"
