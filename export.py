@@ -89,6 +89,8 @@ def main(argv):
     for part in parts:
         check_output(part.path, FLAGS.format)
     content = pictures.read_image(FLAGS.image_file, FLAGS.image_size).rgb
+    sides = content.shape[:2] if size == ANY_SIZE else size[1:3]
+    memory.check_styles(style, *sides, *method.memory, "lower --height and --width, or --image_size")
     contents = [fit(content, size, FLAGS.image_size), *([fit(content, size, OTHER_SIZE)] if size == ANY_SIZE else [])]
     style = style and [s if s.image is None else styles.Style(fit(s.image, size, FLAGS.image_size)) for s in style]
     write = functools.partial(write_parts, parts, method, style, contents, FLAGS.format, FLAGS.precision, FLAGS.rounds)
@@ -179,11 +181,9 @@ def fit(image, size, long_side):
 def write_parts(parts, method, style, contents, format_name, precision, rounds, folder):
     """Writes the files into a folder, and compares them with the model; prints the difference and the times.
 
-    Raises UserError when they differ by more than MOST in float32, or a picture is too large for the memory.
+    Raises UserError when they differ by more than MOST in float32.
     """
     format_, files = runtimes.FORMATS[format_name], [os.path.join(folder, os.path.basename(part.path)) for part in parts]
-    for content in contents:
-        memory.check_styles(style, *content.shape[:2], *method.memory, "lower --height and --width, or --image_size")
     with runtimes.quiet():
         for file, part in zip(files, parts, strict=True):
             format_.write(part.graph, file, precision)

@@ -227,4 +227,5 @@ def normalize_colors(style):
 
 def atanh(images):
     """What the final tanh must get to give images RGB 0..255, clipped to 4..251, as it is infinite at the ends."""
-    return tf.atanh(tf.clip_by_value(images / 127.5 - 1, -0.97, 0.97))
+    x = tf.clip_by_value(images / 127.5 - 1, -0.97, 0.97)
+    return 0.5 * tf.math.log((1 + x) / (1 - x))  # LiteRT has no atanh

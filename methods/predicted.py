@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import typing
 
+import numpy as np
 import tensorflow as tf
 
 import losses
@@ -212,7 +213,7 @@ def color_moments(images, ridge):
     covariance = tf.reduce_mean(tf.matmul(colors, colors, transpose_a=True), 1) / tf.cast(tf.shape(colors)[2], colors.dtype)
     variances = [covariance[:, i, i] for i in range(3)]
     added = ridge * tf.add_n(variances) / 3 + 1e-6
-    root = cholesky(covariance + added[:, None, None] * tf.eye(3, dtype=colors.dtype))
+    root = cholesky(covariance + added[:, None, None] * tf.constant(np.eye(3), colors.dtype))
     return tf.cast(mean, tf.float32), tf.cast(root, tf.float32)
 
 

@@ -7,7 +7,7 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import MANY_STYLES, ROOT, inside, load, many_styles_conf, photo, universal_conf, untrained
+from conftest import ROOT, inside, load, many_styles_conf, photo, universal_conf, untrained
 from PIL import Image
 
 from core import checkpoints, portable, runtimes, styles
@@ -73,19 +73,16 @@ def test_sizes_may_be_fixed_and_odd(format_name, desk):
 @pytest.mark.parametrize("format_name", ["onnx", "openvino", "litert"])
 def test_float16_halves_the_file_and_hardly_changes_the_picture(format_name, desk):
     require(format_name)
-    sizes, results = [], []
-    picture = photo(40, 50).astype(np.float32)[None]
-    for precision in ("float32", "float16"):
-        result, path = export(desk, format_name, "--precision", precision)
-        assert result.returncode == 0, result.stderr
-        results.append(runtimes.FORMATS[format_name].load(path, precision)({"image": picture}))
-        sizes.append(os.path.getsize(path.replace(".xml", ".bin")))
-    assert sizes[1] < 0.75 * sizes[0]
-    assert 0 < np.abs(results[1] - results[0]).max() < 8
+    result, path = export(desk, format_name, "--precision", "float16")
+    assert result.returncode == 0, result.stderr
+    picture, method = photo(40, 50).astype(np.float32)[None], load_model(str(desk / "m.ckpt-done"))
+    difference = runtimes.FORMATS[format_name].load(path, "float16")({"image": picture}) - method.stylize(picture)
+    assert 0.01 < np.abs(difference).max() < 8
+    whole = sum(4 * np.prod(variable.shape) for variable in method.variables)
+    assert os.path.getsize(path.replace(".xml", ".bin")) < 0.8 * whole
 
 
-@pytest.mark.parametrize("format_name", ["onnx", "litert"])
-@pytest.mark.parametrize("name", list(MANY_STYLES))
+@pytest.mark.parametrize(("name", "format_name"), [("msgnet", "litert"), ("stylebank", "onnx")])
 def test_named_styles_may_be_mixed(name, format_name, house):
     require(format_name)
     model = untrained(house, name, many_styles_conf(house, name))
@@ -96,11 +93,14 @@ def test_named_styles_may_be_mixed(name, format_name, house):
     np.testing.assert_allclose(runtimes.FORMATS[format_name].load(path, "float32")({"image": picture}), expected, atol=0.5)
 
 
-@pytest.mark.parametrize("format_name", ["openvino", "litert", "onnx"])
-@pytest.mark.parametrize("name", ["adain", "predicted"])
+@pytest.mark.parametrize(("name", "format_name"), [("adain", "openvino"), ("predicted", "litert")])
 def test_any_style_becomes_two_files(name, format_name, house):
     require(format_name)
     model = untrained(house, name, universal_conf(house, name))
+    method, rng = load_model(model), np.random.default_rng(0)
+    for variable in [*method.extra_variables, *(method.dense["norms"] if name == "predicted" else ())]:
+        variable.assign(rng.uniform(0.01, 0.1, variable.shape))  # as if it were trained
+    save(model, method)
     result, path = export(house, format_name, model=model)
     assert (result.returncode, [line for line in result.stderr.splitlines() if "hash" not in line]) == (0, [])
     ending = runtimes.FORMATS[format_name].ending
@@ -114,8 +114,8 @@ def test_any_style_becomes_two_files(name, format_name, house):
     np.testing.assert_allclose(mixed, load_model(model).stylize(picture, style), atol=0.5)
 
 
-@pytest.mark.parametrize("format_name", ["onnx", "litert"])
-def test_super_resolution_gives_larger_pictures(format_name, tmp_path):
+def test_super_resolution_gives_larger_pictures(tmp_path):
+    format_name = "onnx"
     require(format_name)
     conf = super_resolution.SuperResolutionConf(naming="x", width=8, blocks=1, scale=2)
     save(tmp_path / "m.ckpt-done", METHODS["super_resolution"](conf))
@@ -148,10 +148,10 @@ def test_portable_graphs_hold_no_operation_of_tensorflow_alone(desk):
 def test_what_was_there_stays_when_the_result_is_another(desk, monkeypatch):
     (desk / "x").mkdir()
     (desk / "x" / "saved_model.pb").write_text("old")
-    monkeypatch.setattr(johnson.Johnson, "paint", lambda self, image: 0.5 * image)
+    monkeypatch.setattr(load("export"), "MOST", -1.0)
     result, _ = export(desk, "saved_model")
     assert result.returncode == 1
-    assert "differs from eval.py's by more than 1 level" in result.stderr
+    assert "differs from eval.py's by more than -1 level" in result.stderr
     assert (desk / "x" / "saved_model.pb").read_text() == "old"
     assert sorted(os.listdir(desk)) == ["m.ckpt-done", "m.yml", "x"]
 
