@@ -26,8 +26,8 @@ REPORTS_SHARED = ["reports.enlarging", "reports.inversion", "reports.paper", "re
 ALL_FIGURES = "reports.all_figures"
 METHODS_SHARED = ["methods.style_data", "methods.decoders", "methods.layers", "methods.base"]
 NOUNS = ["model", "losses", "reader", "vgg_preprocessing"]
-CORE = ["training", "vgg", "checkpoints", "styles", "pictures", "augment", "winograd", "portable", "optimizer", "config"]
-CORE += ["memory", "assets", "system", "quiet_tensorflow", "cli", "onednn"]
+CORE = ["training", "vgg", "checkpoints", "styles", "pictures", "augment", "winograd", "runtimes", "portable"]
+CORE += ["optimizer", "config", "memory", "assets", "system", "quiet_tensorflow", "cli", "onednn"]
 
 
 def modules(folder):
