@@ -1,4 +1,4 @@
-"""Measures speed and memory: python benchmark.py stylize|start|train|optimize|memory|stability
+"""Measures speed and memory: python benchmark.py stylize|start|train|optimize|memory|runtimes|stability
 
   stylize  seconds for one picture of --size x --size (default 512)
   start    seconds from the shell to a picture whose long side is --size pixels (default 512): eval.py with denoised_starry,
@@ -8,6 +8,8 @@
            beside PyTorch in eager mode (requirements-benchmark.txt): VGG-19's full widths and the embedded loss network
   memory   peak memory of a process that stylizes one picture of --size x --size (default 1024), and of processes that
            optimize one with either loss network
+  runtimes the same seconds as start, the peak memory and the file's size of models/scream.ckpt-done in each format of
+           export.py (requirements-export.txt): with the lines of docs/export.md, a picture of --size x --size (default 512)
   stability how steady video.py's results are, without and with --stability: the warping error of pans, zooms and turns over
            a photo, the deviation of a static picture with noise, the style error, and frames a second at 640x360
 
@@ -22,6 +24,7 @@ medians are printed.
 import contextlib
 import functools
 import os
+import re
 import resource
 import statistics
 import subprocess
@@ -85,6 +88,14 @@ STEADY_MODELS = ("wave", "starry", "denoised_starry")  # of `stability`; the las
 HALF = "half width"  # ours, in a net of half the channels
 MIXED = "bfloat16"  # ours with mixed_precision
 
+EXPORTS = {  # {format: (its heading in docs/export.md, the file that the lines there read)}
+    "onnx": ("ONNX Runtime", "scream.onnx"),
+    "openvino": ("OpenVINO", "scream.xml"),
+    "litert": ("LiteRT", "scream.tflite"),
+    "saved_model": ("TensorFlow", "scream"),
+}
+PRINT_PEAK = '\nprint(*(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))\n'  # in kB
+
 NETWORKS = {f"optimize, {scope}": scope for scope in ("vgg_19", config.EMBEDDED_NETWORK)}
 
 flags.DEFINE_enum(
@@ -102,6 +113,7 @@ def main(argv):
         "train": lambda: train(rounds),
         "optimize": lambda: optimize(size or 512, rounds, FLAGS.threads),
         "memory": lambda: memory(size or 1024, method, FLAGS.form),
+        "runtimes": lambda: runtimes(size or 512, rounds),
         "stability": lambda: measure_stability(size or 640, FLAGS.stability, rounds),
     }
     if len(argv) != 2 or argv[1] not in kinds:
@@ -133,6 +145,44 @@ def start(size, rounds):
             for form, command in commands.items()
         }
         report(runs, f"from the shell to a picture of {size} pixels", rounds)
+
+
+def runtimes(size, rounds):
+    """Prints what whole processes take that stylize a picture of size x size with an exported model: seconds, memory."""
+    codes = read_snippets()
+    with tempfile.TemporaryDirectory() as folder:
+        os.mkdir(os.path.join(folder, "images"))
+        photo = pictures.read_image(os.path.join(ROOT, "images", "Corgi.jpg")).rgb
+        pictures.write_image(os.path.join(folder, "images", "Corgi.jpg"), pictures.resize(photo, (size, size)))
+        runs, peaks = {}, {}
+        for name, (heading, output) in EXPORTS.items():
+            flags_ = [f"--format={name}", f"--model_file={os.path.join(ROOT, 'models', 'scream.ckpt-done')}"]
+            command = [sys.executable, os.path.join(ROOT, "export.py"), *flags_, f"--output={output}"]
+            subprocess.run(command, cwd=folder, check=True, capture_output=True)
+
+            def run(name=name, code=f"{codes[heading]}{PRINT_PEAK}"):
+                result = subprocess.run([sys.executable, "-c", code], cwd=folder, check=True, capture_output=True)
+                peaks[name] = int(result.stdout) / 1e3
+
+            runs[name] = run
+        report(runs, f"from the shell to a picture of {size}x{size}", rounds)
+        for name, (_, output) in EXPORTS.items():
+            print(f"  {name:14s} {peaks[name]:.0f} MB at the peak, {file_size(folder, output) / 1e6:.1f} MB of files")
+
+
+def read_snippets():
+    """{heading: the Python lines below it} of docs/export.md."""
+    with open(os.path.join(ROOT, "docs", "export.md"), encoding="utf-8") as file:
+        sections = re.split(r"^## ", file.read(), flags=re.MULTILINE)[1:]
+    return {text.split("\n")[0]: re.search(r"```python\n(.*?)```", text, re.DOTALL)[1] for text in sections}
+
+
+def file_size(folder, output):
+    """The bytes of all files in `folder` that export.py wrote for an output: of a folder, or of the same stem."""
+    if os.path.isdir(path := os.path.join(folder, output)):
+        return sum(os.path.getsize(os.path.join(place, name)) for place, _, names in os.walk(path) for name in names)
+    names = [output, *([output.replace(".xml", ".bin")] if output.endswith(".xml") else [])]
+    return sum(os.path.getsize(os.path.join(folder, name)) for name in names)
 
 
 def stylizers(size, method_name):

@@ -13,7 +13,7 @@ import math
 import numpy as np
 import tensorflow as tf
 
-from core import rows, winograd
+from core import portable, rows, winograd
 from vgg_preprocessing import mean_image_subtraction
 
 AFFINE = ("deconv3/scale", "deconv3/offset")  # the variables of create_affine()
@@ -85,7 +85,7 @@ def instance_norm(x, scale=None, offset=None):
     """Brings each image's channels to mean 0 and variance 1, then applies scale and offset [C], if any. [N,H,W,C] -> same.
 
     N must be known when the graph is built: this is batch norm of one image at a time, as its fused op passes over memory
-    less often than moments, subtraction and division do.
+    less often than moments, subtraction and division do. Other runtimes have that op with fixed moments alone.
     """
     if isinstance(x, rows.Rows):
         x, mean, variance = rows.measure(x)
@@ -94,6 +94,10 @@ def instance_norm(x, scale=None, offset=None):
         return rows.map_rows(lambda x: x * scale + offset, x)
     scale = tf.ones(x.shape[3]) if scale is None else scale
     offset = tf.zeros(x.shape[3]) if offset is None else offset
+    if portable.is_portable():
+        x -= tf.reduce_mean(x, [1, 2], keepdims=True)
+        variance = tf.reduce_mean(tf.square(x), [1, 2], keepdims=True)
+        return x * (scale * tf.math.rsqrt(variance + 1e-9)) + offset
     unused = tf.zeros(0)
     images = [
         tf.raw_ops.FusedBatchNormV3(x=image, scale=scale, offset=offset, mean=unused, variance=unused, epsilon=1e-9)[0]
@@ -152,7 +156,7 @@ def reflect_axis(x, axis, start, stop):
     """x at the positions start..stop-1 of an axis, as reflect()."""
     size = tf.shape(x)[axis]
     period = tf.maximum(2 * (size - 1), 1)
-    index = tf.math.floormod(tf.range(start, stop), period)
+    index = tf.math.floormod(tf.abs(tf.range(start, stop)), period)  # abs, as tf2onnx gets remainders below 0 wrong
     return tf.gather(x, tf.minimum(index, period - index), axis=axis)
 
 
@@ -162,6 +166,9 @@ def tanh(x, least_slope):
     Where |tanh| is near 1 its true slope vanishes: a dark area whose green and blue once fell to 0 would stay red. Where
     the gradient leads away from 0, and with least_slope 0, the slope is the true one.
     """
+
+    if portable.is_portable():
+        return tf.nn.tanh(x)
 
     @tf.custom_gradient
     def function(x):
@@ -249,4 +256,5 @@ def normalize_colors(style):
 
 def atanh(images):
     """What the final tanh must get to give images RGB 0..255, clipped to 4..251, as it is infinite at the ends."""
-    return tf.atanh(tf.clip_by_value(images / 127.5 - 1, -0.97, 0.97))
+    x = tf.clip_by_value(images / 127.5 - 1, -0.97, 0.97)
+    return 0.5 * tf.math.log((1 + x) / (1 - x))  # LiteRT has no atanh

@@ -8,6 +8,8 @@ own Winograd. The transforms read and write all features a few times, so it is f
 import numpy as np
 import tensorflow as tf
 
+from core import portable
+
 MIXED_PRECISION = "auto_mixed_precision_onednn_bfloat16"  # TensorFlow's option; core/training.py sets it
 CHANNELS = 128  # in and out, at least; with fewer the transforms take more time than they save
 PIXELS = 24 * 24  # of the features, at least; with fewer the transform of the kernel takes more time than is saved
@@ -41,8 +43,11 @@ def conv2d(x, kernel, strides, padding):
 def pays(shape, kernel, strides):
     """Whether Winograd is faster for x and a kernel of these shapes, which it is in float32 on a CPU only.
 
-    A size of x that is None, as in a graph for pictures of any size, counts as large.
+    A size of x that is None, as in a graph for pictures of any size, counts as large. Other runtimes have kernels of their
+    own, which a direct convolution leads to.
     """
+    if portable.is_portable():
+        return False
     if None in kernel or kernel[0] != 3 or strides != 1 or min(kernel[2:]) < CHANNELS:
         return False
     if None not in shape[1:3] and shape[1] * shape[2] < PIXELS:

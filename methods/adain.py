@@ -78,33 +78,44 @@ class AdaIn(base.Method):
         means, deviations = (tf.concat(values, 0) for values in zip(*map(self._statistics, style), strict=True))
         return rows.call(self._stylize, content, means, deviations, shares, strength)
 
+    def paint(self, image, mean, deviation):
+        """As base.Method.paint."""
+        return self._change(image, lambda features: adain(features, losses.moments(features), (mean, deviation)))
+
+    def measure_style(self, image):
+        """As base.Method.measure_style: mean and deviation of the features, both [1,1,1,C]."""
+        return losses.moments(self._encode(image))
+
     def _measure(self, style):
         """(mean, deviation) of a Style's features, both [1,1,1,C]."""
         return self._encode_moments(tf.cast(style.image, tf.float32)[None])
 
+    def _encode(self, images):
+        """Features [N,h,w,C] of pictures [N,H,W,3], RGB 0..255, of any size."""
+        return self.encoder(layers.pad_to_multiple(images, DEPTH), self.layers[-1:])[self.layers[-1]]
+
+    def _change(self, image, function):
+        """An image [1,H,W,3] RGB 0..255, decoded from function(its features): [1,H,W,3], clipped to 0..255."""
+        return layers.finish(decoders.decode(function(self._encode(image)), self.decoder), rows.picture_size(image))
+
     @tf.function(autograph=False, input_signature=[tf.TensorSpec([1, None, None, 3])])
     def _encode_moments(self, image):
-        return losses.moments(self.encoder(layers.pad_to_multiple(image, DEPTH), self.layers[-1:])[self.layers[-1]])
+        return self.measure_style(image)
 
     @tf.function(
         autograph=False, input_signature=[IMAGES, MOMENTS, MOMENTS, tf.TensorSpec([None, None, None]), tf.TensorSpec([])]
     )
     def _stylize(self, content, means, deviations, shares, strength):
-        size = rows.picture_size(content)
-
-        def stylize_image(image):
-            features = self.encoder(layers.pad_to_multiple(image, DEPTH), self.layers[-1:])[self.layers[-1]]
+        def change(features):
             if isinstance(features, rows.Rows):
-                features = transfer_rows(features, (means, deviations), shares, size, strength)
-            else:
-                regions = decoders.resize_shares(shares, size, DEPTH)
-                # In each region the content's own moments are replaced, so they are those of the region too.
-                in_styles = adain(features, losses.moments(features, regions), (means, deviations))
-                features += strength * tf.reduce_sum(regions * (in_styles - features), 0, keepdims=True)
-            decoded = rows.crop(decoders.decode(features, self.decoder), *(slice(0, side) for side in size))
-            return rows.map_rows(lambda x: tf.clip_by_value(x, 0.0, 255.0), decoded)
+                return transfer_rows(features, (means, deviations), shares, size, strength)
+            regions = decoders.resize_shares(shares, size, DEPTH)
+            # In each region the content's own moments are replaced, so they are those of the region too.
+            in_styles = adain(features, losses.moments(features, regions), (means, deviations))
+            return features + strength * tf.reduce_sum(regions * (in_styles - features), 0, keepdims=True)
 
-        return rows.map_images(stylize_image, content)
+        size = rows.picture_size(content)
+        return rows.map_images(lambda image: self._change(image, change), content)
 
     @tf.function(autograph=False)
     def _reconstruction_step(self, content, optimizer, variables):

@@ -38,6 +38,7 @@ class Method(tf.Module):
         does not set them.
       names_new_to_initial_models: names of variables that an initial_model may lack beside newer_variable_names.
       newer_variable_names: names of variables that model files of earlier versions lack: they begin without effect.
+      obstacle: why it cannot be exported to other runtimes, a clause; "": it can, as it has paint().
     """
 
     conf_class: type[config.MethodConf]
@@ -53,6 +54,7 @@ class Method(tf.Module):
     style_variable_names: typing.Sequence[str] = ()
     names_new_to_initial_models: typing.Sequence[str] = ()
     newer_variable_names: typing.Sequence[str] = ()
+    obstacle: str = ""
 
     def __init__(self, conf):
         super().__init__()
@@ -83,6 +85,22 @@ class Method(tf.Module):
           style: a list of styles.Style of the style_kind; None for a method that has none.
           strength: 0, the content as well as the method can give it back, to 1, the full style.
         """
+        raise NotImplementedError
+
+    def paint(self, image, *values):
+        """One picture in the full style, as export.py puts it into a graph. [1,H,W,3] float32 RGB 0..255 -> as stylize().
+
+        Args:
+          values: what style_values() or measure_style() returns; none for a method that has no style_kind.
+        """
+        raise NotImplementedError
+
+    def style_values(self, style):
+        """What paint() needs of a list of styles.Style with names and without masks, mixed by weight: a list of tensors."""
+        raise NotImplementedError
+
+    def measure_style(self, image):
+        """What paint() needs of a style picture [1,h,w,3] RGB 0..255: a list of tensors. Weighted means mix styles."""
         raise NotImplementedError
 
 

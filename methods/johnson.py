@@ -69,6 +69,10 @@ class Johnson(base.Method):
         """As base.Method.stylize; the strength mixes the content (0) with the net's output (1)."""
         return rows.call(self._stylize, content, strength)
 
+    def paint(self, image):
+        """As base.Method.paint."""
+        return model.image_transform_net(image, self.kernels)
+
     @tf.function(autograph=False)
     def _train_step(self, content, optimizer, variables, is_reconstruction):
         def compute_losses():
@@ -87,5 +91,5 @@ class Johnson(base.Method):
 
     @tf.function(autograph=False, input_signature=[tf.TensorSpec([None, None, None, 3]), tf.TensorSpec([])])
     def _stylize(self, content, strength):
-        images = rows.map_images(lambda image: model.image_transform_net(image, self.kernels), content)
+        images = rows.map_images(self.paint, content)
         return content + strength * (images - content)

@@ -79,7 +79,7 @@ def to_pixels(maps):
 def pad_to_multiple(images, depth):
     """Reflects [N,H,W,C] at the bottom and the right until both sides are multiples of side_multiple(depth)."""
     step = side_multiple(depth)
-    return model.reflect(images, *((0, step * tf.maximum(-(-size // step), 2)) for size in rows.picture_size(images)))
+    return model.reflect(images, *((0, step * tf.maximum((size + step - 1) // step, 2)) for size in rows.picture_size(images)))
 
 
 def identity_norms(channels):
@@ -145,3 +145,9 @@ def fill_uncovered(content, shares, strength, painted):
     """
     rest = 1.0 - strength * tf.reduce_sum(shares, 0)[..., None]
     return rows.like(rest, content) * content + strength * painted
+
+
+def finish(images, size):
+    """Decoded pictures [N,h,w,3], cut to a size (H, W) at the bottom and the right, and clipped to 0..255; or Rows."""
+    cut = rows.crop(images, *(slice(0, side) for side in size))
+    return rows.map_rows(lambda x: tf.clip_by_value(x, 0.0, 255.0), cut)

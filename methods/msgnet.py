@@ -9,7 +9,7 @@ import tensorflow as tf
 import losses
 import model
 import reader
-from core import config, rows, styles
+from core import config, portable, rows, styles
 from core.cli import UserError
 from methods import base, layers
 
@@ -146,11 +146,31 @@ class MsgNet(base.Method):
         image had this long side; None: the largest of conf.style_sizes.
         """
         shares = styles.shares(style, *rows.picture_size(content))
-        norms = tf.stack([self._identity_norms() + self.norm_changes[s.name] for s in style])
-        grams = tf.concat([self._gram(s) for s in style], 0)
+        grams, norms = self._stack(style)
         if all(s.mask is None for s in style):  # CoMatch is linear in the Gram matrix: decode once, by the weighted mean
             shares, (grams, norms) = layers.merge_styles(shares, (grams, norms))
         return rows.call(self._stylize, content, grams, norms, shares, strength)
+
+    def paint(self, image, gram, norms):
+        """As base.Method.paint."""
+        return self._paint_features(
+            self._encode(layers.pad_to_multiple(image, DEPTH)), gram, norms, rows.picture_size(image)
+        )
+
+    def style_values(self, style):
+        """As base.Method.style_values: a Gram matrix [C,C], and norms [2,C]."""
+        _, values = layers.merge_styles(styles.shares(style, 1, 1), self._stack(style))
+        return [value[0] for value in values]
+
+    def _stack(self, style):
+        """(Gram matrices [S,C,C], norms [S,2,C]) of a list of S named styles."""
+        norms = tf.stack([self._identity_norms() + self.norm_changes[s.name] for s in style])
+        return tf.concat([self._gram(s) for s in style], 0), norms
+
+    def _paint_features(self, features, gram, norms, size):
+        """Pictures of a size (h, w) from their features [N,h,w,4*width]: [N,h,w,3] RGB, clipped to 0..255."""
+        decoded = self._decode(comatch(features, self.match, gram, self.path), norms)
+        return layers.finish(decoded, size)
 
     def _identity_norms(self):
         """Scales of 1 and offsets of 0 of the decoder's norms, [2,C]."""
@@ -190,9 +210,7 @@ class MsgNet(base.Method):
             features = self._encode(layers.pad_to_multiple(image, DEPTH))
 
             def paint(gram, norms):
-                decoded = self._decode(comatch(features, self.match, gram, self.path), norms)
-                decoded = rows.crop(decoded, *(slice(0, side) for side in size))
-                return rows.map_rows(lambda x: tf.clip_by_value(x, 0.0, 255.0), decoded)
+                return self._paint_features(features, gram, norms, size)
 
             return layers.paint_styles(image, shares, (grams, norms), paint)
 
@@ -240,6 +258,8 @@ def joint_norm(x):
         variance = tf.reduce_mean(variances + tf.square(means - mean))
         return (x - mean) * tf.math.rsqrt(variance + 1e-6)
     x -= tf.reduce_mean(x, [1, 2, 3], keepdims=True)
+    if portable.is_portable():
+        return x * tf.math.rsqrt(tf.reduce_mean(tf.square(x), [1, 2, 3], keepdims=True) + 1e-6)
     # tf.nn.moments would hold all squares in memory, 256 bytes for each pixel; l2_loss does not.
     halves = tf.stack([tf.nn.l2_loss(image) for image in tf.split(x, x.shape[0])])
     variance = 2 * halves / tf.cast(tf.size(x[0]), tf.float32)

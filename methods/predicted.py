@@ -4,11 +4,12 @@ import dataclasses
 import functools
 import typing
 
+import numpy as np
 import tensorflow as tf
 
 import losses
 import model
-from core import config, rows, styles
+from core import config, portable, rows, styles
 from methods import base, decoders, layers, style_data
 from vgg_preprocessing import mean_image_subtraction
 
@@ -87,6 +88,15 @@ class Predicted(base.Method):
             shares, parts = layers.merge_styles(shares, parts)
         return rows.call(self._stylize, content, shares, *parts, strength)
 
+    def paint(self, image, norms, color_mean, color_root):
+        """As base.Method.paint: image_transform_net() for an image [1,H,W,3] with what _predict() returns for one style."""
+        norms = layers.split_norms(norms, self._channels)
+        return image_transform_net(image, self.kernels, norms, color_mean, color_root, self.conf.least_slope)
+
+    def measure_style(self, image):
+        """As base.Method.measure_style: norms [2,C], the colors' mean [3] and root [3,3]."""
+        return [values[0] for values in self._predict(image)]
+
     def _measure_usual(self):
         """Sets the mean and the deviation of the moments of EXAMPLES style pictures."""
         batches = style_data.StyleBatches(dataclasses.replace(self.conf, batch_size=1))
@@ -124,7 +134,7 @@ class Predicted(base.Method):
 
         def compute_losses():
             pairs = zip(tf.split(content, content.shape[0]), *map(tf.unstack, self._predict(style)), strict=True)
-            generated = tf.concat([self._paint(image, *of_style) for image, *of_style in pairs], 0)
+            generated = tf.concat([self.paint(image, *of_style) for image, *of_style in pairs], 0)
             return self.perceptual_loss(generated, content_targets, style_targets, style_weight, view)
 
         return base.minimize(compute_losses, variables, optimizer)
@@ -143,16 +153,11 @@ class Predicted(base.Method):
     def _stylize(self, content, shares, norms, color_means, color_roots, strength):
         def stylize_image(image):
             def paint(*of_style):
-                return self._paint(image, *of_style)
+                return self.paint(image, *of_style)
 
             return layers.paint_styles(image, shares, (norms, color_means, color_roots), paint)
 
         return layers.fill_uncovered(content, shares, strength, rows.map_images(stylize_image, content))
-
-    def _paint(self, image, norms, color_mean, color_root):
-        """image_transform_net() for an image [1,H,W,3] with what _predict() returns for one style."""
-        norms = layers.split_norms(norms, self._channels)
-        return image_transform_net(image, self.kernels, norms, color_mean, color_root, self.conf.least_slope)
 
 
 def image_transform_net(image, w, norms, color_mean, color_root, least_slope=0.0):
@@ -198,18 +203,22 @@ def color_moments(images, ridge):
 
     `ridge` times their mean variance is added to each channel's, as the covariance of a gray picture has no root.
 
-    In float64, which mixed_precision leaves alone: a covariance in bfloat16 may have no root.
+    In float64, which mixed_precision leaves alone: a covariance in bfloat16 may have no root. Other runtimes multiply no
+    matrices in float64; for them rows of pixels are summed up one by one, which float32 is enough for.
     """
-    colors = tf.reshape(tf.cast(images, tf.float64), [tf.shape(images)[0], -1, 3])
-    mean = tf.reduce_mean(colors, 1, keepdims=True)
-    covariance = tf.matmul(colors - mean, colors - mean, transpose_a=True) / tf.cast(tf.shape(colors)[1], tf.float64)
-    return tf.cast(mean[:, 0], tf.float32), covariance_root(covariance, ridge)
+    colors = tf.cast(images, tf.float32 if portable.is_portable() else tf.float64)
+    mean = tf.reduce_mean(tf.reduce_mean(colors, 2), 1)
+    colors -= mean[:, None, None]
+    covariance = tf.reduce_mean(tf.matmul(colors, colors, transpose_a=True), 1) / tf.cast(tf.shape(colors)[2], colors.dtype)
+    return tf.cast(mean, tf.float32), covariance_root(covariance, ridge)
 
 
 def covariance_root(covariance, ridge):
-    """The Cholesky roots [N,3,3] float32 of covariances [N,3,3] float64, with the ridge of color_moments()."""
-    added = ridge * tf.linalg.trace(covariance) / 3 + 1e-6
-    return tf.cast(tf.linalg.cholesky(covariance + added[:, None, None] * tf.eye(3, dtype=tf.float64)), tf.float32)
+    """The lower triangular roots [N,3,3] float32 of covariances [N,3,3], with the ridge of color_moments()."""
+    variances = [covariance[:, i, i] for i in range(3)]
+    added = ridge * tf.add_n(variances) / 3 + 1e-6
+    root = cholesky(covariance + added[:, None, None] * tf.constant(np.eye(3), covariance.dtype))
+    return tf.cast(root, tf.float32)
 
 
 def color_moments_of_rows(x, ridge):
@@ -224,6 +233,25 @@ def color_moments_of_rows(x, ridge):
     return x, mean[None], covariance_root(tf.reshape(tf.cast(products, tf.float64), [1, 3, 3]), ridge)
 
 
+def cholesky(matrices):
+    """The lower triangular roots of symmetric matrices [N,3,3], by sums and products, which every runtime has."""
+    (a, _, _), (b, c, _), (d, e, f) = (tf.unstack(row, axis=1) for row in tf.unstack(matrices, axis=1))
+    a = tf.sqrt(a)
+    b, d, zero = b / a, d / a, tf.zeros_like(a)
+    c = tf.sqrt(c - b * b)
+    e = (e - d * b) / c
+    f = tf.sqrt(f - d * d - e * e)
+    return tf.stack([tf.stack(row, 1) for row in ((a, zero, zero), (b, c, zero), (d, e, f))], 1)
+
+
+def invert_root(root):
+    """The inverse of a lower triangular matrix [3,3], by sums and products."""
+    (a, _, _), (b, c, _), (d, e, f) = (tf.unstack(row) for row in tf.unstack(root))
+    zero = tf.zeros_like(a)
+    inverse = ((1 / a, zero, zero), (-b / (a * c), 1 / c, zero), ((b * e - d * c) / (a * c * f), -e / (c * f), 1 / f))
+    return tf.stack([tf.stack(row) for row in inverse])
+
+
 def color_norm(x, mean, root):
     """Gives the colors of x [1,H,W,3] a mean [3] and the covariance root root^T, [3,3].
 
@@ -234,5 +262,5 @@ def color_norm(x, mean, root):
         x, own_mean, own_root = color_moments_of_rows(x, RIDGE)
     else:
         own_mean, own_root = color_moments(x, RIDGE)
-    map_ = tf.matmul(root, tf.linalg.inv(own_root[0]))
+    map_ = tf.matmul(root, invert_root(own_root[0]))
     return rows.map_rows(lambda x: tf.tensordot(x - own_mean, map_, [[3], [1]]) + mean, x)

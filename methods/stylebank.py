@@ -173,9 +173,8 @@ class StyleBank(base.Method):
         With strength 0, or where masks leave a pixel uncovered, encoder and decoder give the content back.
         """
         shares = styles.shares(style, *rows.picture_size(content))
-        banks = tf.stack([tf.stack(self.banks[s.name]) for s in style])
+        banks, norms = self._stack(style)
         strengths = tf.fill([len(style)], float(strength))
-        norms = tf.stack([self.norms[s.name] for s in style])
         if all(s.mask is None for s in style):  # decode once, by the weighted mean of the banks
             shares, (banks, norms, strengths) = layers.merge_styles(shares, (banks, norms, strengths))
         elif (uncovered := 1 - shares.sum(0)).max() > UNCOVERED_LIMIT:  # one more style, of strength 0
@@ -183,6 +182,21 @@ class StyleBank(base.Method):
             banks, norms = (tf.concat([values, values[:1]], 0) for values in (banks, norms))
             strengths = tf.concat([strengths, [0.0]], 0)
         return rows.call(self._stylize, content, shares, banks, norms, strengths)
+
+    def paint(self, image, *values):
+        """As base.Method.paint."""
+        *bank, norms = values
+        features = self._encode(layers.pad_to_multiple(image, DEPTH))
+        return layers.finish(self._decode(self._apply_bank(features, bank, norms), norms), rows.picture_size(image))
+
+    def style_values(self, style):
+        """As base.Method.style_values: a bank's kernels, [3,3,width,width] each, and its norms [2*C]."""
+        _, (bank, norms) = layers.merge_styles(styles.shares(style, 1, 1), self._stack(style))
+        return [*tf.unstack(bank[0]), norms[0]]
+
+    def _stack(self, style):
+        """(banks [S,K,3,3,width,width], norms [S,2*C]) of a list of S named styles."""
+        return tf.stack([tf.stack(self.banks[s.name]) for s in style]), tf.stack([self.norms[s.name] for s in style])
 
     @tf.function(
         autograph=False,
@@ -206,8 +220,7 @@ class StyleBank(base.Method):
                 x = (1 - strength) * features + strength * self._apply_bank(features, bank, norms)
                 decoded = self._decode(x, (1 - strength) * identity_norms(self.conf) + strength * norms)
                 decoded += (1 - strength) * (match_colors(decoded, padded_image) - decoded)
-                decoded = rows.crop(decoded, *(slice(0, side) for side in size))
-                return rows.map_rows(lambda x: tf.clip_by_value(x, 0.0, 255.0), decoded)
+                return layers.finish(decoded, size)
 
             return layers.paint_styles(image, shares, (banks, norms, strengths), paint)
 

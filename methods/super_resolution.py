@@ -8,7 +8,7 @@ import tensorflow as tf
 
 import losses
 import model
-from core import config, rows
+from core import config, portable, rows
 from core.cli import UserError
 from methods import base, layers
 
@@ -108,21 +108,16 @@ class SuperResolution(base.Method):
 
     @tf.function(autograph=False, input_signature=[tf.TensorSpec([None, None, None, 3]), tf.TensorSpec([])])
     def _stylize(self, content, strength):
-        size = rows.picture_size(content)
+        return rows.map_images(lambda image: self.paint(image, strength), content)
 
-        def enlarge_image(image):
-            # At least as large as what the first convolution reflects.
-            padded_image = model.reflect(image, *((0, tf.maximum(side, LEAST_SIDE)) for side in size))
-            enlarged = rows.crop(self._enlarge(padded_image, strength), *(slice(0, self.scale * side) for side in size))
-            is_gray = check_gray(image)
-
-            def finish(enlarged):
-                enlarged = tf.clip_by_value(enlarged, 0.0, 255.0)
-                return tf.where(is_gray, tf.reduce_mean(enlarged, 3, keepdims=True), enlarged)
-
-            return rows.map_rows(finish, enlarged)
-
-        return rows.map_images(enlarge_image, content)
+    def paint(self, image, strength=1.0):
+        """As base.Method.paint, with the strength of stylize()."""
+        size = rows.picture_size(image)
+        # At least as large as what the first convolution reflects.
+        padded_image = model.reflect(image, *((0, tf.maximum(side, LEAST_SIDE)) for side in size))
+        enlarged = layers.finish(self._enlarge(padded_image, strength), [self.scale * side for side in size])
+        is_gray = check_gray(image)
+        return rows.map_rows(lambda x: tf.where(is_gray, tf.reduce_mean(x, 3, keepdims=True), x), enlarged)
 
     def _enlarge(self, images, strength=1.0):
         """[N,H,W,3] RGB 0..255 -> [N,scale*H,scale*W,3] RGB in about 0..255, not clipped."""
@@ -132,7 +127,7 @@ class SuperResolution(base.Method):
             x += layers.conv(y, self.layers[f"res{i}/b"])
         for scope in self.doublings:
             x = model.relu(layers.upsample_conv(x, self.layers[scope]))
-        return rows.enlarge(images, self.scale) + strength * UNIT * layers.conv_to_image(x, self.layers["conv2"])
+        return enlarge(images, self.scale) + strength * UNIT * layers.conv_to_image(x, self.layers["conv2"])
 
 
 def bicubic(images, size):
@@ -145,6 +140,24 @@ def check_gray(image):
     if isinstance(image, rows.Rows):
         return all(bool(check_gray(chunk)) for chunk in image)
     return tf.reduce_all(tf.equal(image, image[..., :1]))
+
+
+def enlarge(images, scale):
+    """rows.enlarge(): [N,H,W,3] -> [N,scale*H,scale*W,3], in the form of the runtime.
+
+    The resizing of other runtimes differs at edges, or they have none. So there it is one convolution, of which each pixel
+    gets its scale x scale outputs; at edges, as there, the weights outside of the picture are left out.
+    """
+    if not portable.is_portable():
+        return rows.enlarge(images, scale)
+    offsets = (np.arange(scale) + 0.5) / scale - 0.5  # of the outputs' centers from their pixel's, in pixels
+    distances = np.abs(np.arange(-2, 3)[:, None] - offsets)
+    near, far = 1.5 * distances**3 - 2.5 * distances**2 + 1, -0.5 * distances**3 + 2.5 * distances**2 - 4 * distances + 2
+    taps = np.select([distances <= 1, distances <= 2], [near, far], 0.0)  # [5,scale]: Keys' kernel
+    taps = np.einsum("ip,jq->ijpq", taps, taps).reshape([5, 5, 1, scale * scale, 1])
+    kernel = (taps * np.eye(3)[:, None]).reshape([5, 5, 3, 3 * scale * scale]).astype(np.float32)
+    inside = tf.nn.conv2d(tf.ones_like(images), kernel, 1, "SAME")
+    return tf.nn.depth_to_space(tf.nn.conv2d(images, kernel, 1, "SAME") / inside, scale)
 
 
 def reduce(images, scale):

@@ -45,6 +45,7 @@ class Wct(base.Method):
     needs_loss_network = True
     works_by_rows = False
     memory = (750e6, 700)
+    obstacle = "its whitening needs eigenvectors, for which other runtimes have no operation"
 
     def __init__(self, conf, training=False):
         super().__init__(conf)

@@ -19,7 +19,7 @@ import methods
 from core import config, onednn
 from methods import gatys
 
-VERBS = ["train", "eval", "batch", "optimize", "video", "distill", "figures", "download", "benchmark"]
+VERBS = ["train", "eval", "batch", "optimize", "video", "export", "distill", "figures", "download", "benchmark"]
 # From the highest to the lowest: a module imports only what stands below it in this list. Verbs, reports and methods, which
 # the walk adds to it, import none of their own kind.
 REPORTS_SHARED = [
@@ -44,6 +44,8 @@ CORE = [
     "stability",
     "augment",
     "winograd",
+    "runtimes",
+    "portable",
     "rows",
     "optimizer",
     "config",
