@@ -44,7 +44,7 @@ import tensorflow as tf
 from absl import flags
 
 import model
-from core import cli, config, pictures, stability, styles, system, training, vgg, winograd
+from core import cli, config, pictures, precision, stability, styles, system, vgg, winograd
 from core import memory as memory_limits
 from core.optimizer import Adam
 from methods import CONFS, METHODS, base, gatys, johnson, load_model, style_data, super_resolution
@@ -224,7 +224,7 @@ def train(rounds):
         weights = os.path.join(folder, "vgg_16.npz")
         np.savez(weights, **vgg.random_weights("vgg_16", "conv4_3"))
         conf = johnson.JohnsonConf(style_image=STYLE, naming="none", loss_model="vgg_16", loss_model_file=weights)
-        for form in (*FORMS, *([MIXED] if training.has_bfloat16() else [])):
+        for form in (*FORMS, *([MIXED] if precision.has_bfloat16() else [])):
             method = METHODS["johnson"](conf, training=True)
             variables = [v for v in method.variables if v.trainable]
             optimizer = Adam(variables, 1e-6)
@@ -374,7 +374,7 @@ def in_form(form, run):
             for (module, name), function in FORMS.get(form, {}).items():
                 stack.enter_context(mock.patch.object(module, name, function))
             if form == MIXED:
-                stack.enter_context(training.mixed_precision())
+                stack.enter_context(precision.mixed_precision())
             return run()
 
     return run_in_form

@@ -18,7 +18,7 @@ from absl import flags
 from tqdm import tqdm
 
 import reader
-from core import cli, memory, pictures, system
+from core import cli, memory, pictures, precision, system
 from methods import load_model, stylizing
 
 stylizing.define_flags()
@@ -32,6 +32,13 @@ flags.DEFINE_string(
     None,
     "Take at most this much memory, such as 1.5GB: pictures that need more are stylized some rows at a time, with the same "
     "result. Default: what is free.",
+)
+flags.DEFINE_enum(
+    "precision",
+    "float32",
+    ["float32", "bfloat16"],
+    "bfloat16 takes little more than half the time, on CPUs that have it, and changes pixels by less than 1 of 255 in the "
+    "mean.",
 )
 flags.DEFINE_integer(
     "texture",
@@ -59,6 +66,7 @@ def main(argv):
         memory.limit(parse_memory(FLAGS.max_memory))
     job = stylizing.parse_job(FLAGS.model_file, {flag: FLAGS[flag].value for flag in stylizing.STYLE_FLAGS})
     names = [*(FLAGS.image_file or []), *argv[1:]]
+    context = precision.choose(FLAGS.precision == "bfloat16", "--precision bfloat16")
     if FLAGS.list_styles:
         return list_styles(job.model_file)
     if FLAGS.texture:
@@ -66,10 +74,12 @@ def main(argv):
             raise cli.UsageError(
                 "--texture: is made of noise; leave the picture, --preserve_colors and --match_histogram out"
             )
-        return make_texture(job, FLAGS.texture, FLAGS.output_file or DEFAULT_OUTPUT)
+        with context():
+            return make_texture(job, FLAGS.texture, FLAGS.output_file or DEFAULT_OUTPUT)
     images, code = expand_names(names, FLAGS.output_dir or DEFAULT_DIR)
     outputs = output_paths(images, FLAGS.output_file, FLAGS.output_dir)
-    return stylize_all(job, images, outputs, FLAGS.image_size) or code
+    with context():
+        return stylize_all(job, images, outputs, FLAGS.image_size) or code
 
 
 def parse_memory(text):

@@ -16,7 +16,7 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from core import checkpoints, config, pictures, system, winograd
+from core import checkpoints, config, pictures, precision, system
 from core.cli import UserError, complain
 from core.optimizer import Adam, Muon
 
@@ -168,39 +168,9 @@ def check_unchanged(conf, done_file):
 
 
 def step_precision(conf):
-    """What makes the context for a step: mixed_precision, if the conf asks for it and the CPU can, else nullcontext."""
-    if not getattr(conf, "mixed_precision", False):  # a DistillConf has none: its normal equations need float32
-        return contextlib.nullcontext
-    if has_bfloat16():
-        return mixed_precision
-    print("mixed_precision: this CPU has no instructions for bfloat16; all is computed in float32", file=sys.stderr)
-    return contextlib.nullcontext
-
-
-@contextlib.contextmanager
-def mixed_precision():
-    """A context in which graphs compute convolutions, matrix products and most other ops in bfloat16.
-
-    TensorFlow rewrites the graphs for oneDNN, on CPUs only. Variables and the optimizer's state stay float32. bfloat16 has
-    float32's range, so losses need no scaling.
-    """
-    tf.config.optimizer.set_experimental_options({winograd.MIXED_PRECISION: True})
-    try:
-        yield
-    finally:
-        tf.config.optimizer.set_experimental_options({winograd.MIXED_PRECISION: False})
-
-
-def has_bfloat16():
-    """Whether the CPU has instructions for bfloat16, without which a step takes many times as long.
-
-    True where that cannot be read, as on other systems than Linux.
-    """
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            return re.search(r"\b(avx512_|amx_)?bf16\b", file.read()) is not None
-    except OSError:
-        return True
+    """What makes the context for a step: precision.choose(), as the conf's mixed_precision says."""
+    # A DistillConf has no such key: its normal equations need float32.
+    return precision.choose(getattr(conf, "mixed_precision", False), "mixed_precision")
 
 
 def fit(conf, trainee, optimizer, variables, recent, batches, steps, signals, draw, after_step):

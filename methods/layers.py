@@ -79,7 +79,9 @@ def to_pixels(maps):
 def pad_to_multiple(images, depth):
     """Reflects [N,H,W,C] at the bottom and the right until both sides are multiples of side_multiple(depth)."""
     step = side_multiple(depth)
-    return model.reflect(images, *((0, step * tf.maximum((size + step - 1) // step, 2)) for size in rows.picture_size(images)))
+    return model.reflect(
+        images, *((0, step * tf.maximum((size + step - 1) // step, 2)) for size in rows.picture_size(images))
+    )
 
 
 def identity_norms(channels):

@@ -14,7 +14,7 @@ import tensorflow as tf
 from conftest import ROOT, inside, load, photo, script
 from PIL import Image
 
-from core import checkpoints, config, memory, pictures, styles
+from core import checkpoints, config, memory, pictures, precision, styles
 from methods import METHODS, johnson, load_model
 
 
@@ -256,6 +256,21 @@ def test_a_symbolic_link_as_output_stays_one(desk):
     assert run(desk, "--image_file", "in/b.png", "--output_file", "link.png").returncode == 0
     assert (desk / "link.png").is_symlink()
     assert pixels(desk / "target.png").shape == (34, 42, 3)
+
+
+@pytest.mark.parametrize("has", [True, False])
+def test_bfloat16_changes_pixels_by_little_and_a_cpu_without_it_is_told(has, monkeypatch, capsys):
+    if has and not precision.has_bfloat16():
+        pytest.skip("this CPU has no bfloat16")
+    monkeypatch.setattr(precision, "has_bfloat16", lambda: has)
+    content = np.float32(photo(64, 96))[None]
+    results = []
+    for is_mixed in (False, True):
+        with precision.choose(is_mixed, "--precision bfloat16")():
+            results.append(load_model(os.path.join(ROOT, "models", "wave.ckpt-done")).stylize(content).numpy())
+    difference = np.abs(results[0] - results[1])
+    assert ("--precision bfloat16: this CPU" in capsys.readouterr().err) != has
+    assert (0 < difference.mean() < 1) if has else not difference.any()
 
 
 def test_all_pictures_are_made_when_both_streams_are_closed(desk):

@@ -35,6 +35,7 @@ METHODS_SHARED = ["methods.stylizing", "methods.style_data", "methods.decoders",
 NOUNS = ["model", "losses", "reader", "vgg_preprocessing"]
 CORE = [
     "training",
+    "precision",
     "vgg",
     "checkpoints",
     "styles",

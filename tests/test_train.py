@@ -29,7 +29,7 @@ from PIL import Image
 import losses
 import methods
 import reader
-from core import checkpoints, config, styles, system, training
+from core import checkpoints, config, precision, styles, system, training
 from core.cli import UserError
 from core.optimizer import Adam
 from methods import METHODS, johnson, wct
@@ -448,9 +448,9 @@ def test_muon_moves_the_kernels_between_features_differently_from_adam(house):
 @pytest.mark.parametrize("has", [True, False])
 def test_mixed_precision_computes_about_the_same_and_is_the_runs_own(has, house, monkeypatch):
     """What comes after it in the same process is as exact as before. Without bfloat16 it is a run like others."""
-    if has and not (os.path.exists("/proc/cpuinfo") and training.has_bfloat16()):
+    if has and not (os.path.exists("/proc/cpuinfo") and precision.has_bfloat16()):
         pytest.skip("needs a CPU that is known to have bfloat16")
-    monkeypatch.setattr(training, "has_bfloat16", lambda: has)
+    monkeypatch.setattr(precision, "has_bfloat16", lambda: has)
     totals, pictures, content = [], [], photo(64, 64)[None].astype(np.float32)
     for naming, on in (("before", False), ("mixed", True), ("after", False)):
         conf = write_conf(house, naming=naming, mixed_precision=on, initializer="identity", **RELATIVE, steps=1)

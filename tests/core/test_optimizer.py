@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from core import checkpoints, training
+from core import checkpoints, precision
 from core.optimizer import Adam, Muon, orthogonalize
 
 
@@ -69,12 +69,12 @@ def test_a_resumed_muon_goes_on_as_if_never_stopped(tmp_path):
 
 
 def test_the_slots_are_float32_in_a_graph_that_is_not():
-    if not training.has_bfloat16():
+    if not precision.has_bfloat16():
         pytest.skip("needs a CPU with bfloat16")
     variables = kernels()
     optimizer = Muon(variables, 1e-3)
     step = tf.function(lambda *gradients: optimizer.apply_gradients(zip(gradients, variables, strict=True)))
-    with training.mixed_precision():
+    with precision.mixed_precision():
         for number in range(2):
             step(*(gradient for gradient, _ in gradients(variables, number)))
     first, second = random(3, 3, 16, 32, seed=0), random(3, 3, 16, 32, seed=1)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from core import training, winograd
+from core import precision, winograd
 
 CHANNELS = winograd.CHANNELS
 
@@ -68,7 +68,7 @@ def test_where_it_would_not_pay_the_convolution_is_direct(shape, kernel, strides
 
 def test_neither_bfloat16_nor_a_gpu_has_it(monkeypatch):
     x, kernel = (tensor.shape for tensor in tensors(1, 64, 64))
-    with training.mixed_precision():
+    with precision.mixed_precision():
         assert not winograd.pays(x, kernel, 1)
     assert winograd.pays(x, kernel, 1)
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: ["one"] if kind == "GPU" else [])
