@@ -268,10 +268,10 @@ class Stylizer:
         image = stylizing.stylize(task.job, self.method, picture.rgb, task.style)
         times.append(time.process_time())
         if task.target.is_local:
-            pictures.write_image(task.target.join(result), image, picture.alpha)
+            pictures.write_image(task.target.join(result), image, picture.alpha, picture.metadata)
         else:
             path = os.path.join(self.folder.name, "result" + os.path.splitext(result)[1])
-            pictures.write_image(path, image, picture.alpha)
+            pictures.write_image(path, image, picture.alpha, picture.metadata)
             with open(path, "rb") as file:
                 storage.write_bytes(task.target, result, file.read())
         times.append(time.process_time())

@@ -6,6 +6,7 @@ For several pictures repeat --image_file, name folders or globs, or write plain 
   models of many styles (msgnet, stylebank)   need --style scream; --list_styles prints the names
 """
 
+import concurrent.futures
 import dataclasses
 import glob
 import os
@@ -27,6 +28,7 @@ flags.DEFINE_multi_string(
 )
 flags.DEFINE_string("output_file", None, "The result of one picture. Default: generated/res.jpg.")
 flags.DEFINE_string("output_dir", None, "The folder for the results of several pictures. Default: generated/.")
+flags.DEFINE_integer("quality", pictures.QUALITY, "Of JPEG and WebP results, 1 to 100.", lower_bound=1, upper_bound=100)
 flags.DEFINE_string(
     "max_memory",
     None,
@@ -79,7 +81,7 @@ def main(argv):
     images, code = expand_names(names, FLAGS.output_dir or DEFAULT_DIR)
     outputs = output_paths(images, FLAGS.output_file, FLAGS.output_dir)
     with context():
-        return stylize_all(job, images, outputs, FLAGS.image_size) or code
+        return stylize_all(job, images, outputs, FLAGS.image_size, FLAGS.quality) or code
 
 
 def parse_memory(text):
@@ -90,26 +92,55 @@ def parse_memory(text):
         raise cli.UsageError(f"--max_memory: got '{text}', a size such as 1.5GB or 800MB is needed") from None
 
 
-def stylize_all(job, images, outputs, long_side):
+def stylize_all(job, images, outputs, long_side, quality):
     """Stylizes picture files, reduced to `long_side` pixels, and writes the results. Returns 1 if one failed, else 0."""
-    code, method = 0, load_model(job.model_file)
+    code, method, written = 0, load_model(job.model_file), None
     style = stylizing.read_style(job, method)
-    for source, target in tqdm(list(zip(images, outputs, strict=True)), unit="image", disable=len(images) < 2):
+    # One thread decodes the next picture and one encodes the last result, while TensorFlow works at what is between.
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        jobs = zip(images, outputs, read_ahead(pool, images, long_side), strict=True)
+        for source, target, picture in tqdm(jobs, unit="image", total=len(images), disable=len(images) < 2):
+            code = report(written) or code
+            try:
+                written = None
+                picture = picture.result()
+                image = stylizing.stylize(job, method, picture.rgb, style)
+                future = pool.submit(pictures.write_image, target, image, picture.alpha, picture.metadata, quality)
+                written = source, target, picture, future
+            except cli.UserError as error:
+                with tqdm.external_write_mode():
+                    cli.complain(error)
+                code = 1
+        return report(written) or code
+
+
+def read_ahead(pool, images, long_side):
+    """Yields a future of the Picture of each file; the next one is then being read too, unless memory is limited."""
+    ahead, most = [], 0 if memory.is_limited() else 1
+    for source in images:
+        ahead.append(pool.submit(pictures.read_image, source, long_side))
+        if len(ahead) > most:
+            yield ahead.pop(0)
+    yield from ahead
+
+
+def report(written):
+    """Prints what became of a result (source, target, Picture, future of its writing), or None. Returns 1 for a failure."""
+    if written is None:
+        return 0
+    source, target, picture, future = written
+    with tqdm.external_write_mode():
         try:
-            picture = pictures.read_image(source, long_side)
-            pictures.write_image(target, stylizing.stylize(job, method, picture.rgb, style), picture.alpha)
+            future.result()
         except cli.UserError as error:
-            with tqdm.external_write_mode():
-                cli.complain(error)
-            code = 1
-            continue
-        with tqdm.external_write_mode():
-            for note in picture.notes:
-                cli.complain(f"{source}: {note}")
-            print(name := cli.escape(target))
-            if picture.alpha is not None and not pictures.keeps_alpha(target):
-                print(f"{name}: on white, as this format has no transparency; --output_file x.png keeps it")
-    return code
+            cli.complain(error)
+            return 1
+        for note in picture.notes:
+            cli.complain(f"{source}: {note}")
+        print(name := cli.escape(target))
+        if picture.alpha is not None and not pictures.keeps_alpha(target):
+            print(f"{name}: on white, as this format has no transparency; --output_file x.png keeps it")
+    return 0
 
 
 def list_styles(model_file):

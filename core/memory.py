@@ -34,6 +34,11 @@ def limit(number):
     _limit = number
 
 
+def is_limited():
+    """Whether limit() has been called with a number."""
+    return _limit is not None
+
+
 def parse_size(text):
     """Bytes from a text like 1.5GB, 800MB or 2000000000. Raises ValueError."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)i?B?", text.strip(), re.IGNORECASE)
@@ -54,7 +59,8 @@ def check(height, width, base, per_pixel, remedy=None):
     if total is None or needed <= total:
         return
     room = max(0.0, 0.8 * (total - base))
-    remedy = remedy or f"use --image_size {int(max(height, width) * (room / (needed - base)) ** 0.5)}"
+    side = int(max(height, width) * (room / (needed - base)) ** 0.5)
+    remedy = remedy or (f"use --image_size {side}" if side else "close other programs")
     raise UserError(
         f"{width}x{height} pixels need about {needed / 1e9:.3g} GB of memory, {total / 1e9:.3g} GB are free; {remedy}"
     )

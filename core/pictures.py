@@ -4,6 +4,7 @@ import contextlib
 import io
 import os
 import stat
+import types
 import typing
 import unicodedata
 import warnings
@@ -46,6 +47,17 @@ MAX_SIDE = 65_535  # pixels; a JPEG's limit
 # Pillow warns at this number of pixels and refuses twice of it; read_image refuses earlier, and names the file.
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS
 warnings.filterwarnings("ignore", module=r"PIL\.")  # of odd metadata, mostly: nothing that a user could do about
+QUALITY = 92  # of JPEG and WebP
+# Tags of EXIF that a result keeps: of its first part what took the photo and when, of its second the time in full and the
+# lens. Place and preview are not among them, nor is what the result is no longer, such as its size.
+KEPT_TAGS = {0x010F: "Make", 0x0110: "Model", 0x0132: "DateTime", 0x013B: "Artist", 0x8298: "Copyright"}
+KEPT_IFD_TAGS = {
+    0x9003: "DateTimeOriginal",
+    0x9011: "OffsetTimeOriginal",
+    0x9291: "SubsecTimeOriginal",
+    0xA434: "LensModel",
+}
+EXIF_IFD = 0x8769
 SAMPLE_FORMAT, PHOTOMETRIC, ORIENTATION = 339, 262, 0x0112  # tags of TIFF, the last of EXIF too
 UPRIGHT = {  # {EXIF's orientation: what makes the picture upright}
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -68,6 +80,7 @@ class Picture(typing.NamedTuple):
     rgb: np.ndarray  # [H,W,3] uint8
     alpha: np.ndarray | None = None  # [H,W] uint8; None for a file without transparency
     notes: tuple[str, ...] = ()  # what of the file is not in the picture, in words
+    metadata: typing.Mapping[str, bytes] = types.MappingProxyType({})  # {"exif": KEPT_TAGS, "icc_profile": sRGB's}
 
 
 def read_image(path, long_side=None, draft=None):
@@ -90,7 +103,7 @@ def read_image(path, long_side=None, draft=None):
         if not stat.S_ISREG(mode := os.stat(file).st_mode):
             kind = "a folder" if stat.S_ISDIR(mode) else "a pipe or a device"
             raise UserError(f"{kind}; a picture's file is needed")
-        rgb, alpha, notes = _read(file, draft, long_side)
+        rgb, alpha, notes, metadata = _read(file, draft, long_side)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     except (FileNotFoundError, NotADirectoryError):
@@ -102,7 +115,7 @@ def read_image(path, long_side=None, draft=None):
         raise UserError(f"{path}: not a readable image ({_describe_fault(file, error)})") from None
     if (size := fit(rgb.size, long_side)) != rgb.size:
         rgb, alpha = rgb.resize(size, Image.LANCZOS), alpha and alpha.resize(size, Image.LANCZOS)
-    return Picture(_to_array(rgb), None if alpha is None else np.asarray(alpha), notes)
+    return Picture(_to_array(rgb), None if alpha is None else np.asarray(alpha), notes, metadata)
 
 
 def _to_array(rgb):
@@ -120,17 +133,25 @@ def fit(size, long_side):
     return tuple(max(1, round(side * long_side / max(size))) for side in size)
 
 
-def write_image(path, rgb, alpha=None):
+def write_image(path, rgb, alpha=None, metadata=types.MappingProxyType({}), quality=QUALITY):
     """Writes [H,W,3] RGB, rounded and clipped to 0..255, in the format of the path's ending; completely or not at all.
 
-    With alpha, [h,w] uint8, the picture is transparent, or on white if the format has no transparency.
+    Args:
+      path: the file.
+      rgb: the picture.
+      alpha: [h,w] uint8; the picture is transparent, or on white if the format has no transparency. None: it is opaque.
+      metadata: of a Picture, written where the format has room for it.
+      quality: 1 to 100, of JPEG and WebP. JPEGs keep colors in full resolution: half of it blurs saturated edges, at more
+        bytes than this quality saves.
 
     Raises:
       UserError: the ending is unknown, the format cannot hold the picture, or the path cannot be written.
     """
     check_writable_format(path)
     image, encoded = to_pil(rgb), io.BytesIO()
-    options = {"quality": 95} if path.lower().endswith((".jpg", ".jpeg", ".webp")) else {}
+    options = dict(metadata)
+    if path.lower().endswith((".jpg", ".jpeg", ".webp")):
+        options |= {"quality": quality} if path.lower().endswith(".webp") else {"quality": quality, "subsampling": 0}
     if alpha is not None:
         mask = Image.fromarray(alpha).resize(image.size, Image.BICUBIC)
         if keeps_alpha(path):
@@ -316,7 +337,7 @@ def _describe_fault(path, error):
 
 
 def _read(path, draft, long_side):
-    """(RGB image, L image of the transparency or None, notes) of a file. Raises nearly anything for a damaged one."""
+    """(RGB image, L image of the transparency or None, notes, metadata) of a file. Raises nearly anything if damaged."""
     ending = os.path.splitext(path)[1].lower()
     if ending in RAW:  # many are TIFFs, whose first picture is a thumbnail
         raise UnidentifiedImageError
@@ -328,8 +349,8 @@ def _read(path, draft, long_side):
             data = file.read() if "truncated" in str(error) else b""
         if not data.startswith(b"\xff\xd8"):
             raise
-    rgb, alpha, notes = _decode(io.BytesIO(data + b"\xff\xd9"), ["JPEG"], draft, long_side, cut=True)
-    return rgb, alpha, ("cut short: what is missing at its end is gray, or coarse", *notes)
+    rgb, alpha, notes, metadata = _decode(io.BytesIO(data + b"\xff\xd9"), ["JPEG"], draft, long_side, cut=True)
+    return rgb, alpha, ("cut short: what is missing at its end is gray, or coarse", *notes), metadata
 
 
 def _decode(file, names, draft, long_side, cut=False):
@@ -352,11 +373,27 @@ def _decode(file, names, draft, long_side, cut=False):
         _scale_transparency(image, rawmode)
         turn = UPRIGHT.get(_read_metadata(lambda: image.getexif().get(ORIENTATION)))
         moves = image.format in MOVING
+        metadata = _read_metadata(lambda: _kept_metadata(image)) or {}
         rgb, alpha = _rgb_and_alpha(image)
     if turn is not None:
         rgb, alpha = rgb.transpose(turn), alpha and alpha.transpose(turn)
     note = "has several frames; the first is taken (video.py takes all)" if moves else PAGES
-    return rgb, alpha, (note,) if more else ()
+    return rgb, alpha, (note,) if more else (), metadata
+
+
+def _kept_metadata(image):
+    """What of an image's metadata a result gets: KEPT_TAGS, and sRGB's profile if the image has a profile."""
+    source, kept = image.getexif(), Image.Exif()
+    kept.update({tag: source[tag] for tag in KEPT_TAGS if isinstance(source.get(tag), str)})
+    times = {
+        tag: value for tag, value in source.get_ifd(EXIF_IFD).items() if tag in KEPT_IFD_TAGS and isinstance(value, str)
+    }
+    if times:
+        kept[EXIF_IFD] = times
+    metadata = {"exif": kept.tobytes()} if len(kept) else {}
+    if image.info.get("icc_profile"):
+        metadata["icc_profile"] = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    return metadata
 
 
 def _read_metadata(read):

@@ -11,7 +11,7 @@ import zlib
 import numpy as np
 import pytest
 from conftest import photo
-from PIL import Image, TiffImagePlugin
+from PIL import Image, ImageCms, TiffImagePlugin
 
 from core import pictures
 from core.cli import UserError
@@ -287,3 +287,56 @@ def test_a_matched_histogram_is_the_sources():
         order = np.argsort(image[..., channel].ravel(), kind="stable")
         assert (np.diff(matched[..., channel].ravel()[order].astype(int)) >= 0).all()
     np.testing.assert_array_equal(pictures.match_histogram(source, source), source)
+
+
+def save_with_metadata(path):
+    """A photo with a camera, times, a place and Display P3's stand-in, a profile with other primaries; returns its path."""
+    exif = Image.Exif()
+    exif.update({0x010F: "Corgi Optics", 0x0112: 6, 0x0132: "2026:01:02 03:04:05", 0x0131: "editor"})
+    exif[0x8769] = {0x9003: "2026:01:02 03:04:05", 0xA434: "50mm", 0xA002: 40}
+    exif[0x8825] = {1: "N"}
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    Image.fromarray(photo(20, 40)).save(path, exif=exif, icc_profile=profile)
+    return str(path)
+
+
+@pytest.mark.parametrize("ending", [".jpg", ".png", ".webp", ".tif"])
+def test_a_result_keeps_date_and_camera_and_nothing_that_is_no_longer_true(tmp_path, ending):
+    picture = pictures.read_image(save_with_metadata(tmp_path / "a.jpg"))
+    result = tmp_path / f"b{ending}"
+    pictures.write_image(str(result), picture.rgb, None, picture.metadata)
+    with Image.open(result) as image:
+        exif = image.getexif()
+        kept = dict(exif.get_ifd(0x8769))
+        assert (exif[0x010F], exif[0x0132]) == ("Corgi Optics", "2026:01:02 03:04:05")
+        assert (kept[0x9003], kept[0xA434]) == ("2026:01:02 03:04:05", "50mm")
+        assert exif.get(0x0112, 1) == 1
+        assert 0xA002 not in kept
+        assert not exif.get_ifd(0x8825)
+        assert "sRGB" in ImageCms.getProfileDescription(ImageCms.ImageCmsProfile(io.BytesIO(image.info["icc_profile"])))
+    np.testing.assert_allclose(pictures.read_image(str(result)).rgb.shape, picture.rgb.shape)
+
+
+def test_a_format_without_room_for_metadata_is_written_without_it(tmp_path):
+    picture = pictures.read_image(save_with_metadata(tmp_path / "a.jpg"))
+    for name in ("b.bmp", "b.gif"):
+        pictures.write_image(str(tmp_path / name), picture.rgb, None, picture.metadata)
+        assert pictures.read_image(str(tmp_path / name)).rgb.shape == picture.rgb.shape
+
+
+def test_a_picture_without_metadata_gets_none(tmp_path):
+    Image.fromarray(photo(20, 40)).save(tmp_path / "a.jpg")
+    assert pictures.read_image(str(tmp_path / "a.jpg")).metadata == {}
+
+
+def test_colors_of_a_jpeg_stay_sharp_and_its_quality_sets_its_size(tmp_path):
+    stripes = np.zeros((32, 32, 3), np.uint8)
+    stripes[:, ::2, 0], stripes[:, 1::2, 2] = 255, 255
+    sizes = []
+    for quality in (40, pictures.QUALITY):
+        path = tmp_path / f"{quality}.jpg"
+        pictures.write_image(str(path), photo(64, 64), quality=quality)
+        sizes.append(path.stat().st_size)
+    assert sizes[0] < 0.7 * sizes[1]
+    pictures.write_image(str(path), stripes)
+    assert np.abs(pictures.read_image(str(path)).rgb.astype(int) - stripes).mean() < 8  # 4:2:0 gives about 60
