@@ -31,7 +31,8 @@ REPORTS_SHARED = [
     "reports.flag",
 ]
 ALL_FIGURES = "reports.all_figures"
-METHODS_SHARED = ["methods.stylizing", "methods.style_data", "methods.decoders", "methods.layers", "methods.base"]
+METHODS_SHARED = ["methods.filming", "methods.stylizing", "methods.style_data", "methods.decoders"]
+METHODS_SHARED += ["methods.layers", "methods.base"]
 NOUNS = ["model", "losses", "reader", "vgg_preprocessing"]
 CORE = [
     "training",

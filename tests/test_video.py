@@ -11,7 +11,7 @@ from conftest import inside, load, photo
 from PIL import Image, ImageFilter
 
 from core import checkpoints, clips, memory, stability, system
-from methods import METHODS, johnson
+from methods import METHODS, filming, johnson
 
 av = pytest.importorskip("av", reason="needs PyAV: requirements-video.txt")
 pytest.importorskip("cv2", reason="needs OpenCV: requirements-video.txt")
@@ -189,7 +189,7 @@ def test_animated_pictures_with_transparency(desk):
 
 def test_a_run_goes_on_where_it_was_interrupted(desk, monkeypatch):
     """Signals are as if Ctrl-C had come in the sixth frame; parts have three frames, as a kill leaves those alone."""
-    monkeypatch.setattr(video, "PART_FRAMES", 3)
+    monkeypatch.setattr(filming, "PART_FRAMES", 3)
     check(run(desk, "--quality", 4, output="whole.mp4"))
     stylize, calls = video.stylizing.stylize, itertools.count(1)
 
@@ -220,7 +220,7 @@ def test_a_run_goes_on_where_it_was_interrupted(desk, monkeypatch):
 
 
 def test_a_full_disk_keeps_the_finished_parts(desk, monkeypatch):
-    monkeypatch.setattr(video, "PART_FRAMES", 3)
+    monkeypatch.setattr(filming, "PART_FRAMES", 3)
     write_frames, calls = clips.write_frames, itertools.count(1)
 
     def fail(*arguments):
