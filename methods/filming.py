@@ -64,14 +64,19 @@ def check_memory(size, method, style, steadied):
     memory.check_styles(style, *size[::-1], base, per_pixel + STEADYING * method.scale**2 * steadied)
 
 
-def stylize_video(job, options, clip, method, style, resume):
-    """Writes the result; after Ctrl-C, what of it is finished, with -interrupted in its name. Returns the exit code."""
+def stylize_video(job, options, clip, method, style, resume, stop_signals=training.stop_signals):
+    """Writes the result; after Ctrl-C, what of it is finished, with -interrupted in its name. Returns the exit code.
+
+    Args:
+      stop_signals: a function that gives a context, as training.stop_signals, which works in the main thread alone: when
+        the context's list gets a number, the next frame is the first that is left out.
+    """
     output, folder = options.output_file, f"{os.path.expanduser(options.output_file)}.parts"
     with system.sole_user(folder, "another process writes there; wait for its end, or choose another --output_file"):
         try:
             system.remove_leftovers(folder, 0)  # of a killed run: nobody else writes here now
             check_settings(folder, describe_settings(job, options, clip), resume)
-            signals = write_parts(folder, job, options, clip, method, style)
+            signals = write_parts(folder, job, options, clip, method, style, stop_signals)
             parts = list_parts(folder)
             if not parts:
                 raise KeyboardInterrupt if signals else cli.UserError(f"{clip.path}: no frame could be read from it")
@@ -127,14 +132,14 @@ def check_settings(folder, settings, resume):
         )
 
 
-def write_parts(folder, job, options, clip, method, style):
+def write_parts(folder, job, options, clip, method, style, stop_signals):
     """Stylizes the frames that no part in the folder has, and writes them as parts. Returns the signals that stopped it."""
     parts, encoding = list_parts(folder), clips.encoding_of(options.output_file, options.quality)
     begin = math.ceil(options.start / clip.time_base)
     last = clips.read_last(parts[-1], clip.time_base) if parts else None
     total = count_frames(options, clip)
     done = min(PART_FRAMES * len(parts), total or 0)  # about: Ctrl-C makes shorter parts
-    with training.stop_signals() as signals, tqdm(total=total, initial=done, unit=" frames") as progress:
+    with stop_signals() as signals, tqdm(total=total, initial=done, unit=" frames") as progress:
         source = itertools.takewhile(lambda frame: not signals, choose_frames(clip, options, begin, last))
         results = stylize_frames(job, options, method, fit_style(job, options, clip, style, begin), source, last, progress)
         number, began = len(parts), time.monotonic()
