@@ -5,9 +5,9 @@ for this machine alone, unless --host or --share says otherwise. Needs requireme
 """
 
 import contextlib
-import functools
 import glob
 import html
+import logging
 import os
 import re
 import shutil
@@ -23,8 +23,8 @@ from core import onednn, quiet_tensorflow  # noqa: F401
 import numpy as np
 from absl import flags
 
-from core import cli, clips, pictures, stability, styles, system, training
-from methods import METHODS, load_model, load_recipe, page, stylizing
+from core import cli, clips, pictures, stability, system, training
+from methods import page
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when Gradio is loaded
 try:
@@ -38,9 +38,7 @@ flags.DEFINE_integer("port", 7860, "The port to serve.", lower_bound=1, upper_bo
 flags.DEFINE_bool("share", False, "Have Gradio's servers make the page public, under an address that it prints.")
 FLAGS = flags.FLAGS
 
-DEFAULT_MODEL = "scream"
-TABS = {"": "style", "image": "any", "name": "mix"}  # {a method's style_kind: the tab of its models}
-MAX_UPLOAD = "200mb"
+MAX_UPLOAD = "200mb"  # of a file
 QUEUE = "compute"  # the name of the one queue in which everything that computes waits
 KEPT_SECONDS = 600  # after which a result is deleted; Gradio then has a copy of its own
 PHOTOS = ("Corgi", "chelsea", "astronaut", "coffee", "rocket")  # in images/; its other pictures are paintings
@@ -49,6 +47,12 @@ COLORS = [("the style's", "no"), ("the photo's", "luminance")]
 WEBCAM_SECONDS = 120  # then the next visitor has a turn
 BRUSH = "#ffffff"
 EDITOR_SIDE = 800  # pixels of the long side of the photo that a mask is painted on
+MISSING = {  # {tab: what it says where it has no model}
+    "any": "There is no model for this in models/; `python train.py -c conf/adain.yml` trains one.",
+    "mix": "There is no model for this in models/; `python train.py -c conf/stylebank_cpu.yml` trains one.",
+    "enlarge": "There is no model for this yet. `python train.py -c conf/sr_x4_feat_cpu.yml` trains one; its file goes with "
+    "`--model_file`, or into `models/` with its recipe.",
+}
 COMPUTE = threading.Lock()  # held by whatever computes: the webcam has no place in the queue
 STOPS = {}  # {session: list of a running work, which a press of Stop appends to}
 CSS = ".gradio-container {max-width: 1100px !important; margin: auto} footer {display: none !important}"
@@ -60,14 +64,15 @@ def main(argv):
         raise cli.UsageError(f"{argv[1]}: not expected; a model goes with --model_file")
     if gr is None:
         raise cli.UserError("the page needs Gradio: pip install -r requirements-demo.txt")
-    models = find_models(FLAGS.model_file)
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # Gradio asks its own server whether it is there
+    models = page.find_models(FLAGS.model_file)
     with (
         tempfile.TemporaryDirectory(prefix="demo-", ignore_cleanup_errors=True) as folder,
         training.stop_signals() as signals,
     ):
         os.environ["GRADIO_TEMP_DIR"] = folder
         app = build(models)
-        warm_up(first_of(models["style"]))
+        page.warm_up(models["style"])
         serve(app, FLAGS.host, FLAGS.port, FLAGS.share)
         while not signals:
             time.sleep(0.2)
@@ -75,49 +80,6 @@ def main(argv):
             stops.append(signals[0])
         app.close(verbose=False)
     return 0
-
-
-def find_models(own=None):
-    """{tab: {name: model file}} of the models in models/ and, first in its tab, one's own. Raises UserError for the latter.
-
-    Tabs: "style", models of one style; "any", of any; "mix", of several; "enlarge", super-resolution.
-    """
-    tabs = {tab: {} for tab in (*TABS.values(), "enlarge")}
-    for path in [own] * bool(own) + sorted(glob.glob(os.path.join(system.ROOT, "models", "*.ckpt-done"))):
-        try:
-            method = METHODS[load_recipe(path)[0].method]
-        except cli.UserError as error:
-            if path == own:
-                raise
-            cli.complain(error)
-            continue
-        if path == own:
-            load_model(path)
-        tab = "enlarge" if method is METHODS["super_resolution"] else TABS[method.style_kind]
-        tabs[tab].setdefault(os.path.basename(path).removesuffix(".ckpt-done"), path)
-    names = list(tabs["style"])
-    if not own and DEFAULT_MODEL in names:
-        tabs["style"] = {name: tabs["style"][name] for name in [DEFAULT_MODEL, *names]}
-    if not names:
-        raise cli.UserError("models/: holds no model of one style; name one with --model_file")
-    return tabs
-
-
-def first_of(models):
-    """The first model file of {name: model file}."""
-    return next(iter(models.values()))
-
-
-@functools.lru_cache(maxsize=16)
-def open_model(path):
-    """load_model(), which keeps the models used last."""
-    return load_model(path)
-
-
-def warm_up(model_file):
-    """Loads and traces a model, so that the first visitor does not wait for it."""
-    job = page.make_job(model_file)
-    stylizing.stylize(job, open_model(model_file), np.zeros([512, 512, 3], np.uint8), None)
 
 
 def serve(app, host, port, share=False):
@@ -189,16 +151,14 @@ def build(models):
         gr.Markdown(
             "# Neural style\nPaints your photos in the style of a painting. They stay on the machine that runs this page."
         )
-        for name, build_tab in (
-            ("Style", build_style),
-            ("Any painting", build_any),
-            ("Mix", build_mix),
-            ("Optimize", build_optimize),
-            ("Video", build_video),
-            ("Enlarge", build_enlarge),
-        ):
-            with gr.Tab(name):
-                build_tab(models)
+        tabs = {"Style": ("style", build_style), "Any painting": ("any", build_any), "Mix": ("mix", build_mix)}
+        tabs |= {"Optimize": ("", build_optimize), "Video": ("style", build_video), "Enlarge": ("enlarge", build_enlarge)}
+        for title, (kind, build_tab) in tabs.items():
+            with gr.Tab(title):
+                if not kind or models[kind]:
+                    build_tab(models)
+                else:
+                    gr.Markdown(MISSING[kind])
 
         def leave(request: gr.Request):
             stop(request.session_hash)
@@ -214,7 +174,7 @@ def stop(session):
 
 def add_picture(label, examples):
     """A field for a picture whose upload core.pictures reads, as it says in plain words what is wrong with one."""
-    picture = gr.Image(label=label, type="filepath", sources=["upload", "webcam", "clipboard"], height=320)
+    picture = gr.Image(label=label, type="filepath", sources=["upload", "webcam", "clipboard"], height=260)
     picture.preprocess = lambda payload: payload and payload.path  # Gradio would decode and encode it
     gr.Examples([[path] for path in examples], picture, label="Examples")
     return picture
@@ -275,7 +235,7 @@ def build_style(models):
     with gr.Row():
         with gr.Column():
             photo = add_picture("Photo", example_photos())
-            gallery = gr.Gallery(tiles, label="Styles", columns=4, height=230, allow_preview=False, buttons=[])
+            gallery = gr.Gallery(tiles, label="Styles", columns=4, height=330, allow_preview=False, buttons=[])
             model = add_choice("Style", names)
             strength, colors, size = add_settings()
             button = gr.Button("Paint", variant="primary")
@@ -291,14 +251,14 @@ def build_style(models):
     def paint(photo, name, strength, colors, size):
         with working():
             job = page.make_job(names[name], strength, colors)
-            return offer(page.paint(job, open_model(job.model_file), photo, size, new_folder()))
+            return offer(page.paint(job, page.open_model(job.model_file), photo, size, new_folder()))
 
     def paint_frame(frame, name, strength, colors, times):
         if frame is None:
             return gr.skip(), gr.skip(), []
         with working():
             job = page.make_job(names[name], strength, colors)
-            return page.paint_frame(job, open_model(job.model_file), frame, times)
+            return page.paint_frame(job, page.open_model(job.model_file), frame, times)
 
     gallery.select(choose, None, model, queue=False, api_visibility="private")
     connect(button, paint, [photo, model, strength, colors, size], results, "style")
@@ -323,10 +283,10 @@ def build_any(models):
         with working():
             style_file = [page.require(painting, "a painting")]
             job = page.make_job(models["any"][name], strength, colors, style_file=style_file)
-            return offer(page.paint(job, open_model(job.model_file), photo, size, new_folder()))
+            return offer(page.paint(job, page.open_model(job.model_file), photo, size, new_folder()))
 
     def reset_strength(name):
-        return METHODS[load_recipe(models["any"][name])[0].method].default_strength
+        return page.read_strength(models["any"][name])
 
     model.change(reset_strength, model, strength, queue=False, api_visibility="private")
     connect(button, paint, [photo, painting, model, strength, colors, size], results, "any")
@@ -334,7 +294,7 @@ def build_any(models):
 
 def build_mix(models):
     """Models of several styles, mixed by weight, everywhere or where a mask is painted."""
-    names_of = {name: open_names(path) for name, path in models["mix"].items()}
+    names_of = {name: page.read_names(path) for name, path in models["mix"].items()}
     first = next(iter(names_of.values()))
     with gr.Row():
         with gr.Column():
@@ -376,18 +336,13 @@ def build_mix(models):
             job = page.make_job(models["mix"][name], strength, colors, style=texts)
             layers = [np.float32(layer[..., 3]) / 255 for layer in (editor or {}).get("layers", ()) if layer is not None]
             mask = np.max(layers, 0) if layers else None
-            return offer(page.mix(job, open_model(job.model_file), photo, mask, elsewhere, size, new_folder()))
+            return offer(page.mix(job, page.open_model(job.model_file), photo, mask, elsewhere, size, new_folder()))
 
     for slider, name in zip(weights, first, strict=False):
         slider.label = name
     model.change(show_styles, model, [elsewhere, *weights], queue=False, api_visibility="private")
     photo.change(show_photo, photo, editor, concurrency_id=QUEUE, api_visibility="private")
     connect(button, paint, [photo, model, editor, elsewhere, strength, colors, size, *weights], results, "mix")
-
-
-def open_names(path):
-    """The names of the styles of a model file, from its recipe."""
-    return styles.names(load_recipe(path)[0].style_images)
 
 
 def build_optimize(models):
@@ -451,20 +406,14 @@ def build_video(models):
     def film(video, name, strength, steady, seconds, size, request: gr.Request, progress=gr.Progress(track_tqdm=True)):  # noqa: B008
         with working(), stoppable(request.session_hash) as stops:
             job = page.make_job(models["style"][name], strength)
-            return page.film(job, open_model(job.model_file), video, steady, size, seconds, new_folder(), stops)
+            return page.film(job, page.open_model(job.model_file), video, steady, size, seconds, new_folder(), stops)
 
     connect(button, film, [video, model, strength, steady, seconds, size], [shown, line], "video")
     add_stop(halt)
 
 
 def build_enlarge(models):
-    """Super-resolution, where such models are."""
-    if not models["enlarge"]:
-        gr.Markdown(
-            "There is no model for this yet: `models/sr_*.ckpt-done` is what this tab looks for. "
-            "`python train.py -c conf/sr_x4_feat_cpu.yml` trains one; then start the page anew."
-        )
-        return
+    """Super-resolution."""
     with gr.Row():
         with gr.Column():
             photo = add_picture("Photo", example_photos())
@@ -476,7 +425,7 @@ def build_enlarge(models):
     def enlarge(photo, name, size):
         with working():
             job = page.make_job(models["enlarge"][name])
-            return offer(page.paint(job, open_model(job.model_file), photo, size, new_folder()))
+            return offer(page.paint(job, page.open_model(job.model_file), photo, size, new_folder()))
 
     connect(button, enlarge, [photo, model, size], results, "enlarge")
 

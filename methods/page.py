@@ -3,6 +3,7 @@
 import concurrent.futures
 import contextlib
 import dataclasses
+import functools
 import glob
 import os
 import time
@@ -12,11 +13,62 @@ from PIL import Image
 
 import losses
 from core import cli, config, memory, pictures, styles, system
-from methods import filming, gatys, stylizing
+from methods import METHODS, filming, gatys, load_model, load_recipe, stylizing
 
+DEFAULT_MODEL = "scream"
+TABS = {"": "style", "image": "any", "name": "mix"}  # {a method's style_kind: the tab of its models}
 WEBCAM_SIDE = 320  # pixels of the long side of the webcam's frames
 SHOW_SECONDS = 1.0  # between the pictures of an optimization
 SHOWN = (".jpg", ".jpeg", ".png", ".webp")  # what browsers show
+
+
+def find_models(own=None):
+    """{tab: {name: model file}} of the models in models/ and, first in its tab, one's own. Raises UserError for the latter.
+
+    Tabs: "style", models of one style; "any", of any; "mix", of several; "enlarge", super-resolution.
+    """
+    tabs = {tab: {} for tab in (*TABS.values(), "enlarge")}
+    for path in [own] * bool(own) + sorted(glob.glob(os.path.join(system.ROOT, "models", "*.ckpt-done"))):
+        try:
+            method = METHODS[load_recipe(path)[0].method]
+        except cli.UserError as error:
+            if path == own:
+                raise
+            cli.complain(error)
+            continue
+        if path == own:
+            load_model(path)
+        tab = "enlarge" if method is METHODS["super_resolution"] else TABS[method.style_kind]
+        tabs[tab].setdefault(os.path.basename(path).removesuffix(".ckpt-done"), path)
+    names = list(tabs["style"])
+    if not names:
+        raise cli.UserError("models/: holds no model of one style; name one with --model_file")
+    if DEFAULT_MODEL in names and own not in tabs["style"].values():
+        tabs["style"] = {name: tabs["style"][name] for name in [DEFAULT_MODEL, *names]}
+    return tabs
+
+
+@functools.lru_cache(maxsize=16)
+def open_model(path):
+    """load_model(), which keeps the models used last."""
+    return load_model(path)
+
+
+def warm_up(models):
+    """Loads and traces the first of the models {name: file}, so that the first visitor does not wait for it."""
+    model_file = next(iter(models.values()))
+    job = make_job(model_file)
+    stylizing.stylize(job, open_model(model_file), np.zeros([512, 512, 3], np.uint8), None)
+
+
+def read_strength(path):
+    """The default strength of a model file's method."""
+    return METHODS[load_recipe(path)[0].method].default_strength
+
+
+def read_names(path):
+    """The names of the styles of a model file, from its recipe."""
+    return styles.names(load_recipe(path)[0].style_images)
 
 
 def make_job(model_file, strength=None, preserve_colors="no", style_file=(), style=()):

@@ -19,7 +19,7 @@ import methods
 from core import config, onednn
 from methods import gatys
 
-VERBS = ["train", "eval", "batch", "optimize", "video", "export", "distill", "figures", "download", "benchmark"]
+VERBS = ["train", "eval", "batch", "optimize", "video", "demo", "export", "distill", "figures", "download", "benchmark"]
 # From the highest to the lowest: a module imports only what stands below it in this list. Verbs, reports and methods, which
 # the walk adds to it, import none of their own kind.
 REPORTS_SHARED = [
@@ -31,6 +31,7 @@ REPORTS_SHARED = [
     "reports.flag",
 ]
 ALL_FIGURES = "reports.all_figures"
+PAGE = "methods.page"
 METHODS_SHARED = ["methods.filming", "methods.stylizing", "methods.style_data", "methods.decoders"]
 METHODS_SHARED += ["methods.layers", "methods.base"]
 NOUNS = ["model", "losses", "reader", "vgg_preprocessing"]
@@ -62,9 +63,9 @@ def modules(folder):
 
 
 REPORTS = [name for name in modules("reports") if name not in (ALL_FIGURES, *REPORTS_SHARED)]
-METHODS = [name for name in modules("methods") if name not in METHODS_SHARED]
+METHODS = [name for name in modules("methods") if name not in (PAGE, *METHODS_SHARED)]
 LAYERS = [VERBS, [ALL_FIGURES], REPORTS, *([name] for name in REPORTS_SHARED)]
-LAYERS += [["methods"], METHODS, *([name] for name in METHODS_SHARED)]
+LAYERS += [[PAGE], ["methods"], METHODS, *([name] for name in METHODS_SHARED)]
 LAYERS += [[name] for name in NOUNS] + [[f"core.{name}"] for name in CORE]
 
 
@@ -135,7 +136,7 @@ def printed_commands():
         for path in sorted(glob.glob(os.path.join(ROOT, pattern), recursive=True)):
             with open(path, encoding="utf-8") as file:
                 texts.append(file.read())
-    commands = re.findall(r"python (train|eval|batch|optimize|video)\.py( [^`\n]*)", "\n".join(texts))
+    commands = re.findall(r"python (train|eval|batch|optimize|video|demo)\.py( [^`\n]*)", "\n".join(texts))
     return sorted({(verb, arguments.split("  ")[0]) for verb, arguments in commands})
 
 
@@ -146,7 +147,7 @@ def test_a_printed_command_has_flags_that_exist(verb, arguments):
     assert any(value for value in values.values())
 
 
-@pytest.mark.parametrize("verb", ["train", "eval", "batch", "optimize", "video"])
+@pytest.mark.parametrize("verb", ["train", "eval", "batch", "optimize", "video", "demo"])
 def test_help_shows_every_flag_with_its_default_or_that_it_is_required(verb):
     result = script(f"{verb}.py", "-h")
     assert result.returncode == 0, result.stderr
@@ -189,7 +190,7 @@ def test_only_main_reads_the_flags():
         assert "FLAGS" not in names, path
 
 
-ASKING = ["train.py", "optimize.py", "distill.py", "figures.py", "benchmark.py train", "benchmark.py optimize"]
+ASKING = ["train.py", "optimize.py", "demo.py", "distill.py", "figures.py", "benchmark.py train", "benchmark.py optimize"]
 ASKING += ["benchmark.py memory --form=optimize,vgg_19"]
 NOT_ASKING = ["eval.py", "batch.py", "benchmark.py stylize", "benchmark.py memory --form=ours"]
 
