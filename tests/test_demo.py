@@ -85,7 +85,7 @@ def test_a_mistake_is_a_plain_line(client, tmp_path, monkeypatch):
     assert refusal(client, None, *settings) == "choose a photo first"
     unfinished = (write(tmp_path / "a.png"), None, "adain", 1, "no", 0)
     assert refusal(client, *unfinished, api_name="/any") == "choose a painting first"
-    monkeypatch.setattr(memory, "available", lambda: 0.69e9)  # not even rows fit
+    monkeypatch.setattr(memory, "available", lambda: 0.66e9)  # not even rows fit
     Image.new("RGB", (900, 900)).save(tmp_path / "b.png")
     text = refusal(client, gradio_client.handle_file(str(tmp_path / "b.png")), *settings)
     assert "900x900 pixels need about" in text
@@ -178,7 +178,7 @@ def test_a_video(client, tmp_path):
     timing = clips.Timing(clips.fractions.Fraction(1, 10), clips.fractions.Fraction(10))
     clips.write_frames(str(tmp_path / "in.mp4"), frames, timing, clips.encoding_of("in.mp4", 20))
     video = gradio_client.handle_file(str(tmp_path / "in.mp4"))
-    shown, line = client.predict({"video": video}, "wave", 1, 0.5, 0, 0, api_name="/video")
+    shown, line = client.predict(video, "wave", 1, 0.5, 0, 0, api_name="/video")
     with av.open(shown if isinstance(shown, str) else shown["video"]) as container:
         sizes = [(frame.width, frame.height) for frame in container.decode(video=0)]
     assert sizes == [(64, 48)] * 4
@@ -228,7 +228,6 @@ def test_a_visitor_paints_in_a_browser(width, address, tmp_path):
         window.get_by_text("64x48 pixels in").wait_for()
         assert window.locator("img[src*='a-wave.png']").count() > 0
         assert window.evaluate("document.documentElement.scrollWidth") <= width
-        window.locator("img[alt='']").first.count()
         window.get_by_text("Webcam, live").click()
         window.get_by_text("Click to Access Webcam").first.click()
         window.locator("button:has-text('Record')").first.click()
