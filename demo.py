@@ -55,7 +55,7 @@ MISSING = {  # {tab: what it says where it has no model}
 }
 COMPUTE = threading.Lock()  # held by whatever computes: the webcam has no place in the queue
 STOPS = {}  # {session: list of a running work, which a press of Stop appends to}
-CSS = ".gradio-container {max-width: 1100px !important; margin: auto} footer {display: none !important}"
+CSS = ".gradio-container {max-width: min(1100px, 100vw) !important; margin: auto} footer {display: none !important}"
 
 
 def main(argv):
@@ -235,7 +235,7 @@ def build_style(models):
     with gr.Row():
         with gr.Column():
             photo = add_picture("Photo", example_photos())
-            gallery = gr.Gallery(tiles, label="Styles", columns=4, height=330, allow_preview=False, buttons=[])
+            gallery = gr.Gallery(tiles, show_label=False, columns=4, height=360, allow_preview=False, buttons=[])
             model = add_choice("Style", names)
             strength, colors, size = add_settings()
             button = gr.Button("Paint", variant="primary")

@@ -220,7 +220,7 @@ def test_a_visitor_paints_in_a_browser(width, address, tmp_path):
         window.set_default_timeout(120_000)
         requests, errors = [], []
         window.on("request", lambda request: requests.append(request.url))
-        window.on("pageerror", errors.append)
+        window.on("pageerror", lambda error: errors.append(error))
         window.goto(address)
         window.locator("input[type=file]").first.set_input_files(str(tmp_path / "a.png"))
         window.get_by_role("button", name="wave").or_(window.locator("button:has-text('wave')")).first.click()
