@@ -45,7 +45,7 @@ PHOTOS = ("Corgi", "chelsea", "astronaut", "coffee", "rocket")  # in images/; it
 SIZES = [("as it is", 0), *((f"{side} pixels", side) for side in (256, 512, 1024, 2048))]  # of the long side
 COLORS = [("the style's", "no"), ("the photo's", "luminance")]
 WEBCAM_SECONDS = 120  # then the next visitor has a turn
-BRUSH = "#ffffff"
+BRUSH = "#ff00ff"  # of the mask: a color that photos hardly have
 EDITOR_SIDE = 800  # pixels of the long side of the photo that a mask is painted on
 MISSING = {  # {tab: what it says where it has no model}
     "any": "There is no model for this in models/; `python train.py -c conf/adain.yml` trains one.",

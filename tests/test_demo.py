@@ -230,7 +230,7 @@ def test_a_visitor_paints_in_a_browser(width, address, tmp_path):
         assert window.evaluate("document.documentElement.scrollWidth") <= width
         window.get_by_text("Webcam, live").click()
         window.get_by_text("Click to Access Webcam").first.click()
-        window.locator("button:has-text('Record')").first.click()
+        window.locator("button:has-text('Record'):visible").first.click()
         window.get_by_text("frames a second").wait_for()
         browser.close()
     assert [url for url in requests if url.startswith("http") and not url.startswith(address)] == []
