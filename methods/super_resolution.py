@@ -8,7 +8,7 @@ import tensorflow as tf
 
 import losses
 import model
-from core import config, portable, rows
+from core import config, distribution, portable, rows
 from core.cli import UserError
 from methods import base, layers
 
@@ -88,7 +88,7 @@ class SuperResolution(base.Method):
         """As base.Method.input_of: photos reduced as in training, without the blur."""
         return reduce(photos, self.scale)
 
-    @tf.function(autograph=False)
+    @distribution.step
     def _train_step(self, content, optimizer, variables):
         reduced = reduce(blur(content, self.conf.blur), self.scale)
         targets = self.network(content) if self.network else {}
