@@ -40,16 +40,21 @@ def scope(name):
     if name == "none":
         yield
         return
-    strategy = tf.distribute.MirroredStrategy() if name == "mirrored" else _join_workers()
-    index, count = share()
-    print(f"Worker {index} of {count}, {strategy.num_replicas_in_sync} replicas in all.")
+    strategy = _create_strategy(name)
     try:
         with strategy.scope():
+            index, count = share()
+            print(f"Worker {index} of {count}, {strategy.num_replicas_in_sync} replicas in all.")
             yield
     except tf.errors.OpError as error:
         if not is_loss_of_worker(error):
             raise
         raise UserError(LOST) from None
+
+
+@functools.cache  # TensorFlow takes the collective ops of two strategies in one process for one another
+def _create_strategy(name):
+    return tf.distribute.MirroredStrategy() if name == "mirrored" else _join_workers()
 
 
 def _join_workers():
@@ -148,8 +153,9 @@ def _broadcast(strategy, variables):
     def assign():
         context = tf.distribute.get_replica_context()
         is_first = context.replica_id_in_sync_group == 0
-        values = [tf.where(is_first, variable, tf.zeros_like(variable)) for variable in variables]
-        for variable, value in zip(variables, context.all_reduce(tf.distribute.ReduceOp.SUM, values), strict=True):
+        for variable in variables:
+            value = tf.where(is_first, variable, tf.zeros_like(variable))
+            value = context.all_reduce(tf.distribute.ReduceOp.SUM, value)
             tf.raw_ops.AssignVariableOp(resource=variable.handle, value=value)
 
     strategy.run(assign)

@@ -70,7 +70,8 @@ class AdaIn(base.Method):
         """As base.Method.train_step; in the first conf.reconstruction_steps the losses are decoders.inversion_losses."""
         if optimizer.steps_done < self.conf.reconstruction_steps:
             return self._reconstruction_step(content, optimizer, variables)
-        return self._train_step(content, self._styles.draw(optimizer.iterations.read_value()), optimizer, variables)
+        style = distribution.split(self._styles.draw(optimizer.iterations.read_value()))
+        return self._train_step(content, style, optimizer, variables)
 
     def stylize(self, content, style, strength=1.0):
         """As base.Method.stylize; strength 0 is the content as the decoder recovers it from its features."""

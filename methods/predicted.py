@@ -75,7 +75,8 @@ class Predicted(base.Method):
 
     def train_step(self, content, optimizer, variables):
         """As base.Method.train_step, with another style for each photo."""
-        return self._train_step(content, self._styles.draw(optimizer.iterations.read_value()), optimizer, variables)
+        style = distribution.split(self._styles.draw(optimizer.iterations.read_value()))
+        return self._train_step(content, style, optimizer, variables)
 
     def stylize(self, content, style, strength=1.0):
         """As base.Method.stylize; the strength mixes the content (0) with the net's output (1).

@@ -6,7 +6,7 @@ import sys
 import tensorflow as tf
 
 import reader
-from core import augment, config, distribution
+from core import augment, config
 from core.cli import UserError
 
 MOST_HUE = 0.5  # radians: style pictures' hues are turned by at most this, either way
@@ -40,13 +40,11 @@ class StyleBatches:
     def draw(self, step):
         """The batch [N,S,S,3], RGB 0..255, of a step, which must be the one after the last call's, if there was one.
 
-        It is as distribution.split() returns it.
-
         Raises UserError as read_batches does.
         """
         if self._batches is None:
             self._batches = read_batches(self._paths, self._conf, int(step), self._share)
-        return distribution.split(self._vary_colors(next(self._batches), step))
+        return self._vary_colors(next(self._batches), step)
 
     @tf.function(autograph=False)
     def _vary_colors(self, images, step):
