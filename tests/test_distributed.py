@@ -66,7 +66,7 @@ def start_workers(house, confs):
     return processes, addresses
 
 
-def finish(process, timeout=120):
+def finish(process, timeout=500):
     """[(exit code, stdout, stderr)] of the confs of a process, whose end is awaited."""
     try:
         out, err = process.communicate(timeout=timeout)
@@ -144,7 +144,7 @@ def test_workers_learn_what_one_device_learns_and_the_chief_alone_writes(house, 
 def test_when_a_worker_dies_the_other_says_so_and_the_run_resumes(house):
     conf = write_conf(house, **KEYS | {"steps": 5000})
     processes, _ = start_workers(house, [[conf], [conf]])
-    folder, deadline = house / "models" / "small", time.monotonic() + 100
+    folder, deadline = house / "models" / "small", time.monotonic() + 500
     while not (folder / "fast-style-model.ckpt-4").exists() and time.monotonic() < deadline:
         assert all(process.poll() is None for process in processes)
         time.sleep(0.05)
