@@ -144,12 +144,10 @@ def _gather(strategy, numbers):
 
 def broadcast(variables):
     """Gives the variables of all workers the chief's values."""
-    if share()[1] > 1:
-        _broadcast(tf.distribute.get_strategy(), variables)
+    if share()[1] == 1:
+        return
+    strategy = tf.distribute.get_strategy()
 
-
-@tf.function(autograph=False)
-def _broadcast(strategy, variables):
     def assign():
         context = tf.distribute.get_replica_context()
         is_first = context.replica_id_in_sync_group == 0
@@ -158,7 +156,8 @@ def _broadcast(strategy, variables):
             value = context.all_reduce(tf.distribute.ReduceOp.SUM, value)
             tf.raw_ops.AssignVariableOp(resource=variable.handle, value=value)
 
-    strategy.run(assign)
+    # A graph for these variables alone: a tf.function takes another list of mirrored variables for the same one.
+    tf.function(lambda: strategy.run(assign), autograph=False)()
 
 
 def split(batch):
