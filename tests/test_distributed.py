@@ -15,7 +15,18 @@ import time
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import RELATIVE, ROOT, inside, load, many_styles_conf, photo, write_conf
+from conftest import (
+    MANY_STYLES,
+    RELATIVE,
+    ROOT,
+    UNIVERSAL,
+    inside,
+    load,
+    many_styles_conf,
+    photo,
+    universal_conf,
+    write_conf,
+)
 from PIL import Image
 
 import methods
@@ -83,24 +94,28 @@ def values(house, naming):
     return {name: model.get_tensor(name) for name in model.get_variable_to_shape_map()}
 
 
-def write_confs(house, strategy):
-    """The confs of two methods, one of them of many styles, for runs named after the strategy."""
-    names = [f"{strategy}-{method}" for method in ("johnson", "msgnet")]
-    johnson = write_conf(house, naming=names[0], **RELATIVE, turned_losses=True, random_light=True, **KEYS)
-    confs = [shutil.move(johnson, house / f"{names[0]}.yml")]
-    msgnet = many_styles_conf(house, "msgnet", naming=names[1], **KEYS)
-    return [*confs, shutil.move(msgnet, house / f"{names[1]}.yml")]
+def write_confs(house, strategy, names):
+    """The confs of methods, for runs named after the strategy."""
+    for name in names:
+        keys = {"naming": f"{strategy}-{name}", **KEYS}
+        if name in MANY_STYLES:
+            conf = many_styles_conf(house, name, stylizing_steps=2, **keys)
+        elif name in UNIVERSAL:
+            conf = universal_conf(house, name, **keys | {"width": None})
+        elif name == "super_resolution":
+            conf = write_conf(house, method=name, style_image=None, style_weight=None, **keys)
+        else:
+            conf = write_conf(house, **RELATIVE, turned_losses=True, random_light=True, **keys)
+        yield shutil.move(conf, house / f"{strategy}-{name}.yml")
 
 
-def check_same(house, strategy):
-    """Both runs of a strategy have the variables, and reported the losses, of those of one device."""
-    for method in ("johnson", "msgnet"):
+def check_same(house, strategy, names):
+    """The runs of a strategy have the variables, and reported the losses, of those of one device."""
+    for method in names:
         one, several = values(house, f"none-{method}"), values(house, f"{strategy}-{method}")
         assert one.keys() == several.keys()
         for name, value in one.items():
-            # A bias before a norm has no effect: its gradient is rounding, which Adam makes as large as others.
-            if method == "johnson" or not name.endswith("/biases"):
-                np.testing.assert_allclose(several[name], value, atol=1e-5, err_msg=f"{method} {name}")
+            np.testing.assert_allclose(several[name], value, atol=1e-5, rtol=1e-5, err_msg=f"{method} {name}")
         recipes = [house / "models" / f"{s}-{method}" / "fast-style-model.yml" for s in ("none", strategy)]
         losses = [config.read_recipe(path)["mean_losses_of_the_last_100_steps"] for path in recipes]
         assert losses[0] == pytest.approx(losses[1], rel=1e-4)
@@ -108,14 +123,15 @@ def check_same(house, strategy):
 
 def test_replicas_learn_what_one_device_learns(house):
     """And those that cannot divide a batch are refused."""
+    names = ["johnson", "stylebank", "adain", "wct", "super_resolution"]
     odd = shutil.move(write_conf(house, naming="odd", batch_size=3), house / "odd.yml")
-    process = start(2, "mirrored", house, *write_confs(house, "mirrored"), odd)
-    for conf in write_confs(house, "none"):
+    process = start(2, "mirrored", house, *write_confs(house, "mirrored", names), odd)
+    for conf in write_confs(house, "none", names):
         assert inside(train, "-c", conf, cwd=house).returncode == 0
     *results, refused = finish(process)
-    assert [code for code, _, _ in results] == [0, 0], results
+    assert [code for code, _, _ in results] == [0] * len(names), results
     assert "2 replicas in all" in results[0][1]
-    check_same(house, "mirrored")
+    check_same(house, "mirrored", names)
     assert refused[0] == 1
     assert "batch_size: got 3, which 2 replicas cannot divide evenly; give a multiple of 2" in refused[2]
     assert not (house / "models" / "odd").exists()
@@ -124,7 +140,8 @@ def test_replicas_learn_what_one_device_learns(house):
 def test_workers_learn_what_one_device_learns_and_the_chief_alone_writes(house, tmp_path_factory):
     """The other has no folder of the run, and so nothing to resume from but what the chief sends it."""
     elsewhere = tmp_path_factory.mktemp("elsewhere")
-    confs, others = write_confs(house, "multi_worker"), []
+    names = ["johnson", "stylebank"]
+    confs, others = [*write_confs(house, "multi_worker", names)], []
     for conf in confs:
         text = conf.read_text().replace(str(house / "models"), str(elsewhere / "models"))
         others.append(elsewhere / conf.name)
@@ -134,12 +151,12 @@ def test_workers_learn_what_one_device_learns_and_the_chief_alone_writes(house, 
     other_first = elsewhere / "first.yml"
     other_first.write_text(others[0].read_text().replace("steps: 6", "steps: 2"))
     processes, _ = start_workers(house, [[first, *confs], [other_first, *others]])
-    for conf in write_confs(house, "none"):
+    for conf in write_confs(house, "none", names):
         assert inside(train, "-c", conf, cwd=house).returncode == 0
     chief, other = map(finish, processes)
     assert [code for code, _, _ in [*chief, *other]] == [0] * 6, [chief, other]
     assert "Resuming at step 2" in chief[1][1]
-    check_same(house, "multi_worker")
+    check_same(house, "multi_worker", names)
     assert not (elsewhere / "models").exists()
 
 
