@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -160,13 +161,29 @@ def test_workers_learn_what_one_device_learns_and_the_chief_alone_writes(house, 
     assert not (elsewhere / "models").exists()
 
 
-def test_when_a_worker_dies_the_other_says_so_and_the_run_resumes(house):
+def start_long_run(house):
+    """Starts two workers that train for long. Returns their processes when there is a checkpoint."""
     conf = write_conf(house, **KEYS | {"steps": 5000})
     processes, _ = start_workers(house, [[conf], [conf]])
-    folder, deadline = house / "models" / "small", time.monotonic() + 500
-    while not (folder / "fast-style-model.ckpt-4").exists() and time.monotonic() < deadline:
+    checkpoint, deadline = house / "models" / "small" / "fast-style-model.ckpt-4", time.monotonic() + 500
+    while not checkpoint.exists() and time.monotonic() < deadline:
         assert all(process.poll() is None for process in processes)
         time.sleep(0.05)
+    return processes
+
+
+def test_when_one_worker_is_to_stop_all_stop_after_the_same_step(house):
+    processes = start_long_run(house)
+    processes[1].terminate()
+    ends = [finish(process, 60)[0] for process in processes]
+    steps = [re.search(r"Saved at step (\d+) of 5000; the same command resumes", stdout)[1] for _, stdout, _ in ends]
+    assert [code for code, _, _ in ends] == [128 + signal.SIGTERM] * 2
+    assert steps[0] == steps[1]
+    assert (house / "models" / "small" / f"fast-style-model.ckpt-{steps[0]}").exists()
+
+
+def test_when_a_worker_dies_the_other_says_so_and_the_run_resumes(house):
+    processes = start_long_run(house)
     processes[1].kill()
     [(code, _, stderr)] = finish(processes[0], 60)
     processes[1].communicate()

@@ -480,7 +480,7 @@ def test_the_reconstructions_gradient_is_as_long_as_the_stylizing_steps(house):
     """Times lambda: seen in a plain gradient step."""
     method = make("stylebank", house, training=True, reconstruction_weight=0.5)
     variables = train.trainable_variables(method)
-    plain = SimpleNamespace(iterations=tf.constant(0, tf.int64), gradients=None)
+    plain = SimpleNamespace()
 
     def record_gradients(pairs):
         plain.gradients = [g for g, _ in pairs]
@@ -489,7 +489,7 @@ def test_the_reconstructions_gradient_is_as_long_as_the_stylizing_steps(house):
     content = tf.constant(np.stack([photo(32, 32, 1), photo(32, 32, 2)]), tf.float32)
     norms = []
     for step in (0, 2):
-        plain.iterations = tf.constant(step, tf.int64)
+        plain.iterations, plain.steps_done = tf.constant(step, tf.int64), step
         run_eagerly(lambda: method.train_step(content, plain, variables))
         norms.append(float(method._shared_norm(plain.gradients, variables)))
     assert norms[1] == pytest.approx(0.5 * norms[0], rel=1e-3)
