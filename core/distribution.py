@@ -41,15 +41,15 @@ def scope(name):
         yield
         return
     strategy = _create_strategy(name)
-    try:
-        with strategy.scope():
-            index, count = share()
-            print(f"Worker {index} of {count}, {strategy.num_replicas_in_sync} replicas in all.")
+    with strategy.scope():
+        index, count = share()
+        print(f"Worker {index} of {count}, {strategy.num_replicas_in_sync} replicas in all.")
+        try:
             yield
-    except tf.errors.OpError as error:
-        if not is_loss_of_worker(error):
-            raise
-        raise UserError(LOST) from None
+        except tf.errors.OpError as error:
+            if not is_loss_of_worker(error):
+                raise
+            raise UserError(LOST) from None
 
 
 @functools.cache  # TensorFlow takes the collective ops of two strategies in one process for one another

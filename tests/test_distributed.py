@@ -196,6 +196,17 @@ def test_when_a_worker_dies_the_other_says_so_and_the_run_resumes(house):
     assert (result.returncode, f"Resuming at step {step}\n" in result.stdout) == (0, True), result
 
 
+def test_when_the_chief_cannot_begin_the_others_end_too(house):
+    """Here as a file is where its folder should go; the others find out while they wait for it."""
+    (house / "file").write_text("")
+    chief = shutil.move(write_conf(house, **KEYS, model_path=str(house / "file" / "x")), house / "chief.yml")
+    processes, _ = start_workers(house, [[chief], [write_conf(house, **KEYS)]])
+    [(code, _, stderr)], [(other_code, _, other_stderr)] = (finish(process) for process in processes)
+    assert (code, "cannot be written" in stderr) == (1, True), stderr
+    assert (other_code, "another worker has ended or cannot be reached" in other_stderr) == (1, True), other_stderr
+    assert not (house / "models").exists()
+
+
 def test_a_worker_with_another_conf_or_other_photos_is_refused_by_name(house, tmp_path):
     shutil.copytree(house / "photos", tmp_path / "more")
     Image.fromarray(photo(40, 40)).save(tmp_path / "more" / "new.png")
