@@ -32,6 +32,7 @@ class SuperResolutionConf(config.MethodConf, config.NetworkConf):
     feature_weight: float = 1.0  # of the squared difference of features, l_feat
     pixel_weight: float = 0.0  # of the squared difference of pixels, l_pixel
     content_layers: tuple[str, ...] = ()  # that l_feat compares; (): relu2_2
+    turned_losses: bool = False  # l_feat compares crops of both pictures that are turned and moved at random (draw_crop)
 
     crops_from_photos: typing.ClassVar[bool] = True
 
