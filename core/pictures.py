@@ -14,7 +14,7 @@ import tensorflow as tf
 from PIL import Image, ImageCms, ImageDraw, ImageFont, UnidentifiedImageError
 
 from core import memory, system
-from core.cli import UserError
+from core.cli import UserError, complain
 
 with contextlib.suppress(ImportError):
     import pillow_heif
@@ -116,6 +116,14 @@ def read_image(path, long_side=None, draft=None):
     if (size := fit(rgb.size, long_side)) != rgb.size:
         rgb, alpha = rgb.resize(size, Image.LANCZOS), alpha and alpha.resize(size, Image.LANCZOS)
     return Picture(_to_array(rgb), None if alpha is None else np.asarray(alpha), notes, metadata)
+
+
+def read_and_tell(path, long_side=None):
+    """read_image(), whose notes are printed to stderr."""
+    picture = read_image(path, long_side)
+    for note in picture.notes:
+        complain(f"{path}: {note}")
+    return picture
 
 
 def _to_array(rgb):

@@ -340,3 +340,10 @@ def test_colors_of_a_jpeg_stay_sharp_and_its_quality_sets_its_size(tmp_path):
     assert sizes[0] < 0.7 * sizes[1]
     pictures.write_image(str(path), stripes)
     assert np.abs(pictures.read_image(str(path)).rgb.astype(int) - stripes).mean() < 8  # 4:2:0 gives about 60
+
+
+def test_notes_are_told(tmp_path, capsys):
+    frames = [Image.fromarray(photo(8, 8, seed)) for seed in (0, 1)]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    assert pictures.read_and_tell(str(tmp_path / "a.gif")).rgb.shape == (8, 8, 3)
+    assert "a.gif: has several frames" in capsys.readouterr().err
