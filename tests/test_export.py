@@ -11,6 +11,7 @@ from conftest import ROOT, inside, load, many_styles_conf, photo, universal_conf
 from PIL import Image
 
 from core import checkpoints, portable, runtimes, styles
+from core.cli import UserError
 from methods import METHODS, johnson, load_model, super_resolution
 
 PACKAGE_OF_HEADING = {
@@ -154,6 +155,24 @@ def test_what_was_there_stays_when_the_result_is_another(desk, monkeypatch):
     assert "differs from eval.py's by more than -1 level" in result.stderr
     assert (desk / "x" / "saved_model.pb").read_text() == "old"
     assert sorted(os.listdir(desk)) == ["m.ckpt-done", "m.yml", "x"]
+
+
+def test_a_folder_that_cannot_be_replaced_stays(tmp_path, monkeypatch):
+    old = tmp_path / "model"
+    old.mkdir()
+    (old / "saved_model.pb").write_bytes(b"old")
+
+    def write(folder):
+        os.mkdir(os.path.join(folder, "model"))
+
+    def refuse(*paths):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", refuse)
+    with pytest.raises(UserError, match="cannot be written"):
+        load("export").replace_whole(str(old), write)
+    assert (old / "saved_model.pb").read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["model"]
 
 
 def test_a_file_that_was_there_is_replaced(desk):
