@@ -100,7 +100,7 @@ def read_painting(path, long_side=None):
     """Reads a conf's style image. Raises UserError as read_image does; for a missing file the text says where it is."""
     if not os.path.exists(system.find_file(path)):
         raise UserError(f"{path}: no such image; {assets.describe_source(path)}")
-    return pictures.read_image(path, long_side)
+    return pictures.read_and_tell(path, long_side)
 
 
 def read_style(path, conf):

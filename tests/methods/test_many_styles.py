@@ -550,7 +550,7 @@ def test_the_flags_of_eval(desk):
         ("stylebank", ("--style", "0:x"), "--style: got '0:x', a weight of 0 or more is needed, as in 0:0.5"),
         ("stylebank", ("--style", "0:0", "--style", "style:0"), "--style: all weights are 0"),
         ("stylebank", ("--style_file", "style.png"), "--style_file: stylebank.ckpt-done has styles of its own:"),
-        ("msgnet", ("--style_file", "style.png"), "models/wct.ckpt-done takes any"),
+        ("msgnet", ("--style_file", "style.png"), "models/predicted.ckpt-done takes any"),
         ("stylebank", ("--style", "0", "--preserve_colors=coral"), "--preserve_colors=palette: recolors --style_file"),
         ("stylebank", ("--texture", "20"), "--texture: needs a model of any style"),
         ("stylebank", ("--style", "0", "--style_size", "64"), "--style_size: stylebank.ckpt-done has brushes of one size"),
