@@ -14,7 +14,8 @@
            a photo, the deviation of a static picture with noise, the style error, and frames a second at 640x360
 
 stylize and train measure Johnson's net in several forms: as it is, with direct convolutions instead of Winograd's, with a
-naive resize convolution, and as the original computes it; stylize also with half the channels, train also in bfloat16.
+naive resize convolution, and as the original computes it; both in bfloat16 too, stylize also with half the channels and
+by rows, as pictures are stylized that do not fit into the memory.
 With --method adain, predicted or wct, stylize measures a style that is new each time and one whose statistics are kept from
 the first time; with --method msgnet or stylebank, models/<method>.ckpt-done and Johnson's net; with --method
 super_resolution, enlargements by 4 and by 8. The forms take turns, so that other load on the machine slows all of them; the
@@ -44,7 +45,7 @@ import tensorflow as tf
 from absl import flags
 
 import model
-from core import cli, config, pictures, precision, stability, styles, system, vgg, winograd
+from core import cli, config, pictures, precision, rows, stability, styles, system, vgg, winograd
 from core import memory as memory_limits
 from core.optimizer import Adam
 from methods import CONFS, METHODS, base, gatys, johnson, load_model, style_data, super_resolution
@@ -87,6 +88,7 @@ FORMS = {  # {form: {(module, function): what replaces it}}
 STEADY_MODELS = ("wave", "starry", "denoised_starry")  # of `stability`; the last has full width
 HALF = "half width"  # ours, in a net of half the channels
 MIXED = "bfloat16"  # ours with mixed_precision
+BY_ROWS = "by rows"  # ours, some rows at a time, as pictures are stylized that do not fit into the memory
 
 EXPORTS = {  # {format: (its heading in docs/export.md, the file that the lines there read)}
     "onnx": ("ONNX Runtime", "scream.onnx"),
@@ -190,11 +192,11 @@ def stylizers(size, method_name):
     picture = random_pictures(1, size)
     if method_name == "johnson":
         runs = {}
-        for form in (*FORMS, HALF):
+        for form in (*FORMS, HALF, *([MIXED] if precision.has_bfloat16() else [])):
             width = model.WIDTH // 2 if form == HALF else model.WIDTH
             method = METHODS["johnson"](johnson.JohnsonConf(style_image="none", naming="none", width=width))
             runs[form] = in_form(form, lambda method=method: method.stylize(picture).numpy())
-        return runs
+        return runs | {BY_ROWS: stylizer_by_rows(picture[0])}
     if issubclass(CONFS[method_name], base.ManyStylesConf):
         method = load_model(os.path.join(ROOT, "models", f"{method_name}.ckpt-done"))
         style = [styles.Style(name=method.style_names[0])]
@@ -214,6 +216,13 @@ def stylizers(size, method_name):
         "a new style": lambda: method.stylize(picture, [styles.Style(image)]).numpy(),
         "a known style": lambda: method.stylize(picture, [known_style]).numpy(),
     }
+
+
+def stylizer_by_rows(picture):
+    """A function that stylizes a picture [H,W,3] as a net does whose memory does not suffice for all of it."""
+    method = METHODS["johnson"](johnson.JohnsonConf(style_image="none", naming="none"))
+    count = max(memory_limits.LEAST_ROWS, memory_limits.MOST_PIXELS // picture.shape[1])
+    return lambda: np.concatenate([np.asarray(chunk) for chunk in method.stylize(rows.from_picture(picture, count))], 1)
 
 
 def train(rounds):
@@ -283,7 +292,7 @@ def memory(size, method_name, form=None):
         runs[form]()
         print(f"{form:14s} {peak_memory():.2f} GB at {size}x{size}")
         return None
-    forms = {"johnson": [*FORMS, HALF, *NETWORKS], "super_resolution": ["x4", "x8"]}
+    forms = {"johnson": [*FORMS, HALF, BY_ROWS, *NETWORKS], "super_resolution": ["x4", "x8"]}
     forms |= {name: ["a new style"] for name, method in METHODS.items() if method.style_kind == "image"}
     for name in forms.get(method_name, [method_name]):
         flags_ = [f"--form={name}", f"--size={size}", f"--method={method_name}"]

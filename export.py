@@ -230,10 +230,15 @@ def replace_whole(path, write):
             os.mkdir(old)
             write(new)
             for name in sorted(os.listdir(new)):
-                target = os.path.join(folder, name)
+                target, kept = os.path.join(folder, name), os.path.join(old, name)
                 if os.path.isdir(target):  # a folder is replaced by no rename
-                    shutil.move(target, os.path.join(old, name))
-                os.replace(os.path.join(new, name), target)
+                    shutil.move(target, kept)
+                try:
+                    os.replace(os.path.join(new, name), target)
+                except OSError:
+                    if os.path.exists(kept):
+                        shutil.move(kept, target)
+                    raise
     except (OSError, tf.errors.OpError) as error:
         raise cli.UserError(f"{path}: cannot be written ({error}); choose another place, or free some space") from None
 

@@ -2,7 +2,7 @@
 
 python figures.py FIGURE --help lists a figure's flags. The figures:
 
-  all           the paper's table and figures, one after the other; fig8 and fig9 need models of conf/sr_* first
+  all           the paper's table and figures, one after the other
   fig3          a photo recovered from the features of single layers
   fig4          a painting's texture recovered from Gram matrices
   fig5          the objective of a net, and of L-BFGS at each evaluation

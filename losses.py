@@ -7,7 +7,7 @@ import dataclasses
 
 import tensorflow as tf
 
-from core import vgg
+from core import distribution, vgg
 from core.cli import UserError
 
 COLORS, LUMINANCE = "colors", "luminance"  # layers without a network: a style layer and a content layer of the pixels
@@ -261,11 +261,11 @@ def content_error(features, target, form):
     Forms, of the squared differences:
       "mean" (Johnson et al. 2016), "quarter_mean" (a quarter of it).
       "sum" (Keras' example of Gatys' method), "half_sum" (Gatys et al. 2016).
-      "relative": their sum divided by the sum of the target's squares.
+      "relative": their sum divided by the sum of the target's squares, in a step both of the batches of all replicas.
     """
     squares = tf.square(features - target)
     if form == "relative":
-        return tf.reduce_mean(squares) / tf.reduce_mean(tf.square(target))
+        return tf.reduce_mean(squares) / distribution.average(tf.reduce_mean(tf.square(target)))
     if form in ("sum", "half_sum"):
         return tf.reduce_sum(squares) * (0.5 if form == "half_sum" else 1.0)
     return tf.reduce_mean(squares) * (0.25 if form == "quarter_mean" else 1.0)

@@ -276,7 +276,7 @@ def read_start(path):
     """The picture [H,W,3] RGB 0..255 that init names. Raises UserError as read_image does, or when it names nothing."""
     if not os.path.exists(system.find_file(path)):
         raise cli.UserError(f"init: '{path}' is neither {', '.join(gatys.STARTS)} nor a picture that exists")
-    return pictures.read_image(path).rgb
+    return pictures.read_and_tell(path).rgb
 
 
 def format_losses(row):
@@ -314,7 +314,7 @@ def read_inputs(job, conf):
     if (conf.style_weight or conf.init == "style") and not job.style_file:
         raise cli.UsageError("--style_file is missing (--style_weight 0 needs none)")
     style = styles.read(job.style_file, cli.parse_numbers("style_weights", job.style_weights), job.mask)
-    content = pictures.read_image(job.image_file).rgb if job.image_file else style[0].image
+    content = pictures.read_and_tell(job.image_file).rgb if job.image_file else style[0].image
     if job.preserve_colors in MATCHES:
         style = styles.recolor(style, content, MATCHES[job.preserve_colors])
     return content, style

@@ -100,7 +100,7 @@ def read_painting(path, long_side=None):
     """Reads a conf's style image. Raises UserError as read_image does; for a missing file the text says where it is."""
     if not os.path.exists(system.find_file(path)):
         raise UserError(f"{path}: no such image; {assets.describe_source(path)}")
-    return pictures.read_image(path, long_side)
+    return pictures.read_and_tell(path, long_side)
 
 
 def read_style(path, conf):
@@ -115,11 +115,13 @@ def read_style(path, conf):
     return vgg_preprocessing.preprocess_image(image, conf.image_size)[None]
 
 
-def training_batches(paths, conf, first_step, end_step, unreadable):
+def training_batches(paths, conf, first_step, end_step, unreadable, share=(0, 1)):
     """tf.data of [batch_size,image_size,image_size,3] float32 RGB 0..255: the batches of steps first_step..end_step-1.
 
     The n-th picture of a run depends on the seed and n alone, so a resumed run sees the pictures of an uninterrupted one. A
     file that cannot be read is added to the set `unreadable`, and the next that can be read takes its place.
+
+    With a share (i, n) it is the i-th of n equal parts of each batch, and no other photos are read.
     """
     size, count = conf.image_size, len(paths)
     order = functools.lru_cache(maxsize=4)(lambda epoch: np.random.default_rng([conf.seed, epoch]).permutation(count))
@@ -156,9 +158,12 @@ def training_batches(paths, conf, first_step, end_step, unreadable):
         return augment.random_crop(image, size, seeds[1:])
 
     numbers = tf.data.Dataset.range(first_step * conf.batch_size, end_step * conf.batch_size)
+    own_size = conf.batch_size // share[1]
+    if share[1] > 1:
+        numbers = numbers.filter(lambda n: n % conf.batch_size // own_size == share[0])
     batches = numbers.map(prepare, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-    batches = batches.batch(conf.batch_size, drop_remainder=True)
+    batches = batches.batch(own_size, drop_remainder=True)
     if conf.random_light:  # stronger than relit's defaults, so that large areas of pure black or white occur
-        relit = functools.partial(augment.relight, seed=conf.seed, contrast=0.4, brightness=100.0)
+        relit = functools.partial(augment.relight, seed=conf.seed, contrast=0.4, brightness=100.0, share=share)
         batches = batches.enumerate(first_step).map(lambda step, images: relit(images, step=step))
     return batches.prefetch(4)

@@ -7,6 +7,7 @@ SIGTERM or a closed terminal saves and stops; the same command resumes.
 """
 
 import dataclasses
+import functools
 import hashlib
 import os
 
@@ -20,14 +21,21 @@ from tqdm import tqdm
 
 import methods
 import reader
-from core import checkpoints, cli, config, memory, pictures, styles, system, training
-from methods import johnson
+from core import checkpoints, cli, config, distribution, memory, pictures, styles, system, training
+from methods import johnson, style_data
 
 cli.define_conf_flag()
 flags.DEFINE_string("train_data", None, "A folder of photos. Default: the conf's train_data.")
 flags.DEFINE_string("style_file", None, "A style picture, for the method johnson. Default: the conf's style_image.")
 flags.DEFINE_alias("style_image", "style_file")
 flags.DEFINE_string("naming", None, "The run's name: its files go to <model_path>/<naming>/. Default: the conf's naming.")
+flags.DEFINE_enum(
+    "strategy",
+    "none",
+    distribution.STRATEGIES,
+    "On what it trains. mirrored: all GPUs of this machine. multi_worker: those of several machines, as TF_CONFIG in the "
+    "environment says. batch_size is that of all GPUs together. See docs/distributed.md.",
+)
 flags.DEFINE_bool(
     "preview_grid", False, "Train briefly over a grid of style weights and sizes, and make a sheet of results."
 )
@@ -58,21 +66,49 @@ def main(argv):
         raise cli.UsageError(f"--preview_grid: is for the method johnson, not {conf.method}")
     if (weights or sizes or FLAGS.grid_steps) and not FLAGS.preview_grid:
         raise cli.UsageError("--grid_weights, --grid_sizes and --grid_steps go with --preview_grid, which is missing")
+    if FLAGS.preview_grid and FLAGS.strategy != "none":
+        raise cli.UsageError("--preview_grid: does not go with --strategy")
     paths = reader.list_images(conf.train_data, leave_out=[conf.model_path, "generated"])  # previews are no photos
-    system.check_writable(os.path.join(conf.model_path, conf.naming, checkpoints.NAME))
-    if FLAGS.preview_grid:
-        return preview_grid(conf, paths, weights, sizes, FLAGS.grid_steps or GRID_STEPS)
-    memory.check_training(conf)
+    with distribution.scope(FLAGS.strategy):
+        if FLAGS.preview_grid:
+            system.check_writable(os.path.join(conf.model_path, conf.naming, checkpoints.NAME))
+            return preview_grid(conf, paths, weights, sizes, FLAGS.grid_steps or GRID_STEPS)
+        return train_conf(conf, paths)
+
+
+def train_conf(conf, paths):
+    """Trains the method that a conf names on the photo files `paths`. Returns and raises as training.run does."""
+    distribution.check_batch(conf.batch_size)
+    check_workers(conf, paths)
+    if distribution.is_chief():
+        system.check_writable(os.path.join(conf.model_path, conf.naming, checkpoints.NAME))
+    memory.check_training(dataclasses.replace(conf, batch_size=conf.batch_size // distribution.share()[1]))
     if conf.preview_every:
         read_preview(conf)  # a missing picture is reported before anything is computed or written
     method = methods.METHODS[conf.method](conf, training=True)
-    if isinstance(conf, johnson.JohnsonConf):
+    if isinstance(conf, johnson.JohnsonConf) and distribution.is_chief():
         target = reader.read_style(conf.style_image, conf)[0]
         try:
             pictures.write_image(f"generated/target_style_{conf.naming}.jpg", target)
         except cli.UserError as error:  # it is only there to be looked at
             cli.complain(error)
     return train(conf, method, paths)
+
+
+def check_workers(conf, paths):
+    """Raises UserError when workers that train together have other confs, files, photos or style pictures."""
+    if distribution.share()[1] == 1:
+        return
+    values, root = config.conf_dict(conf), system.find_file(conf.train_data)
+    distribution.check_workers({"version or method": f"{checkpoints.VERSION} {conf.method} {sorted(values)}"})
+    files = methods.used_files(conf)
+    folders = ("model_path", "train_data")  # may have other names on each machine
+    settings = {key: str(value) for key, value in values.items() if key not in folders}
+    settings["train_data (names of the photos)"] = "\n".join(os.path.relpath(path, root) for path in paths)
+    settings["file of " + " or ".join(files)] = str(checkpoints.hash_files(files))
+    styles_paths = style_data.list_style_paths(conf.style_data) if hasattr(conf, "style_data") else []
+    settings["style_data (names of the pictures)"] = "\n".join(map(os.path.basename, styles_paths))
+    distribution.check_workers(settings)
 
 
 def train(conf, method, paths):
@@ -107,13 +143,13 @@ def train(conf, method, paths):
         method,
         trainable_variables(method),
         paths,
-        reader.training_batches,
+        functools.partial(reader.training_batches, share=distribution.share()),
         methods.used_files(conf),
         draw_summaries,
         write_preview,
         begin,
     )
-    if not code:
+    if not code and distribution.is_chief():
         print(f"Stylize with it: {format_eval_command(conf, method)}")
     return code
 

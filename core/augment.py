@@ -11,36 +11,40 @@ def random_crop(image, size, seeds):
     return tf.image.stateless_random_flip_left_right(image, seeds[1])
 
 
-def relight(images, seed, step, contrast=0.2, brightness=25.0):
+def relight(images, seed, step, contrast=0.2, brightness=25.0, share=(0, 1)):
     """Changes the light of [N,H,W,3] at random, differently for each image.
 
     The contrast of each channel is multiplied by 1 - contrast to 1 + contrast, which changes the color cast too; then
     -brightness to brightness (of 255) is added to all channels. The random numbers depend on the seed and the step alone.
+    `share` is as draw() has it.
     """
     count = images.shape[0]
-    gain = draw(seed, step, 8, [count, 1, 1, 3], 1 - contrast, 1 + contrast)
-    lift = draw(seed, step, 9, [count, 1, 1, 1], -brightness, brightness)
+    gain = draw(seed, step, 8, [count, 1, 1, 3], 1 - contrast, 1 + contrast, share)
+    lift = draw(seed, step, 9, [count, 1, 1, 1], -brightness, brightness, share)
     return tf.clip_by_value((images - 127.5) * gain + 127.5 + lift, 0.0, 255.0)
 
 
-def turn_hue(images, most, seed, step):
+def turn_hue(images, most, seed, step, share=(0, 1)):
     """Turns the colors of each of [N,H,W,3] about the gray axis, by a random angle of -most to most radians."""
-    angle = draw(seed, step, 16, [images.shape[0], 1, 1], -most, most)
+    angle = draw(seed, step, 16, [images.shape[0], 1, 1], -most, most, share)
     cross = tf.constant([[0, -1, 1], [1, 0, -1], [-1, 1, 0]], tf.float32) / math.sqrt(3)  # Rodrigues' formula
     turn = tf.cos(angle) * tf.eye(3) + tf.sin(angle) * cross + (1 - tf.cos(angle)) / 3
     return tf.clip_by_value(tf.einsum("nhwi,nio->nhwo", images, turn), 0.0, 255.0)
 
 
-def fade(images, share, seed, step):
-    """Makes this share of images [N,H,W,3] gray at random."""
-    is_gray = draw(seed, step, 17, [images.shape[0], 1, 1, 1], 0.0, 1.0) < share
+def fade(images, rate, seed, step, share=(0, 1)):
+    """Makes images [N,H,W,3] gray at random, each with the probability `rate`."""
+    is_gray = draw(seed, step, 17, [images.shape[0], 1, 1, 1], 0.0, 1.0, share) < rate
     return tf.where(is_gray, tf.image.rgb_to_grayscale(images), images)
 
 
-def draw(seed, step, key, shape, low, high):
+def draw(seed, step, key, shape, low, high, share=(0, 1)):
     """Uniform random numbers in low..high that depend on seed, step and key alone, so that a resumed run gets the same.
 
-    `key` is an integer, another one for each use.
+    `key` is an integer, another one for each use. With a share (i, n) `shape` is that of the i-th of n equal parts of a
+    batch, which gets its rows of the whole batch's numbers.
     """
     folded_seed = tf.random.experimental.stateless_fold_in(tf.stack([tf.constant(seed, tf.int64), step]), key)
-    return tf.random.stateless_uniform(shape, folded_seed, low, high)
+    index, count = share
+    numbers = tf.random.stateless_uniform([count * shape[0], *shape[1:]], folded_seed, low, high)
+    return numbers if count == 1 else tf.split(numbers, count)[index]

@@ -87,7 +87,7 @@ def save_training(folder, variables, optimizer, keep, recent_losses=()):
     Args:
       recent_losses: [{tag: loss}] of the last steps, for read_recent_losses().
     """
-    path = os.path.join(folder, f"{NAME}-{int(optimizer.iterations)}")
+    path = os.path.join(folder, f"{NAME}-{optimizer.steps_done}")
     losses = np.frombuffer(json.dumps(list(recent_losses)).encode(), np.uint8)
     save(path, [*variables, *optimizer.state()], optimizer.powers() | {"recent_losses": tf.constant(losses)})
     finish_saving(path, keep)

@@ -16,6 +16,8 @@ FEATURES = 8  # a kernel with fewer channels in or out reads or makes pictures; 
 class Adam(tf.Module):
     """Adam (Kingma and Ba 2015) over `variables`; `iterations` counts the steps done, `learning_rate` may be assigned.
 
+    Steps are raw ops on handles: within core.distribution's scope each replica updates its own copies of the variables.
+
     With `clip_norm` a step's gradients, all together, are shortened to that norm: Adam divides by the mean of squared
     gradients over about a thousand steps, so one that is far longer than the others would make all of these steps small.
     """
@@ -30,6 +32,11 @@ class Adam(tf.Module):
             for v in variables
         }
 
+    @property
+    def steps_done(self):
+        """`iterations` as an int. A tf.distribute strategy's variables, unlike others, have no int()."""
+        return int(self.iterations.numpy())
+
     def apply_gradients(self, gradients_and_variables):
         """One step on the (gradient, variable) pairs; a pair without gradient is left out."""
         t = tf.cast(self.iterations + 1, tf.float32)
@@ -39,7 +46,7 @@ class Adam(tf.Module):
             pairs = [(gradient, variable) for gradient, (_, variable) in zip(clipped, pairs, strict=True)]
         for gradient, variable in pairs:
             self._update(variable, gradient, t)
-        self.iterations.assign_add(1)
+        tf.raw_ops.AssignAddVariableOp(resource=self.iterations.handle, value=tf.constant(1, tf.int64))
 
     def _update(self, variable, gradient, t, learning_rate=None, beta1=BETA1):
         """The t-th step of one variable."""
@@ -63,7 +70,7 @@ class Adam(tf.Module):
 
     def powers(self):
         """{"beta1_power": scalar, "beta2_power": scalar} of the next step, as TF1 saves them."""
-        t = int(self.iterations) + 1
+        t = self.steps_done + 1
         return {"beta1_power": tf.constant(BETA1**t), "beta2_power": tf.constant(BETA2**t)}
 
 
@@ -86,7 +93,8 @@ class Muon(Adam):
         m, _ = self._slots[scope(variable)]
         nesterov = tf.reshape(MOMENTUM * m + (1 - MOMENTUM) * gradient, [-1, variable.shape[-1]])
         rate = self.learning_rate * UPDATE_RMS * max(nesterov.shape) ** 0.5
-        variable.assign_sub(rate * tf.reshape(orthogonalize(nesterov), variable.shape))
+        change = rate * tf.reshape(orthogonalize(nesterov), variable.shape)
+        tf.raw_ops.AssignSubVariableOp(resource=variable.handle, value=change)
 
 
 def orthogonalize(matrix):

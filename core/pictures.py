@@ -4,6 +4,7 @@ import contextlib
 import io
 import os
 import stat
+import struct
 import types
 import typing
 import unicodedata
@@ -14,7 +15,7 @@ import tensorflow as tf
 from PIL import Image, ImageCms, ImageDraw, ImageFont, UnidentifiedImageError
 
 from core import memory, system
-from core.cli import UserError
+from core.cli import UserError, complain
 
 with contextlib.suppress(ImportError):
     import pillow_heif
@@ -86,8 +87,9 @@ class Picture(typing.NamedTuple):
 def read_image(path, long_side=None, draft=None):
     """Reads a picture of any of FORMATS as a Picture.
 
-    EXIF orientation, color profile and PNG's gamma are applied; gray, palette, CMYK and 16-bit pictures become RGB. A path
-    that exists in the project's folder alone is read there. A JPEG without its last bytes is read, with a note.
+    EXIF orientation, color profile and PNG's gamma and color codes (cICP) are applied; gray, palette, CMYK and 16-bit
+    pictures become RGB. A path that exists in the project's folder alone is read there. A JPEG without its last bytes
+    is read, with a note.
 
     Args:
       path: the file.
@@ -116,6 +118,14 @@ def read_image(path, long_side=None, draft=None):
     if (size := fit(rgb.size, long_side)) != rgb.size:
         rgb, alpha = rgb.resize(size, Image.LANCZOS), alpha and alpha.resize(size, Image.LANCZOS)
     return Picture(_to_array(rgb), None if alpha is None else np.asarray(alpha), notes, metadata)
+
+
+def read_and_tell(path, long_side=None):
+    """read_image(), whose notes are printed to stderr."""
+    picture = read_image(path, long_side)
+    for note in picture.notes:
+        complain(f"{path}: {note}")
+    return picture
 
 
 def _to_array(rgb):
@@ -374,7 +384,11 @@ def _decode(file, names, draft, long_side, cut=False):
         turn = UPRIGHT.get(_read_metadata(lambda: image.getexif().get(ORIENTATION)))
         moves = image.format in MOVING
         metadata = _read_metadata(lambda: _kept_metadata(image)) or {}
+        coding = _read_metadata(lambda: _read_cicp(file)) if image.format == "PNG" else None
+        if coding:  # it overrules what else the file says of its colors
+            image.info = {key: value for key, value in image.info.items() if key not in ("icc_profile", "gamma")}
         rgb, alpha = _rgb_and_alpha(image)
+        rgb = _from_cicp(rgb, *coding) if coding else rgb
     if turn is not None:
         rgb, alpha = rgb.transpose(turn), alpha and alpha.transpose(turn)
     note = "has several frames; the first is taken (video.py takes all)" if moves else PAGES
@@ -461,6 +475,62 @@ def _with_gamma(rgb, info):
     if abs(exponent - 1) < 0.05:  # sRGB's own, rounded
         return rgb
     return rgb.point([round(255 * (value / 255) ** exponent) for value in range(256)] * 3)
+
+
+def _read_cicp(file):
+    """(primaries, transfer) of a PNG's cICP chunk if it names others than sRGB's and ones that are known here, else None.
+
+    Args:
+      file: a path, or an open file.
+    """
+    with open(file, "rb") if isinstance(file, str) else contextlib.nullcontext(file) as stream:
+        stream.seek(8)
+        while True:
+            length, name = struct.unpack(">I4s", stream.read(8))
+            if name == b"cICP":
+                primaries, transfer = stream.read(2)
+                known = primaries in TO_SRGB and transfer in TRANSFERS
+                return (primaries, transfer) if known and (primaries, transfer) != (1, 13) else None
+            if name == b"IDAT":
+                return None
+            stream.seek(length + 4, os.SEEK_CUR)
+
+
+def _from_cicp(rgb, primaries, transfer):
+    """A Pillow image coded as ITU-T H.273 says, in sRGB; what is brighter than paper white, 203 cd/m2, is cut off."""
+    light = TRANSFERS[transfer](np.arange(256) / 255).astype(np.float32)
+    result = np.empty([rgb.height, rgb.width, 3], np.uint8)
+    for top in range(0, rgb.height, STRIP):
+        linear = light[np.asarray(rgb.crop((0, top, rgb.width, min(top + STRIP, rgb.height))))]
+        linear = np.clip(linear @ np.float32(TO_SRGB[primaries]).T, 0, 1)
+        coded = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
+        result[top : top + STRIP] = np.rint(255 * coded)
+    return Image.fromarray(result)
+
+
+def _srgb_light(values):
+    """Linear light 0..1 of sRGB's coded values 0..1."""
+    return np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
+
+
+def _pq_light(values):
+    """Light as a share of paper white of values 0..1 coded by PQ (SMPTE ST 2084), up to 10000 cd/m2."""
+    powers = values ** (1 / 78.84375)
+    return 10000 / 203 * (np.maximum(powers - 0.8359375, 0) / (18.8515625 - 18.6875 * powers)) ** (1 / 0.1593017578125)
+
+
+def _hlg_light(values):
+    """The same of values coded by HLG (ITU-R BT.2100) for a screen of 1000 cd/m2."""
+    scene = np.where(values <= 0.5, values**2 / 3, (np.exp((values - 0.55991073) / 0.17883277) + 0.28466892) / 12)
+    return 1000 / 203 * scene**1.2
+
+
+TRANSFERS = dict.fromkeys((1, 6, 13, 14, 15), _srgb_light) | {8: lambda values: values, 16: _pq_light, 18: _hlg_light}
+TO_SRGB = {  # {primaries: linear RGB of these to linear RGB of sRGB}, for BT.709, BT.2020 and Display P3
+    1: [[1, 0, 0], [0, 1, 0], [0, 0, 1]],
+    9: [[1.660491, -0.587641, -0.07285], [-0.12455, 1.1329, -0.008349], [-0.018151, -0.100579, 1.11873]],
+    12: [[1.22494, -0.22494, 0], [-0.042057, 1.042057, 0], [-0.019638, -0.078636, 1.098274]],
+}
 
 
 def _from_deep_gray(image):

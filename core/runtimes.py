@@ -1,6 +1,7 @@
 """The file formats of other runtimes: how each is written, and how its file is run."""
 
 import contextlib
+import functools
 import importlib
 import io
 import logging
@@ -14,6 +15,8 @@ import tensorflow as tf
 
 from core import portable
 from core.cli import UserError
+
+sys.modules.setdefault("openvino_telemetry", None)  # without it OpenVINO tells its makers nothing of what it converts
 
 
 class Graph(typing.NamedTuple):
@@ -144,6 +147,17 @@ def load_onnx(path, precision):
     return lambda tensors: session.run(None, tensors)[0]
 
 
+@functools.cache
+def openvino_core():
+    """The process's one openvino.Core.
+
+    Each has a stack of its own for signals; when the second of two outlives the first, the next signal has none.
+    """
+    import openvino
+
+    return openvino.Core()
+
+
 def write_openvino(graph, path, precision):
     """Writes OpenVINO's .xml and, beside it, a .bin with the weights."""
     import openvino
@@ -161,10 +175,8 @@ def write_openvino(graph, path, precision):
 
 def load_openvino(path, precision):
     """As Format.load. The precision of the computation is set, as OpenVINO takes bfloat16 by itself where a CPU has it."""
-    import openvino
-
     hint = "bf16" if precision == "bfloat16" else "f32"
-    model = openvino.compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": hint})
+    model = openvino_core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": hint})
     return lambda tensors: next(iter(model(tensors).values())).copy()
 
 

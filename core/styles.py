@@ -38,7 +38,7 @@ def read(paths, weights=(), masks=(), long_side=None):
     for flag, values in (("mask", masks), ("style_weights", weights)):
         if values and len(values) != len(paths):
             raise UsageError(f"--{flag}: {len(values)} given for {len(paths)} style images")
-    images = [pictures.read_image(path, long_side).rgb for path in paths]
+    images = [pictures.read_and_tell(path, long_side).rgb for path in paths]
     weights = np.divide(weights or [1.0] * len(paths), sum(weights) or len(paths) or 1)
     masks = [read_mask(path) for path in masks] or [None] * len(paths)
     return [Style(image, weight, mask) for image, weight, mask in zip(images, weights, masks, strict=True)]
@@ -46,7 +46,7 @@ def read(paths, weights=(), masks=(), long_side=None):
 
 def read_mask(path):
     """A mask [H,W] 0..1 from a picture's brightness. Raises UserError as read_image does, and when all of it is black."""
-    mask = pictures.read_image(path).rgb.mean(2, dtype=np.float32) / 255
+    mask = pictures.read_and_tell(path).rgb.mean(2, dtype=np.float32) / 255
     if not mask.any():
         raise UserError(
             f"{path}: black everywhere, so its style would apply nowhere; make it white where the style is to apply"

@@ -2,6 +2,8 @@
 
 The trainee, which is trained, has `train_step(content, optimizer, variables)`: it takes one step on a batch and returns
 {tag: scalar loss}, "total_loss" last if there is one. A loss that is not finite stops the run.
+
+Of several workers (core.distribution) all take the steps; the chief alone reads and writes the run's folder.
 """
 
 import collections
@@ -16,7 +18,7 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from core import checkpoints, config, pictures, precision, system
+from core import checkpoints, config, distribution, pictures, precision, system
 from core.cli import UserError, complain
 from core.optimizer import Adam, Muon
 
@@ -54,16 +56,22 @@ def run(conf, trainee, variables, paths, read_batches, used_files, draw, after_s
     folder = os.path.join(conf.model_path, conf.naming)
     optimizer = (Muon if conf.muon else Adam)(variables, conf.learning_rate, conf.clip_norm)
     saved, unreadable, recent = [*variables, *trainee.extra_variables], set(), collections.deque(maxlen=RECENT)
-    with system.sole_user(folder):
-        system.remove_leftovers(folder, 0)  # of a killed run: nobody else writes here now
-        notes = resume_or_begin(conf, saved, optimizer, recent, len(paths), used_files, begin)
+    is_chief, notes = distribution.is_chief(), {}
+    with system.sole_user(folder) if is_chief else contextlib.nullcontext():
+        if is_chief:
+            system.remove_leftovers(folder, 0)  # of a killed run: nobody else writes here now
+            notes = resume_or_begin(conf, saved, optimizer, recent, len(paths), used_files, begin)
+        distribution.broadcast([*saved, *optimizer.state()])
         done_file = os.path.join(folder, f"{checkpoints.NAME}-done")
-        if int(optimizer.iterations) >= steps and is_finished(done_file, steps):
-            check_unchanged(conf, done_file)
-            print(f"Already trained: {done_file}. Raise steps to go on, or choose a new naming for a new experiment.")
+        is_done = is_chief and optimizer.steps_done >= steps and is_finished(done_file, steps)
+        if distribution.gather([int(is_done)]).any():
+            if is_chief:
+                check_unchanged(conf, done_file)
+                print(f"Already trained: {done_file}. Raise steps to go on, or choose a new naming for a new experiment.")
             return 0
-        checkpoints.write_recipe(os.path.join(folder, f"{checkpoints.NAME}-0"), conf, notes)
-        batches = read_batches(paths, conf, int(optimizer.iterations), steps, unreadable)
+        if is_chief:
+            checkpoints.write_recipe(os.path.join(folder, f"{checkpoints.NAME}-0"), conf, notes)
+        batches = read_batches(paths, conf, optimizer.steps_done, steps, unreadable)
         with (
             save_on_error(conf, saved, optimizer, recent, paths, unreadable),
             stop_signals() as signals,
@@ -71,15 +79,21 @@ def run(conf, trainee, variables, paths, read_batches, used_files, draw, after_s
             fit(conf, trainee, optimizer, variables, recent, batches, steps, signals, draw, after_step)
         if unreadable:
             print(f"Skipped {len(unreadable)} unreadable pictures: {', '.join(sorted(unreadable))}", file=sys.stderr)
-        if int(optimizer.iterations) < steps:
+        if optimizer.steps_done < steps:
             with contextlib.suppress(OSError):  # after SIGHUP there may be no terminal any more
-                print(f"Saved at step {int(optimizer.iterations)} of {steps}; the same command resumes.")
+                print(f"Saved at step {optimizer.steps_done} of {steps}; the same command resumes.")
             return 128 + signals[0]
-        # A kill between the two leaves one without the other, which is_finished() sees.
-        checkpoints.save(done_file, [*saved, optimizer.iterations])
-        checkpoints.write_recipe(done_file, conf, trained_section(notes, int(optimizer.iterations), mean_losses(recent)))
-        print(f"Done: {done_file}")
+        if is_chief:
+            write_model(done_file, conf, saved, optimizer, notes, recent)
     return 0
+
+
+def write_model(done_file, conf, saved, optimizer, notes, recent):
+    """Writes the finished model of the variables `saved`, and its recipe."""
+    # A kill between the two leaves one without the other, which is_finished() sees.
+    checkpoints.save(done_file, [*saved, optimizer.iterations])
+    checkpoints.write_recipe(done_file, conf, trained_section(notes, optimizer.steps_done, mean_losses(recent)))
+    print(f"Done: {done_file}")
 
 
 def resume_or_begin(conf, saved, optimizer, recent, images, used_files, begin):
@@ -96,7 +110,7 @@ def resume_or_begin(conf, saved, optimizer, recent, images, used_files, begin):
     if not path:
         begin()
         return notes
-    step, run_file = int(optimizer.iterations), os.path.join(folder, f"{checkpoints.NAME}-0")
+    step, run_file = optimizer.steps_done, os.path.join(folder, f"{checkpoints.NAME}-0")
     read_again = {key: file for key, file in used_files.items() if key != "initial_model"}
     notes["sha256"] |= checkpoints.check_pins(checkpoints.recipe_path(run_file), conf, read_again)
     print(f"Resuming at step {step}")
@@ -121,14 +135,14 @@ def save_on_error(conf, saved, optimizer, recent, paths, unreadable):
     Raises:
       UserError: one line for what is known to go wrong; other errors are raised as they are after a line about the save.
     """
-    begun_at = int(optimizer.iterations)
+    begun_at = optimizer.steps_done
     try:
         yield
     except LossError:
         raise
     except Exception as error:
-        note, step = "", int(optimizer.iterations)
-        if step > begun_at:
+        note, step = "", optimizer.steps_done
+        if step > begun_at and distribution.is_chief():
             try:
                 folder = os.path.join(conf.model_path, conf.naming)
                 checkpoints.save_training(folder, saved, optimizer, conf.keep_checkpoints, recent)
@@ -145,6 +159,8 @@ def describe_error(error, conf, paths, unreadable):
     """What went wrong in a training and what to do, in one line; "" for what nobody can foresee."""
     if isinstance(error, tf.errors.ResourceExhaustedError | MemoryError):
         return "the memory does not suffice; lower batch_size or image_size"
+    if distribution.is_loss_of_worker(error):
+        return distribution.LOST
     if isinstance(error, tf.errors.OpError) and len(unreadable) == len(paths):
         return f"{conf.train_data}: none of its {len(paths)} pictures can be read"
     if isinstance(error, UserError):
@@ -185,15 +201,16 @@ def fit(conf, trainee, optimizer, variables, recent, batches, steps, signals, dr
     saved, latest = [*variables, *trainee.extra_variables], {}
     for losses in recent:  # steps may report different losses, such as those of style or of reconstruction
         latest |= losses
-    writer, precision = tf.summary.create_file_writer(folder), step_precision(conf)
-    pace = 1 if sys.stderr.isatty() else 30
+    is_chief, precision, pace = distribution.is_chief(), step_precision(conf), 1 if sys.stderr.isatty() else 30
+    writer = tf.summary.create_file_writer(folder) if is_chief else tf.summary.create_noop_writer()
     print("The first step takes half a minute or so longer, as TensorFlow prepares the computation.")
-    with tqdm(total=steps, initial=int(optimizer.iterations), unit="step", mininterval=pace) as progress:
+    with tqdm(total=steps, initial=optimizer.steps_done, unit="step", mininterval=pace, disable=not is_chief) as progress:
         for content in batches:
-            optimizer.learning_rate.assign(scheduled_rate(conf, int(optimizer.iterations), steps))
+            optimizer.learning_rate.assign(scheduled_rate(conf, optimizer.steps_done, steps))
             with precision(), undo_on_error([*saved, *optimizer.state()]):
-                losses = {tag: float(loss) for tag, loss in trainee.train_step(content, optimizer, variables).items()}
-            step = int(optimizer.iterations)
+                losses = trainee.train_step(distribution.split(content), optimizer, variables)
+                losses = {tag: float(loss) for tag, loss in losses.items()}
+            step = optimizer.steps_done
             if bad_tags := [tag for tag, loss in losses.items() if not math.isfinite(loss)]:
                 raise LossError(
                     f"step {step}: {bad_tags[-1]} is {losses[bad_tags[-1]]}; the last good checkpoint in {folder} is kept. "
@@ -205,14 +222,24 @@ def fit(conf, trainee, optimizer, variables, recent, batches, steps, signals, dr
             if step % LOG_EVERY == 0:
                 # Means, as the losses of single photos vary much.
                 progress.set_postfix(short_names(mean_losses(recent)), refresh=False)
-            if step % SUMMARY_EVERY == 0:
+            if step % SUMMARY_EVERY == 0 and is_chief:
                 write_summaries(writer, step, latest, draw(content))
-            after_step(step)  # before the checkpoint, as a run that is killed and resumed does not come back to this step
-            if step % conf.checkpoint_every == 0 or step == steps or signals:
+            if is_chief:  # before the checkpoint, as a run that is killed and resumed does not come back to this step
+                after_step(step)
+            stops = agree_on_signal(signals)
+            if is_chief and (step % conf.checkpoint_every == 0 or step == steps or stops):
                 checkpoints.save_training(folder, saved, optimizer, conf.keep_checkpoints, recent)
-            if signals:
+            if stops:
                 break
     writer.close()
+
+
+def agree_on_signal(signals):
+    """Whether any worker got a signal, so that all stop after the same step; its number is added to an empty list."""
+    number = int(distribution.gather(signals[:1] or [0]).max())
+    if number and not signals:
+        signals.append(number)
+    return number > 0
 
 
 @contextlib.contextmanager

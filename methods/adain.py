@@ -6,7 +6,7 @@ import functools
 import tensorflow as tf
 
 import losses
-from core import config, rows, styles
+from core import config, distribution, rows, styles
 from methods import base, decoders, layers, style_data
 
 DEPTH = 4  # the encoder ends at relu4_1
@@ -64,13 +64,14 @@ class AdaIn(base.Method):
         if training:
             layers.check_size(conf, DEPTH)
             self.perceptual_loss = losses.PerceptualLoss(conf)
-            self._styles = style_data.StyleBatches(conf)
+            self._styles = style_data.StyleBatches(conf, distribution.share())
 
     def train_step(self, content, optimizer, variables):
         """As base.Method.train_step; in the first conf.reconstruction_steps the losses are decoders.inversion_losses."""
-        if int(optimizer.iterations) < self.conf.reconstruction_steps:
+        if optimizer.steps_done < self.conf.reconstruction_steps:
             return self._reconstruction_step(content, optimizer, variables)
-        return self._train_step(content, self._styles.draw(optimizer.iterations), optimizer, variables)
+        style = distribution.split(self._styles.draw(optimizer.iterations.read_value()))
+        return self._train_step(content, style, optimizer, variables)
 
     def stylize(self, content, style, strength=1.0):
         """As base.Method.stylize; strength 0 is the content as the decoder recovers it from its features."""
@@ -117,7 +118,7 @@ class AdaIn(base.Method):
         size = rows.picture_size(content)
         return rows.map_images(lambda image: self._change(image, change), content)
 
-    @tf.function(autograph=False)
+    @distribution.step
     def _reconstruction_step(self, content, optimizer, variables):
         layer = self.layers[-1]
         features = self.encoder(content, [layer])[layer]
@@ -129,7 +130,7 @@ class AdaIn(base.Method):
 
         return base.minimize(compute_losses, variables, optimizer)
 
-    @tf.function(autograph=False)
+    @distribution.step
     def _train_step(self, content, style, optimizer, variables):
         view, layer = losses.draw_view(self.conf, optimizer.iterations), self.layers[-1]
         content_targets = self.perceptual_loss.content_targets(content, view)

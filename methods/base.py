@@ -5,7 +5,7 @@ import typing
 
 import tensorflow as tf
 
-from core import config
+from core import config, distribution
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -105,7 +105,7 @@ class Method(tf.Module):
 
 
 def minimize(compute_losses, variables, optimizer, adjust=lambda gradients: gradients):
-    """Takes one step of an optimizer that lowers a loss.
+    """Takes one step of an optimizer that lowers a loss; with several replicas, of the mean of their gradients.
 
     Args:
       compute_losses: a function without arguments that returns {tag: scalar loss}; the step lowers the last one.
@@ -114,11 +114,11 @@ def minimize(compute_losses, variables, optimizer, adjust=lambda gradients: grad
         optimizer applies.
 
     Returns:
-      What compute_losses returned.
+      What compute_losses returned, averaged over the replicas.
     """
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(variables)
         losses = compute_losses()
-    gradients = adjust(tape.gradient([*losses.values()][-1], variables))
-    optimizer.apply_gradients(zip(gradients, variables, strict=True))
+    gradients, losses = distribution.average((tape.gradient([*losses.values()][-1], variables), losses))
+    optimizer.apply_gradients(zip(adjust(gradients), variables, strict=True))
     return losses

@@ -7,7 +7,7 @@ import tensorflow as tf
 import losses
 import model
 import reader
-from core import config, rows
+from core import config, distribution, rows
 from methods import base
 
 
@@ -62,7 +62,7 @@ class Johnson(base.Method):
 
     def train_step(self, content, optimizer, variables):
         """As base.Method.train_step; the first conf.reconstruction_steps report "total_loss" alone."""
-        is_reconstruction = int(optimizer.iterations) < self.conf.reconstruction_steps
+        is_reconstruction = optimizer.steps_done < self.conf.reconstruction_steps
         return self._train_step(content, optimizer, variables, is_reconstruction)
 
     def stylize(self, content, style=None, strength=1.0):
@@ -73,7 +73,7 @@ class Johnson(base.Method):
         """As base.Method.paint."""
         return model.image_transform_net(image, self.kernels)
 
-    @tf.function(autograph=False)
+    @distribution.step
     def _train_step(self, content, optimizer, variables, is_reconstruction):
         def compute_losses():
             generated = model.image_transform_net(content, self.kernels, self.conf.least_slope)

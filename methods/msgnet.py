@@ -9,7 +9,7 @@ import tensorflow as tf
 import losses
 import model
 import reader
-from core import config, portable, rows, styles
+from core import config, distribution, portable, rows, styles
 from core.cli import UserError
 from methods import base, layers
 
@@ -101,20 +101,20 @@ class MsgNet(base.Method):
 
     def train_step(self, content, optimizer, variables):
         """As base.Method.train_step, with the next style or, after the last one, the next size."""
-        turn, style_index = divmod(int(optimizer.iterations), len(self.style_names))
+        turn, style_index = divmod(optimizer.steps_done, len(self.style_names))
         round_, turn = divmod(turn, len(self.conf.style_sizes))
         size = self.conf.style_sizes[turn]
         index = style_index * len(self.sizes) + self.sizes.index(size)
         image, gram = self._images[index], self.grams[self.style_names[style_index]][size]
         if round_ % REFRESH_EVERY == 0:
             gram.assign(self._traced_gram(tf.cast(image, tf.float32)[None])[0])
-        if int(optimizer.iterations) >= SETTLING_STEPS and round_ % CROP_EVERY:
+        if optimizer.steps_done >= SETTLING_STEPS and round_ % CROP_EVERY:
             return self._train_step(content, optimizer, variables, tf.constant(index), gram=gram.read_value())
         sides = [min(self.conf.image_size, side) for side in image.shape[:2]]
-        crop = tf.image.stateless_random_crop(image, [*sides, 3], [self.conf.seed, int(optimizer.iterations)])
+        crop = tf.image.stateless_random_crop(image, [*sides, 3], [self.conf.seed, optimizer.steps_done])
         return self._train_step(content, optimizer, variables, tf.constant(index), tf.cast(crop, tf.float32)[None])
 
-    @tf.function(autograph=False, reduce_retracing=True)
+    @distribution.step(reduce_retracing=True)
     def _train_step(self, content, optimizer, variables, index, style=None, gram=None):
         """Takes a step towards a style.
 

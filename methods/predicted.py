@@ -9,7 +9,7 @@ import tensorflow as tf
 
 import losses
 import model
-from core import config, portable, rows, styles
+from core import config, distribution, portable, rows, styles
 from methods import base, decoders, layers, style_data
 from vgg_preprocessing import mean_image_subtraction
 
@@ -64,7 +64,7 @@ class Predicted(base.Method):
         self._statistics = self._read_style if training else functools.lru_cache(maxsize=16)(self._read_style)
         if training:
             self.perceptual_loss = losses.PerceptualLoss(conf)
-            self._styles = style_data.StyleBatches(conf)
+            self._styles = style_data.StyleBatches(conf, distribution.share())
             self._measure_usual()
 
     @property
@@ -75,7 +75,8 @@ class Predicted(base.Method):
 
     def train_step(self, content, optimizer, variables):
         """As base.Method.train_step, with another style for each photo."""
-        return self._train_step(content, self._styles.draw(optimizer.iterations), optimizer, variables)
+        style = distribution.split(self._styles.draw(optimizer.iterations.read_value()))
+        return self._train_step(content, style, optimizer, variables)
 
     def stylize(self, content, style, strength=1.0):
         """As base.Method.stylize; the strength mixes the content (0) with the net's output (1).
@@ -125,7 +126,7 @@ class Predicted(base.Method):
         changes = tf.reshape(dense(x, self.dense["norms"]), [-1, 2, sum(self._channels.values())])
         return usual_norms(self._channels) + changes, *color_moments(model.atanh(images), 1e-6)
 
-    @tf.function(autograph=False)
+    @distribution.step
     def _train_step(self, content, style, optimizer, variables):
         view = losses.draw_view(self.conf, optimizer.iterations)
         style_targets = self.perceptual_loss.batch_targets(style, view)

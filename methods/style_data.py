@@ -29,12 +29,13 @@ class StyleBatches:
 
     Args:
       conf: a StyleDataConf.
+      share: as reader.training_batches has it.
 
     Raises UserError as list_style_paths does.
     """
 
-    def __init__(self, conf):
-        self._conf, self._paths, self._batches = conf, list_style_paths(conf.style_data), None
+    def __init__(self, conf, share=(0, 1)):
+        self._conf, self._paths, self._share, self._batches = conf, list_style_paths(conf.style_data), share, None
 
     def draw(self, step):
         """The batch [N,S,S,3], RGB 0..255, of a step, which must be the one after the last call's, if there was one.
@@ -42,14 +43,14 @@ class StyleBatches:
         Raises UserError as read_batches does.
         """
         if self._batches is None:
-            self._batches = read_batches(self._paths, self._conf, int(step))
+            self._batches = read_batches(self._paths, self._conf, int(step), self._share)
         return self._vary_colors(next(self._batches), step)
 
     @tf.function(autograph=False)
     def _vary_colors(self, images, step):
-        seed = self._conf.seed
-        images = augment.relight(augment.turn_hue(images, MOST_HUE, seed, step), seed, step)
-        return augment.fade(images, GRAY_SHARE, seed, step)
+        seed, share = self._conf.seed, self._share
+        images = augment.relight(augment.turn_hue(images, MOST_HUE, seed, step, share), seed, step, share=share)
+        return augment.fade(images, GRAY_SHARE, seed, step, share)
 
 
 def list_style_paths(folders):
@@ -62,7 +63,7 @@ def list_style_paths(folders):
     return [paths[i % len(paths)] for paths in paths_by_folder for i in range(most)]
 
 
-def read_batches(paths, conf, first_step):
+def read_batches(paths, conf, first_step, share=(0, 1)):
     """Endless batches [N,S,S,3] of style pictures, RGB 0..255, from a step on: resized, cropped and mirrored at random.
 
     A picture that cannot be read is named on stderr and replaced.
@@ -73,7 +74,7 @@ def read_batches(paths, conf, first_step):
     style_conf = dataclasses.replace(conf, seed=conf.seed + 1, random_crops=True, crop_scale=conf.style_crop_scale)
     unreadable, reported = set(), set()
     try:
-        for images in reader.training_batches(paths, style_conf, first_step, 2**40, unreadable):
+        for images in reader.training_batches(paths, style_conf, first_step, 2**40, unreadable, share):
             for path in unreadable - reported:
                 print(f"Skipped {path}: not readable", file=sys.stderr)
             reported |= unreadable

@@ -9,7 +9,7 @@ import tensorflow as tf
 import losses
 import model
 import reader
-from core import checkpoints, config, rows, styles
+from core import checkpoints, config, distribution, rows, styles
 from core.cli import UserError
 from methods import base, layers
 
@@ -114,9 +114,9 @@ class StyleBank(base.Method):
 
         A reconstruction step reports "losses/reconstruction_loss" alone.
         """
-        turn, place = divmod(int(optimizer.iterations), self.conf.stylizing_steps + 1)
+        turn, place = divmod(optimizer.steps_done, self.conf.stylizing_steps + 1)
         if len(self._trained_names) < len(self.banks):  # encoder and decoder are frozen: no reconstruction to learn
-            count = int(optimizer.iterations)
+            count = optimizer.steps_done
         elif place == self.conf.stylizing_steps:
             return self._reconstruction_step(content, optimizer, variables)
         else:
@@ -125,7 +125,7 @@ class StyleBank(base.Method):
         # gradients of 0 Adam's momentum would move them.
         return self._stylizing_step(content, optimizer, variables, self._trained_names[count % len(self._trained_names)])
 
-    @tf.function(autograph=False)
+    @distribution.step
     def _stylizing_step(self, content, optimizer, variables, name):
         """Takes a step towards the style of a name; returns its losses by tag."""
         view = losses.draw_view(self.conf, optimizer.iterations)
@@ -141,12 +141,13 @@ class StyleBank(base.Method):
             if self.kernels["conv1"].trainable:
                 decay = tf.where(self._stylizing_norm > 0, NORM_DECAY, 0.0)
                 norm = self._shared_norm(gradients, variables)
-                self._stylizing_norm.assign(decay * self._stylizing_norm + (1 - decay) * norm)
+                mean = decay * self._stylizing_norm + (1 - decay) * norm
+                tf.raw_ops.AssignVariableOp(resource=self._stylizing_norm.handle, value=mean)  # each replica's own
             return gradients
 
         return base.minimize(compute_losses, variables, optimizer, record_norm)
 
-    @tf.function(autograph=False)
+    @distribution.step
     def _reconstruction_step(self, content, optimizer, variables):
         """Takes a step of reconstruction, its gradient scaled to lambda times the stylizing steps' norm (equation 6)."""
 

@@ -22,7 +22,7 @@ STYLE_FLAGS = (  # they say how a picture is stylized
 )
 WRONG_KIND = {  # {a model's style_kind: why it refuses flags that are for other kinds}
     "": "takes no style, as it has one of its own or none; leave the flag out",
-    "name": "has styles of its own: --style NAME:WEIGHT=MASK, --list_styles; models/wct.ckpt-done takes any",
+    "name": "has styles of its own: --style NAME:WEIGHT=MASK, --list_styles; models/predicted.ckpt-done takes any",
     "image": "takes any style; --style_file names its picture",
 }
 

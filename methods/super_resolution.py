@@ -1,6 +1,7 @@
 """Johnson et al. 2016 (arXiv 1603.08155), section 4.2: a net that enlarges pictures 2, 4 or 8 times."""
 
 import dataclasses
+import functools
 import typing
 
 import numpy as np
@@ -8,7 +9,7 @@ import tensorflow as tf
 
 import losses
 import model
-from core import config, portable, rows
+from core import config, distribution, portable, rows
 from core.cli import UserError
 from methods import base, layers
 
@@ -31,6 +32,7 @@ class SuperResolutionConf(config.MethodConf, config.NetworkConf):
     feature_weight: float = 1.0  # of the squared difference of features, l_feat
     pixel_weight: float = 0.0  # of the squared difference of pixels, l_pixel
     content_layers: tuple[str, ...] = ()  # that l_feat compares; (): relu2_2
+    turned_losses: bool = False  # l_feat compares crops of both pictures that are turned and moved at random (draw_crop)
 
     crops_from_photos: typing.ClassVar[bool] = True
 
@@ -88,10 +90,11 @@ class SuperResolution(base.Method):
         """As base.Method.input_of: photos reduced as in training, without the blur."""
         return reduce(photos, self.scale)
 
-    @tf.function(autograph=False)
+    @distribution.step
     def _train_step(self, content, optimizer, variables):
         reduced = reduce(blur(content, self.conf.blur), self.scale)
-        targets = self.network(content) if self.network else {}
+        view = functools.partial(draw_crop, conf=self.conf, step=optimizer.iterations)
+        targets = self.network(view(content)) if self.network else {}
 
         def compute_losses():
             enlarged = self._enlarge(reduced)
@@ -99,7 +102,7 @@ class SuperResolution(base.Method):
             if self.conf.pixel_weight:
                 parts["pixel_loss"] = (losses.content_error(enlarged, content, "mean"), self.conf.pixel_weight)
             if self.network:
-                features = self.network(enlarged)
+                features = self.network(view(enlarged))
                 errors = [losses.content_error(features[layer], target, "mean") for layer, target in targets.items()]
                 parts["feature_loss"] = (tf.add_n(errors), self.conf.feature_weight)
             return losses.tag_losses(parts, {})
@@ -133,6 +136,21 @@ class SuperResolution(base.Method):
 def bicubic(images, size):
     """Resizes images [N,H,W,3] to a size [h,w], as MATLAB's imresize does: Keys' kernel, antialiased when it reduces."""
     return tf.image.resize(images, size, "bicubic", antialias=True)
+
+
+def draw_crop(images, conf, step):
+    """What the loss network sees of images [N,S,S,3] at a step: with conf.turned_losses [N,S-1,S-1,3], else all.
+
+    Turned at random, and at random without the first or last row and column: pooling looks at every second pixel, and a net
+    whose errors lie between them leaves a fine grid.
+    """
+    if not conf.turned_losses:
+        return images
+    images = losses.turn(images, losses.draw_view(conf, step))
+    seed = tf.stack([tf.constant(conf.seed + 1, tf.int64), tf.cast(step, tf.int64)])
+    top, left = tf.unstack(tf.random.stateless_uniform([2], seed, 0, 2, tf.int32))
+    side = conf.image_size - 1
+    return tf.slice(images, [0, top, left, 0], [-1, side, side, 3])
 
 
 def check_gray(image):

@@ -6,7 +6,7 @@ import functools
 import tensorflow as tf
 
 import losses
-from core import config, styles
+from core import config, distribution, styles
 from methods import base, decoders, layers
 
 LEAST_EIGENVALUE = 1e-5  # smaller ones count as 0; the authors' limit, but as a share of the mean eigenvalue
@@ -117,7 +117,7 @@ class Wct(base.Method):
 
         return tf.map_fn(stylize_image, content)
 
-    @tf.function(autograph=False)
+    @distribution.step
     def _train_step(self, content, optimizer, variables):
         targets = self.encoder(content)
 

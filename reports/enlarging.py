@@ -14,11 +14,7 @@ from methods import load_model, super_resolution
 from reports import flag, inversion, paper
 
 SETS = ("Set5", "Set14", "BSD100")
-CROP, ROWS, SHOWN = (
-    96,
-    4,
-    2,
-)  # pixels of the crops, how many photos are shown at least, and how many times their pixels are repeated
+CROP, ROWS, SHOWN = 96, 4, 2  # pixels of the crops, how many photos are shown, and how often a pixel of them is repeated
 DATA = flag.Flag("data", None, f"A folder of the sets {', '.join(SETS)}; by default the photos of the project.")
 MATCH = flag.Flag(
     "match_histogram", False, "Match the nets' pictures to the small one, as the paper does.", flag.flags.DEFINE_bool
@@ -33,7 +29,7 @@ def own_flags(scale):
 
 
 def draw(name, number, scale, papers, output_dir, data, models, network, match_histogram, made_by):
-    """Writes <name>.jpg, crops of the first photos of each set, and <name>.md, a table of PSNR, SSIM and features.
+    """Writes <name>.jpg, crops of the project's photos, and <name>.md, a table of PSNR, SSIM and features for each set.
 
     Args:
       number: of the figure in the paper.
@@ -52,20 +48,20 @@ def draw(name, number, scale, papers, output_dir, data, models, network, match_h
         if not isinstance(net, super_resolution.SuperResolution) or net.scale != scale:
             raise UserError(f"{path}: not a super-resolution model of scale {scale}; leave --models out")
     features = read_features(network)
-    rows, shown, sets = [], [], find_sets(data)
-    for set_name, paths in sets.items():
+    rows = []
+    for set_name, paths in find_sets(data).items():
         measures = []
-        for i, path in enumerate(tqdm(paths, set_name, unit="photo")):
+        for path in tqdm(paths, set_name, unit="photo"):
             photo = crop_to_multiple(pictures.read_image(path).rgb, scale)
             results = enlarge(photo, nets, scale, match_histogram)
             measures.append([measure(image, photo, features, scale) for image in results.values()])
-            if i < -(-ROWS // len(sets)):
-                shown.append(crops(photo, results))
         for (method, _), values in zip(results.items(), np.mean(measures, 0), strict=True):
             cells = [f"{values[0]:.2f}", f"{values[1]:.4f}", f"{values[2]:.3f}"]
             rows.append([set_name, len(paths), method, *cells, papers.get(set_name, {}).get(method, "")])
         if "SRCNN" in papers.get(set_name, {}):
             rows.append([set_name, "", "SRCNN (Dong et al. 2014)", "", "", "", papers[set_name]["SRCNN"]])
+    photos = [crop_to_multiple(pictures.read_image(path).rgb, scale) for path in paper.own_photos()[:ROWS]]
+    shown = [crops(photo, enlarge(photo, nets, scale, match_histogram)) for photo in photos]
     pictures.write_image(os.path.join(output_dir, f"{name}.jpg"), pictures.contact_sheet(shown))
     header = [
         "set",

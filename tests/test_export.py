@@ -2,7 +2,7 @@
 
 import os
 import re
-import runpy
+import subprocess
 import sys
 
 import numpy as np
@@ -11,6 +11,7 @@ from conftest import ROOT, inside, load, many_styles_conf, photo, universal_conf
 from PIL import Image
 
 from core import checkpoints, portable, runtimes, styles
+from core.cli import UserError
 from methods import METHODS, johnson, load_model, super_resolution
 
 PACKAGE_OF_HEADING = {
@@ -156,6 +157,24 @@ def test_what_was_there_stays_when_the_result_is_another(desk, monkeypatch):
     assert sorted(os.listdir(desk)) == ["m.ckpt-done", "m.yml", "x"]
 
 
+def test_a_folder_that_cannot_be_replaced_stays(tmp_path, monkeypatch):
+    old = tmp_path / "model"
+    old.mkdir()
+    (old / "saved_model.pb").write_bytes(b"old")
+
+    def write(folder):
+        os.mkdir(os.path.join(folder, "model"))
+
+    def refuse(*paths):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", refuse)
+    with pytest.raises(UserError, match="cannot be written"):
+        load("export").replace_whole(str(old), write)
+    assert (old / "saved_model.pb").read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["model"]
+
+
 def test_a_file_that_was_there_is_replaced(desk):
     (desk / "x" / "assets").mkdir(parents=True)
     (desk / "x" / "saved_model.pb").write_text("old")
@@ -237,7 +256,7 @@ def shop(tmp_path_factory):
 
 
 @pytest.mark.parametrize("heading", list(PACKAGE_OF_HEADING))
-def test_the_lines_of_the_documentation_stylize_a_picture(heading, shop, monkeypatch):
+def test_the_lines_of_the_documentation_stylize_a_picture(heading, shop):
     pytest.importorskip(PACKAGE_OF_HEADING[heading], reason="needs requirements-export.txt")
     benchmark = load("benchmark")
     format_name = {title: name for name, (title, _) in benchmark.EXPORTS.items()}.get(heading, "onnx")
@@ -246,9 +265,8 @@ def test_the_lines_of_the_documentation_stylize_a_picture(heading, shop, monkeyp
     model = os.path.join(ROOT, "models", f"{name}.ckpt-done")
     result, _ = export(shop, format_name, model=model, name=name)
     assert result.returncode == 0, result.stderr
-    monkeypatch.chdir(shop)
     (shop / "lines.py").write_text(benchmark.read_snippets()[heading])
-    runpy.run_path("lines.py")
-    picture, painting = (np.asarray(Image.open(f"images/{word}.jpg"), np.float32) for word in ("Corgi", "starry"))
+    subprocess.run([sys.executable, "lines.py"], cwd=shop, check=True)
+    picture, painting = (np.asarray(Image.open(shop / f"images/{word}.jpg"), np.float32) for word in ("Corgi", "starry"))
     expected = load_model(model).stylize(picture[None], [styles.Style(painting)])[0]
-    assert np.abs(np.asarray(Image.open("corgi.png"), int) - expected).max() <= 1
+    assert np.abs(np.asarray(Image.open(shop / "corgi.png"), int) - expected).max() <= 1

@@ -53,7 +53,7 @@ CORE = [
     "optimizer",
     "config",
 ]
-CORE += ["memory", "assets", "system", "quiet_tensorflow", "cli", "onednn"]
+CORE += ["memory", "assets", "system", "distribution", "quiet_tensorflow", "cli", "onednn"]
 
 
 def modules(folder):

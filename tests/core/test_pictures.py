@@ -340,3 +340,39 @@ def test_colors_of_a_jpeg_stay_sharp_and_its_quality_sets_its_size(tmp_path):
     assert sizes[0] < 0.7 * sizes[1]
     pictures.write_image(str(path), stripes)
     assert np.abs(pictures.read_image(str(path)).rgb.astype(int) - stripes).mean() < 8  # 4:2:0 gives about 60
+
+
+def test_notes_are_told(tmp_path, capsys):
+    frames = [Image.fromarray(photo(8, 8, seed)) for seed in (0, 1)]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    assert pictures.read_and_tell(str(tmp_path / "a.gif")).rgb.shape == (8, 8, 3)
+    assert "a.gif: has several frames" in capsys.readouterr().err
+
+
+def save_coded(path, color, *coding):
+    """A PNG of one color with a cICP chunk (primaries, transfer), which Pillow does not write."""
+    Image.new("RGB", (6, 4), color).save(path)
+    data = path.read_bytes()
+    body = b"cICP" + bytes([*coding, 0, 1])
+    chunk = struct.pack(">I", 4) + body + struct.pack(">I", zlib.crc32(body))
+    path.write_bytes(data[:33] + chunk + data[33:])
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("coding", "color", "expected"),
+    [
+        ((1, 13), (200, 100, 50), (200, 100, 50)),  # sRGB
+        ((12, 13), (128, 128, 128), (128, 128, 128)),
+        ((12, 13), (200, 100, 50), (215, 93, 31)),  # Display P3
+        ((12, 13), (234, 51, 35), (255, 0, 0)),  # sRGB's red in Display P3
+        ((9, 16), (148, 148, 148), (255, 255, 255)),  # paper white by PQ: .58
+        ((9, 16), (255, 255, 255), (255, 255, 255)),
+        ((9, 18), (191, 191, 191), (255, 255, 255)),  # paper white by HLG: .75
+        ((1, 8), (55, 55, 55), (128, 128, 128)),  # linear light
+        ((200, 13), (200, 100, 50), (200, 100, 50)),  # unknown
+    ],
+)
+def test_pngs_may_name_their_colors_by_code(tmp_path, coding, color, expected):
+    picture = pictures.read_image(save_coded(tmp_path / "a.png", color, *coding))
+    np.testing.assert_allclose(picture.rgb[0, 0], expected, atol=3)

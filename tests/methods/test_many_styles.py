@@ -480,7 +480,7 @@ def test_the_reconstructions_gradient_is_as_long_as_the_stylizing_steps(house):
     """Times lambda: seen in a plain gradient step."""
     method = make("stylebank", house, training=True, reconstruction_weight=0.5)
     variables = train.trainable_variables(method)
-    plain = SimpleNamespace(iterations=tf.constant(0, tf.int64), gradients=None)
+    plain = SimpleNamespace()
 
     def record_gradients(pairs):
         plain.gradients = [g for g, _ in pairs]
@@ -489,7 +489,7 @@ def test_the_reconstructions_gradient_is_as_long_as_the_stylizing_steps(house):
     content = tf.constant(np.stack([photo(32, 32, 1), photo(32, 32, 2)]), tf.float32)
     norms = []
     for step in (0, 2):
-        plain.iterations = tf.constant(step, tf.int64)
+        plain.iterations, plain.steps_done = tf.constant(step, tf.int64), step
         run_eagerly(lambda: method.train_step(content, plain, variables))
         norms.append(float(method._shared_norm(plain.gradients, variables)))
     assert norms[1] == pytest.approx(0.5 * norms[0], rel=1e-3)
@@ -550,7 +550,7 @@ def test_the_flags_of_eval(desk):
         ("stylebank", ("--style", "0:x"), "--style: got '0:x', a weight of 0 or more is needed, as in 0:0.5"),
         ("stylebank", ("--style", "0:0", "--style", "style:0"), "--style: all weights are 0"),
         ("stylebank", ("--style_file", "style.png"), "--style_file: stylebank.ckpt-done has styles of its own:"),
-        ("msgnet", ("--style_file", "style.png"), "models/wct.ckpt-done takes any"),
+        ("msgnet", ("--style_file", "style.png"), "models/predicted.ckpt-done takes any"),
         ("stylebank", ("--style", "0", "--preserve_colors=coral"), "--preserve_colors=palette: recolors --style_file"),
         ("stylebank", ("--texture", "20"), "--texture: needs a model of any style"),
         ("stylebank", ("--style", "0", "--style_size", "64"), "--style_size: stylebank.ckpt-done has brushes of one size"),

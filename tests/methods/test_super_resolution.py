@@ -2,6 +2,7 @@
 
 import glob
 import os
+import types
 
 import numpy as np
 import pytest
@@ -184,3 +185,14 @@ def test_a_recipe_keeps_the_weights_of_the_losses(house):
         assert (result.returncode, again in result.stdout) == (0, True), result.stderr
     trained, _ = methods.load_recipe(str(house / "models" / "small" / "fast-style-model.ckpt-done"))
     assert (trained.feature_weight, trained.pixel_weight) == (0.0, 1.0)
+
+
+def test_what_the_loss_network_sees_is_turned_and_moved_alike_for_photo_and_result():
+    images = np.float32(photo(16, 16))[None]
+    conf = types.SimpleNamespace(turned_losses=True, seed=0, image_size=16)
+    crops = [super_resolution.draw_crop(images, conf, tf.constant(step, tf.int64)).numpy() for step in range(40)]
+    assert {crop.shape for crop in crops} == {(1, 15, 15, 3)}
+    assert len({crop.tobytes() for crop in crops}) > 15  # of 8 views at 4 places
+    np.testing.assert_array_equal(super_resolution.draw_crop(images, conf, tf.constant(3, tf.int64)), crops[3])
+    conf.turned_losses = False
+    assert super_resolution.draw_crop(images, conf, 0) is images
