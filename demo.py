@@ -50,8 +50,7 @@ EDITOR_SIDE = 800  # pixels of the long side of the photo that a mask is painted
 MISSING = {  # {tab: what it says where it has no model}
     "any": "There is no model for this in models/; `python train.py -c conf/adain.yml` trains one.",
     "mix": "There is no model for this in models/; `python train.py -c conf/stylebank_cpu.yml` trains one.",
-    "enlarge": "There is no model for this yet. `python train.py -c conf/sr_x4_feat_cpu.yml` trains one; its file goes "
-    "with `--model_file`, or into `models/` with its recipe.",
+    "enlarge": "There is no model for this in models/; `python train.py -c conf/sr_x4_feat_cpu.yml` trains one.",
 }
 COMPUTE = threading.Lock()  # held by whatever computes: the webcam has no place in the queue
 STOPS = {}  # {session: list of a running work, which a press of Stop appends to}

@@ -15,7 +15,7 @@ import losses
 from core import cli, config, memory, pictures, styles, system
 from methods import METHODS, filming, gatys, load_model, load_recipe, stylizing
 
-DEFAULT_MODEL = "scream"
+PREFERRED = ("scream", "predicted", "sr_x4_feat")  # come first in their tabs, but for a model of one's own
 TABS = {"": "style", "image": "any", "name": "mix"}  # {a method's style_kind: the tab of its models}
 WEBCAM_SIDE = 320  # pixels of the long side of the webcam's frames
 SHOW_SECONDS = 1.0  # between the pictures of an optimization
@@ -40,12 +40,14 @@ def find_models(own=None):
             load_model(path)
         tab = "enlarge" if method is METHODS["super_resolution"] else TABS[method.style_kind]
         tabs[tab].setdefault(os.path.basename(path).removesuffix(".ckpt-done"), path)
-    names = list(tabs["style"])
-    if not names:
+    if not tabs["style"]:
         raise cli.UserError("models/: holds no model of one style; name one with --model_file")
-    if DEFAULT_MODEL in names and own not in tabs["style"].values():
-        tabs["style"] = {name: tabs["style"][name] for name in [DEFAULT_MODEL, *names]}
-    return tabs
+
+    def rank(item):
+        name, path = item
+        return path != own, name not in PREFERRED
+
+    return {tab: dict(sorted(models.items(), key=rank)) for tab, models in tabs.items()}
 
 
 @functools.lru_cache(maxsize=16)

@@ -189,7 +189,7 @@ def test_a_models_tab_is_that_of_its_method(tmp_path):
     models = page.find_models()
     assert {"adain", "wct"} <= models["any"].keys()
     assert {"msgnet", "stylebank"} <= models["mix"].keys()
-    assert next(iter(models["style"])) == page.DEFAULT_MODEL
+    assert [next(iter(models[tab])) for tab in ("style", "any", "enlarge")] == [*page.PREFERRED]
     own = os.path.join(ROOT, "models", "wave.ckpt-done")
     assert next(iter(page.find_models(own)["style"])) == "wave"
     with pytest.raises(cli.UserError, match="no such model file"):
