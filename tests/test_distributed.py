@@ -35,7 +35,7 @@ import reader
 from core import augment, config
 
 train = load("train")
-KEYS = {"batch_size": 4, "steps": 6, "learning_rate": 5e-5, "random_crops": True, "width": 8}
+KEYS = {"batch_size": 4, "steps": 20, "learning_rate": 5e-6, "random_crops": True, "width": 8}
 # Runs train.py's main for each conf in one process, on as many devices as the first argument says.
 WORKER = """
 import json, sys
@@ -100,7 +100,7 @@ def write_confs(house, strategy, names):
     for name in names:
         keys = {"naming": f"{strategy}-{name}", **KEYS}
         if name in MANY_STYLES:
-            conf = many_styles_conf(house, name, stylizing_steps=2, **keys)
+            conf = many_styles_conf(house, name, **keys | ({"stylizing_steps": 2} if name == "stylebank" else {}))
         elif name in UNIVERSAL:
             conf = universal_conf(house, name, **keys | {"width": None})
         elif name == "super_resolution":
@@ -116,7 +116,10 @@ def check_same(house, strategy, names):
         one, several = values(house, f"none-{method}"), values(house, f"{strategy}-{method}")
         assert one.keys() == several.keys()
         for name, value in one.items():
-            np.testing.assert_allclose(several[name], value, atol=1e-5, rtol=1e-5, err_msg=f"{method} {name}")
+            # What is added before a norm has no effect: its gradients are rounding, which Adam makes as large as others.
+            is_added = method in ("msgnet", "predicted") and ("bias" in name or "norms" in name)
+            atol = 2e-4 if is_added else 1e-5
+            np.testing.assert_allclose(several[name], value, atol=atol, rtol=1e-4, err_msg=f"{method} {name}")
         recipes = [house / "models" / f"{s}-{method}" / "fast-style-model.yml" for s in ("none", strategy)]
         losses = [config.read_recipe(path)["mean_losses_of_the_last_100_steps"] for path in recipes]
         assert losses[0] == pytest.approx(losses[1], rel=1e-4)
@@ -124,7 +127,7 @@ def check_same(house, strategy, names):
 
 def test_replicas_learn_what_one_device_learns(house):
     """And those that cannot divide a batch are refused."""
-    names = ["johnson", "stylebank", "adain", "wct", "super_resolution"]
+    names = [*methods.METHODS]
     odd = shutil.move(write_conf(house, naming="odd", batch_size=3), house / "odd.yml")
     process = start(2, "mirrored", house, *write_confs(house, "mirrored", names), odd)
     for conf in write_confs(house, "none", names):
@@ -148,9 +151,9 @@ def test_workers_learn_what_one_device_learns_and_the_chief_alone_writes(house, 
         others.append(elsewhere / conf.name)
         others[-1].write_text(text)
     first = house / "first.yml"  # two steps, from which the whole run then goes on
-    first.write_text(confs[0].read_text().replace("steps: 6", "steps: 2"))
+    first.write_text(confs[0].read_text().replace("steps: 20", "steps: 2"))
     other_first = elsewhere / "first.yml"
-    other_first.write_text(others[0].read_text().replace("steps: 6", "steps: 2"))
+    other_first.write_text(others[0].read_text().replace("steps: 20", "steps: 2"))
     processes, _ = start_workers(house, [[first, *confs], [other_first, *others]])
     for conf in write_confs(house, "none", names):
         assert inside(train, "-c", conf, cwd=house).returncode == 0
