@@ -54,7 +54,8 @@ MISSING = {  # {tab: what it says where it has no model}
 }
 COMPUTE = threading.Lock()  # held by whatever computes: the webcam has no place in the queue
 STOPS = {}  # {session: list of a running work, which a press of Stop appends to}
-CSS = ".gradio-container {max-width: min(1100px, 100vw) !important; margin: auto} footer {display: none !important}"
+CSS = ".gradio-container {width: 100% !important; max-width: 1100px !important; margin: auto} "
+CSS += "footer {display: none !important}"
 
 
 def main(argv):

@@ -208,7 +208,10 @@ def test_what_keeps_the_page_from_starting_is_one_line(address, tmp_path, monkey
 
 @pytest.mark.parametrize("width", [1280, 390])
 def test_a_visitor_paints_in_a_browser(width, address, tmp_path):
-    """The page is as wide as the window, loads nothing from elsewhere, and shows the webcam's frames a second."""
+    """They download the result, and see what is wrong with a file and how many of the webcam's frames come a second.
+
+    The page is as wide as the window, and loads nothing from elsewhere.
+    """
     sync_api = pytest.importorskip("playwright.sync_api", reason="needs pip install playwright")
     if not os.environ.get("CHROMIUM"):
         pytest.skip("CHROMIUM names no browser")
@@ -227,11 +230,22 @@ def test_a_visitor_paints_in_a_browser(width, address, tmp_path):
         window.get_by_role("button", name="Paint", exact=True).first.click()
         window.get_by_text("64x48 pixels in").wait_for()
         assert window.locator("img[src*='a-wave.png']").count() > 0
+        with window.expect_download() as download:
+            window.get_by_role("button", name="Download", exact=True).first.click()
+        download.value.save_as(tmp_path / "downloaded.png")
+        (tmp_path / "bad.jpg").write_text("text")
+        visitor = browser.new_page()  # with a session of their own
+        visitor.goto(address)
+        visitor.locator("input[type=file]").first.set_input_files(str(tmp_path / "bad.jpg"))
+        visitor.get_by_role("button", name="Paint", exact=True).first.click()
+        visitor.get_by_text("bad.jpg: not a readable image").first.wait_for()
+        visitor.close()
         assert window.evaluate("document.documentElement.scrollWidth") <= width
         window.get_by_text("Webcam, live").click()
         window.get_by_text("Click to Access Webcam").first.click()
         window.locator("button:has-text('Record'):visible").first.click()
         window.get_by_text("frames a second").wait_for()
         browser.close()
+    assert pixels(tmp_path / "downloaded.png").shape == (48, 64, 3)
     assert [url for url in requests if url.startswith("http") and not url.startswith(address)] == []
     assert errors == []
