@@ -4,6 +4,7 @@ import contextlib
 import importlib
 import io
 import os
+import shutil
 import subprocess
 import sys
 
@@ -60,14 +61,48 @@ def photo(height, width, seed=0):
 
 @pytest.fixture
 def house(tmp_path):
-    """The path of a folder with all that training needs: photos/ (6 pictures), style.png and vgg.npz."""
-    (tmp_path / "photos" / "deep").mkdir(parents=True)
+    """The path of a folder with all that training needs, from furnish()."""
+    return furnish(tmp_path)
+
+
+def furnish(folder):
+    """Writes photos/ (6 pictures), style.png and vgg.npz into a folder. Returns it."""
+    (folder / "photos" / "deep").mkdir(parents=True)
     for i, ending in enumerate(("jpg", "png", "webp", "jpg", "png", "jpg")):
-        place = tmp_path / "photos" / ("deep" if i % 2 else "") / f"{i}.{ending}"
+        place = folder / "photos" / ("deep" if i % 2 else "") / f"{i}.{ending}"
         Image.fromarray(photo(50 + 7 * i, 70 - 3 * i, i)).save(place)
-    Image.fromarray(photo(60, 80, 99)).save(tmp_path / "style.png")
-    np.savez(tmp_path / "vgg.npz", **vgg_weights(VGG_16_CONVS[:11]))
-    return tmp_path
+    Image.fromarray(photo(60, 80, 99)).save(folder / "style.png")
+    np.savez(folder / "vgg.npz", **vgg_weights(VGG_16_CONVS[:11]))
+    return folder
+
+
+def copy_models(source, folder):
+    """Copies the models of a folder, and their recipes, with their dates, by which open_once() knows them."""
+    for path in source.glob("*.ckpt-done"):
+        for file in (path, path.with_suffix(".yml")):
+            if file.exists():
+                shutil.copy2(file, folder)
+
+
+@pytest.fixture(autouse=True)
+def open_once(monkeypatch):
+    """eval.py and video.py open a model, and so trace its net, once for all tests: that takes most of a test's time."""
+
+    def load_model(path):
+        found = checkpoints.find_model(path)
+        files = [file for file in (found, checkpoints.recipe_path(found)) if os.path.exists(file)]
+        stamps = tuple((os.stat(file).st_mtime_ns, os.stat(file).st_size) for file in files)
+        if stamps not in OPENED:
+            if len(OPENED) > 8:
+                OPENED.clear()
+            OPENED[stamps] = methods.load_model(path)
+        return OPENED[stamps]
+
+    for verb in {"eval", "video"} & sys.modules.keys():
+        monkeypatch.setattr(sys.modules[verb], "load_model", load_model)
+
+
+OPENED = {}  # {dates and sizes of a model's files: the model}
 
 
 def write_conf(folder, **changes):

@@ -11,18 +11,26 @@ import sys
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import ROOT, inside, load, photo, script
+from conftest import ROOT, copy_models, inside, load, photo, script
 from PIL import Image
 
 from core import checkpoints, config, memory, pictures, precision, styles
 from methods import METHODS, johnson, load_model, super_resolution
 
 
-@pytest.fixture
-def desk(tmp_path):
-    """A folder with a model without recipe (as the original's are) and some pictures."""
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """A folder with a model without recipe, as the original's are."""
+    folder = tmp_path_factory.mktemp("built")
     method = METHODS["johnson"](johnson.JohnsonConf(style_image="x", naming="x", initializer="identity"))
-    checkpoints.save(str(tmp_path / "m.ckpt-done"), method.variables)
+    checkpoints.save(str(folder / "m.ckpt-done"), method.variables)
+    return folder
+
+
+@pytest.fixture
+def desk(built, tmp_path):
+    """A folder with the model of `built` and some pictures."""
+    copy_models(built, tmp_path)
     (tmp_path / "in").mkdir()
     for i, name in enumerate(("a.jpg", "b.png")):
         Image.fromarray(photo(33 + i, 42, i)).save(tmp_path / "in" / name)

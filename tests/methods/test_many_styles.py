@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import yaml
-from conftest import MANY_STYLES, inside, load, many_styles_conf, photo, write_conf
+from conftest import MANY_STYLES, copy_models, furnish, inside, load, many_styles_conf, photo, write_conf
 from PIL import Image
 
 import methods
@@ -511,11 +511,19 @@ def save(method, path):
     return path
 
 
-@pytest.fixture
-def desk(house):
-    """The house with a model of each method, msgnet.ckpt-done and stylebank.ckpt-done."""
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """A house with a model of each method, msgnet.ckpt-done and stylebank.ckpt-done."""
+    house = furnish(tmp_path_factory.mktemp("built"))
     for name in MANY_STYLES:
         save(make(name, house), house / f"{name}.ckpt-done")
+    return house
+
+
+@pytest.fixture
+def desk(built, house):
+    """The house with the models of `built`."""
+    copy_models(built, house)
     return house
 
 

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import UNIVERSAL, faults, inside, load, photo, universal_conf
+from conftest import UNIVERSAL, copy_models, faults, furnish, inside, load, photo, universal_conf
 from PIL import Image
 
 import losses
@@ -277,15 +277,23 @@ def test_previews_show_content_style_and_result(house):
     assert "--preview_grid: is for the method johnson" in grid.stderr
 
 
-@pytest.fixture
-def desk(house):
-    """The house with an untrained model of each method, adain.ckpt-done and wct.ckpt-done, and johnson.ckpt-done."""
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """A house with an untrained model of each method, such as adain.ckpt-done, and johnson.ckpt-done."""
+    house = furnish(tmp_path_factory.mktemp("built"))
     for name in UNIVERSAL:
         method = make(name, house)
         checkpoints.save(str(house / f"{name}.ckpt-done"), method.trainable_variables)
         checkpoints.write_recipe(str(house / f"{name}.ckpt-done"), method.conf)
     method = METHODS["johnson"](johnson.JohnsonConf(style_image="x", naming="x"))
     checkpoints.save(str(house / "johnson.ckpt-done"), method.variables)
+    return house
+
+
+@pytest.fixture
+def desk(built, house):
+    """The house with the models of `built`."""
+    copy_models(built, house)
     return house
 
 
