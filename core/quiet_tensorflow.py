@@ -4,8 +4,16 @@ Scripts import this before anything that imports TensorFlow, so that an error st
 """
 
 import os
+import sys
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
 
 from core import cli
+
+LEAST_ADDRESS_SPACE = 2.1e9  # bytes; with less, libraries end the process while they are loaded
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 # OpenBLAS reads this when NumPy and SciPy are loaded. The vectors of SciPy's L-BFGS are so short that several threads,
@@ -13,6 +21,12 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 cli.open_streams()
+if resource and 0 <= (address_space := resource.getrlimit(resource.RLIMIT_AS)[0]) < LEAST_ADDRESS_SPACE:
+    cli.complain(
+        f"a process may have {address_space / 1e9:.3g} GB (ulimit -v), and TensorFlow alone needs "
+        f"{LEAST_ADDRESS_SPACE / 1e9:.3g}; raise the limit"
+    )
+    sys.exit(1)
 with cli.silence_stderr():
     import tensorflow as tf
 

@@ -45,6 +45,14 @@ def pixels(path):
     return np.asarray(Image.open(path).convert("RGB")).astype(int)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="ulimit -v is Linux's")
+def test_where_tensorflow_cannot_be_loaded_is_told():
+    command = ["bash", "-c", f"ulimit -v 1900000; exec {sys.executable} eval.py"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stderr.count("\n")) == (1, 1), result.stderr
+    assert "a process may have 1.95 GB (ulimit -v), and TensorFlow alone needs 2.1; raise the limit" in result.stderr
+
+
 def test_the_originals_command(desk):
     exif = b"Exif\0\0II*\0\x08\0\0\0\xff\xff"  # cut short, of which Pillow warns
     Image.open(desk / "in" / "a.jpg").copy().save(desk / "in" / "a.jpg", exif=exif)
