@@ -1,4 +1,4 @@
-"""Measures speed and memory: python benchmark.py stylize|start|train|optimize|memory|runtimes|stability
+"""Measures speed and memory: python benchmark.py stylize|start|train|optimize|memory|runtimes|peers|stability
 
   stylize  seconds for one picture of --size x --size (default 512)
   start    seconds from the shell to a picture whose long side is --size pixels (default 512): eval.py with denoised_starry,
@@ -10,6 +10,9 @@
            optimize one with either loss network
   runtimes the same seconds as start, the peak memory and the file's size of models/scream.ckpt-done in each format of
            export.py (requirements-export.txt): with the lines of docs/export.md, a picture of --size x --size (default 512)
+  peers    seconds for one picture of --size x --size (default 512), seconds until the first one, and the peak memory:
+           models/denoised_starry.ckpt-done here and in other runtimes, the net of PyTorch's examples in PyTorch and in
+           them (requirements-export.txt and requirements-benchmark.txt; Linux)
   stability how steady video.py's results are, without and with --stability: the warping error of pans, zooms and turns over
            a photo, the deviation of a static picture with noise, the style error, and frames a second at 640x360
 
@@ -24,6 +27,7 @@ medians are printed.
 
 import contextlib
 import functools
+import importlib.util
 import os
 import re
 import resource
@@ -49,7 +53,7 @@ from core import cli, config, pictures, precision, rows, stability, styles, syst
 from core import memory as memory_limits
 from core.optimizer import Adam
 from methods import CONFS, METHODS, base, gatys, johnson, load_model, style_data, super_resolution
-from reports import motion
+from reports import motion, peers
 from tests import original
 
 flags.DEFINE_integer(
@@ -116,6 +120,7 @@ def main(argv):
         "optimize": lambda: optimize(size or 512, rounds, FLAGS.threads),
         "memory": lambda: memory(size or 1024, method, FLAGS.form),
         "runtimes": lambda: runtimes(size or 512, rounds),
+        "peers": lambda: compare_with_peers(size or 512, rounds),
         "stability": lambda: measure_stability(size or 640, FLAGS.stability, rounds),
     }
     if len(argv) != 2 or argv[1] not in kinds:
@@ -170,6 +175,21 @@ def runtimes(size, rounds):
         report(runs, f"from the shell to a picture of {size}x{size}", rounds)
         for name, (_, output) in EXPORTS.items():
             print(f"  {name:14s} {peaks[name]:.0f} MB at the peak, {file_size(folder, output) / 1e6:.1f} MB of files")
+
+
+def compare_with_peers(size, rounds):
+    """Prints what reports.peers.measure() does, without bfloat16 where the CPU has none."""
+    missing = [name for name in ("onnx", "onnxruntime", "openvino", "torch") if not importlib.util.find_spec(name)]
+    if missing:
+        files = "-r requirements-export.txt -r requirements-benchmark.txt"
+        raise cli.UserError(f"peers: {' and '.join(missing)} cannot be imported; pip install {files}")
+    forms = [form for form in peers.FORMS if "bfloat16" not in form or precision.has_bfloat16()]
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            peers.prepare(folder)
+            peers.measure(size, rounds, folder, forms)
+        except subprocess.CalledProcessError as error:
+            raise cli.UserError(f"peers: {' '.join(error.cmd[2:])} failed: {str(error.stderr).strip()[-500:]}") from None
 
 
 def read_snippets():

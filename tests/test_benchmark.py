@@ -6,10 +6,11 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import VGG_16_CONVS, inside, load, script, vgg_weights
+from conftest import ROOT, VGG_16_CONVS, inside, load, script, vgg_weights
 
 from core import precision
 from methods import gatys
+from reports import peers
 
 benchmark = load("benchmark")
 
@@ -60,6 +61,25 @@ def test_the_start_is_measured_beside_the_bare_import(tmp_path, monkeypatch):
     result = inside(benchmark, "start", "--size=32", "--rounds=1", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert [line[2:16].rstrip() for line in result.stdout.splitlines()[1:]] == ["eval.py", "import only"]
+
+
+def test_peers_are_measured_by_processes_of_their_own(tmp_path, capsys):
+    pytest.importorskip("onnxruntime", reason="needs requirements-export.txt")
+    pytest.importorskip("tf2onnx", reason="needs requirements-export.txt")
+    flags = ("--format=onnx", f"--model_file={peers.MODEL}", f"--output={tmp_path / peers.OURS}", "--image_size=32")
+    assert inside(load("export"), *flags, cwd=ROOT).returncode == 0
+    peers.measure(32, 1, str(tmp_path), ["ours, ONNX Runtime"])
+    assert re.search(r"ours, ONNX Runtime +[\d.]+ s +1.00 +[\d.]+ s +\d+ MB", capsys.readouterr().out)
+    with pytest.raises(subprocess.CalledProcessError) as error:
+        peers.measure(32, 1, str(tmp_path), ["theirs, ONNX Runtime"])
+    assert "theirs.onnx" in error.value.stderr
+
+
+def test_without_the_peers_packages_it_says_what_to_install(monkeypatch, tmp_path):
+    monkeypatch.setattr(benchmark.importlib.util, "find_spec", lambda name: None if name == "torch" else "found")
+    result = inside(benchmark, "peers", cwd=tmp_path)
+    assert (result.returncode, result.stderr.count("\n")) == (1, 1)
+    assert "torch cannot be imported" in result.stderr
 
 
 def test_without_pytorch_it_says_what_to_install(monkeypatch, tmp_path):
