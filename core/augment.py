@@ -48,3 +48,33 @@ def draw(seed, step, key, shape, low, high, share=(0, 1)):
     index, count = share
     numbers = tf.random.stateless_uniform([count * shape[0], *shape[1:]], folded_seed, low, high)
     return numbers if count == 1 else tf.split(numbers, count)[index]
+
+
+def draw_move(seed, step, height, width):
+    """A small pan, zoom and turn about the center, the same for one seed and step: [1,8], as move() takes it.
+
+    The sides of the picture, in pixels, are needed for the center. Pans are of up to 8 pixels, zooms to 0.97 to 1.03, turns
+    of up to 2 degrees.
+    """
+    pan = draw(seed, step, 18, [2], -8.0, 8.0)
+    angle, zoom = tf.unstack(draw(seed, step, 19, [2], -1.0, 1.0))
+    angle, zoom = math.radians(2) * angle, 1 + 0.03 * zoom
+    cos, sin, x, y = zoom * tf.cos(angle), zoom * tf.sin(angle), (width - 1) / 2, (height - 1) / 2
+    to_left, to_top = x - cos * x + sin * y + pan[0], y - sin * x - cos * y + pan[1]
+    return tf.stack([[cos, -sin, to_left, sin, cos, to_top, 0.0, 0.0]])
+
+
+def move(images, transform, beside="CONSTANT"):
+    """[N,H,W,C] moved by a transform [1,8] (a0, a1, a2, b0, b1, b2, 0, 0).
+
+    The pixel (x, y) is what was at (a0 x + a1 y + a2, b0 x + b1 y + b2), by bilinear interpolation. Beside the picture are
+    zeros or, with "REFLECT", its reflection.
+    """
+    return tf.raw_ops.ImageProjectiveTransformV3(
+        images=images,
+        transforms=transform,
+        output_shape=tf.shape(images)[1:3],
+        interpolation="BILINEAR",
+        fill_mode=beside,
+        fill_value=0.0,
+    )

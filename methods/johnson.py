@@ -7,8 +7,11 @@ import tensorflow as tf
 import losses
 import model
 import reader
-from core import config, distribution, rows
+from core import augment, config, distribution, rows
 from methods import base
+
+NOISE = 6.0  # the most, of 255, that noise adds to a photo for the warping error
+EDGE = 16  # pixels at each side that do not count there: what they show depends on what comes into the picture
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -28,6 +31,9 @@ class JohnsonConf(config.MethodConf, config.PerceptualConf):
     # The style image's channels first get the means and deviations that every result of a net without output_affine has
     # (model.normalize_colors)
     normalized_style: bool = False
+
+    # Of the warping error: by how much the results of a photo that is moved, with noise, differ from the moved results
+    stability_weight: float = 0.0
 
     # These help runs of few steps.
     least_slope: float = 0.0  # of the final tanh in the backward pass, where it leads out of saturation (model.tanh)
@@ -85,9 +91,30 @@ class Johnson(base.Method):
             view = losses.draw_view(self.conf, optimizer.iterations)
             targets = self.perceptual_loss.content_targets(content, view)
             weight = losses.schedule_style_weight(self.conf, optimizer.iterations)
-            return self.perceptual_loss(generated, targets, self.style_targets[""], weight, view)
+            perceptual = self.perceptual_loss(generated, targets, self.style_targets[""], weight, view)
+            if not self.conf.stability_weight:
+                return perceptual
+            error = self._warping_error(content, generated, optimizer.iterations)
+            total = perceptual.pop("total_loss") + self.conf.stability_weight * error
+            return perceptual | {"losses/warping_error": error, "total_loss": total}
 
         return base.minimize(compute_losses, variables, optimizer)
+
+    def _warping_error(self, content, generated, step):
+        """The mean squared difference, of 1, between results of photos that move and the results that move instead.
+
+        Gupta et al. 2017 (arXiv 1705.02092) compare neighboring frames of videos in this way. Here a still photo moves by a
+        known pan, zoom and turn, and gets noise as a camera's frames have it.
+        """
+        height, width = content.shape[1:3]
+        transform = augment.draw_move(self.conf.seed, step, height, width)
+        noise = augment.draw(self.conf.seed, step, 20, [1, height, width, 3], -1.0, 1.0) * NOISE
+        moved = augment.move(content, transform, "REFLECT") + noise
+        after = model.image_transform_net(moved, self.kernels, self.conf.least_slope)
+        visible = augment.move(tf.ones_like(content[:1, :, :, :1]), transform) > 0.999
+        inside = tf.cast(visible[:, EDGE:-EDGE, EDGE:-EDGE], tf.float32)
+        squares = tf.square(after - augment.move(generated, transform))[:, EDGE:-EDGE, EDGE:-EDGE] / 255**2
+        return tf.reduce_sum(tf.reduce_mean(squares, [0, 3], keepdims=True) * inside) / tf.reduce_sum(inside)
 
     @tf.function(autograph=False, input_signature=[tf.TensorSpec([None, None, None, 3]), tf.TensorSpec([])])
     def _stylize(self, content, strength):

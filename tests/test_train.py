@@ -29,7 +29,7 @@ from PIL import Image
 import losses
 import methods
 import reader
-from core import checkpoints, config, precision, styles, system, training
+from core import augment, checkpoints, config, precision, styles, system, training
 from core.cli import UserError
 from core.optimizer import Adam
 from methods import METHODS, johnson, wct
@@ -202,6 +202,40 @@ def test_an_interrupted_run_equals_an_uninterrupted_one(house, monkeypatch):
     assert set(one) == set(other)
     for name, value in one.items():
         np.testing.assert_allclose(other[name], value, rtol=1e-3, atol=1e-5, err_msg=name)
+
+
+def test_stability_weight_adds_the_warping_error_to_the_loss(house):
+    conf = methods.load_conf(str(write_conf(house, stability_weight=3.0, width=8, image_size=48)))
+    method = METHODS["johnson"](conf, training=True)
+    variables = train.trainable_variables(method)
+    content = np.stack([photo(48, 48, i) for i in range(2)]).astype(np.float32)
+    losses = method.train_step(content, Adam(variables, 1e-3), variables)
+    weighted = [float(value) for tag, value in losses.items() if tag.startswith("weighted_losses/")]
+    error = float(losses["losses/warping_error"])
+    assert error > 0
+    assert float(losses["total_loss"]) == pytest.approx(sum(weighted) + 3 * error, rel=1e-4)
+
+
+def test_the_warping_error_is_that_of_what_stays_while_the_photo_moves(house, monkeypatch):
+    """A result that moves with the photo has but the noise's error, a pattern that stays its own."""
+    method = METHODS["johnson"](methods.load_conf(str(write_conf(house, width=8))))
+    content = np.stack([photo(96, 80, i) for i in range(2)]).astype(np.float32)
+    content = tf.nn.avg_pool2d(content, 5, 1, "SAME")
+    pattern = np.random.default_rng(0).uniform(-60, 60, (96, 80, 3)).astype(np.float32)
+    errors = []
+    for net in (lambda image, *_: 255 - image, lambda image, *_: image + pattern):
+        monkeypatch.setattr(johnson.model, "image_transform_net", net)
+        errors.append(float(method._warping_error(content, net(content), tf.constant(3, tf.int64))))
+    assert errors[0] < 2 * (johnson.NOISE**2 / 3) / 255**2
+    assert 60**2 / 3 / 255**2 < errors[1] < 2.5 * 60**2 / 3 / 255**2
+
+
+def test_a_picture_moves_by_whole_pixels_exactly():
+    image = photo(20, 30)[None].astype(np.float32)
+    moved = augment.move(image, np.float32([[1, 0, 5, 0, 1, -2, 0, 0]])).numpy()
+    np.testing.assert_allclose(moved[:, 2:, :25], image[:, :-2, 5:], atol=1e-3)
+    assert not moved[:, :2].any()
+    assert not moved[:, :, 25:].any()
 
 
 def test_ctrl_c_ends_the_process_and_keeps_what_it_has(house):
