@@ -23,6 +23,7 @@ VERBS = ["train", "eval", "batch", "optimize", "video", "demo", "export", "disti
 # From the highest to the lowest: a module imports only what stands below it in this list. Verbs, reports and methods, which
 # the walk adds to it, import none of their own kind.
 REPORTS_SHARED = [
+    "reports.peers",
     "reports.motion",
     "reports.enlarging",
     "reports.inversion",
