@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from core import config, styles, system
-from core.cli import UserError, complain
+from core.cli import UserError, complain, first_line
 from core.optimizer import scope
 
 NAME = "fast-style-model.ckpt"  # the original's: NAME-1000, NAME-2000, ..., NAME-done
@@ -72,9 +72,9 @@ def save(path, variables, others=None):
         try:
             tf.raw_ops.Save(filename=temporary, tensor_names=list(tensors), data=list(tensors.values()))
         except tf.errors.ResourceExhaustedError as error:
-            raise OSError(errno.ENOSPC, error.message) from None
+            raise OSError(errno.ENOSPC, first_line(error.message)) from None
         except tf.errors.OpError as error:
-            raise OSError(error.message) from None
+            raise OSError(first_line(error.message)) from None
 
     system.write_whole(path, write)
 

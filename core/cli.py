@@ -38,6 +38,11 @@ def complain(text):
     print(escape(f"{os.path.basename(sys.argv[0])}: {line}"), file=sys.stderr)
 
 
+def first_line(message):
+    """The first line of a message of TensorFlow's, without the name of the op that it may begin with, {{...}}."""
+    return re.sub(r"^\{\{.*?\}\}\s*", "", message.strip()).partition("\n")[0]
+
+
 def suggest(word, words):
     """ "did you mean x?", with the nearest of `words` to a misspelt one; "" when none is near."""
     nearest = difflib.get_close_matches(word[:100], words, 1)

@@ -19,7 +19,7 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from core import checkpoints, config, distribution, pictures, precision, system
-from core.cli import UserError, complain
+from core.cli import UserError, complain, first_line
 from core.optimizer import Adam, Muon
 
 # Keys of a conf that say how long to train and what to show, not what is learned.
@@ -202,7 +202,8 @@ def fit(conf, trainee, optimizer, variables, recent, batches, steps, signals, dr
     for losses in recent:  # steps may report different losses, such as those of style or of reconstruction
         latest |= losses
     is_chief, precision, pace = distribution.is_chief(), step_precision(conf), 1 if sys.stderr.isatty() else 30
-    writer = tf.summary.create_file_writer(folder) if is_chief else tf.summary.create_noop_writer()
+    with telling_of_logs():
+        writer = tf.summary.create_file_writer(folder) if is_chief else tf.summary.create_noop_writer()
     print("The first step takes half a minute or so longer, as TensorFlow prepares the computation.")
     with tqdm(total=steps, initial=optimizer.steps_done, unit="step", mininterval=pace, disable=not is_chief) as progress:
         for content in batches:
@@ -231,7 +232,8 @@ def fit(conf, trainee, optimizer, variables, recent, batches, steps, signals, dr
                 checkpoints.save_training(folder, saved, optimizer, conf.keep_checkpoints, recent)
             if stops:
                 break
-    writer.close()
+    with telling_of_logs():
+        writer.close()
 
 
 def agree_on_signal(signals):
@@ -292,12 +294,19 @@ def write_summaries(writer, step, losses, images):
         summary.value.add(tag=tag).image.CopyFrom(
             tf.compat.v1.Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=encoded)
         )
+    with telling_of_logs(), writer.as_default():
+        tf.summary.experimental.write_raw_pb(summary.SerializeToString(), step)
+        writer.flush()
+
+
+@contextlib.contextmanager
+def telling_of_logs():
+    """A context in which TensorFlow's errors mean that TensorBoard's log cannot be written, and become UserErrors."""
     try:
-        with writer.as_default():
-            tf.summary.experimental.write_raw_pb(summary.SerializeToString(), step)
-            writer.flush()
+        yield
     except tf.errors.OpError as error:  # a full disk, which is no lack of memory
-        raise UserError(f"TensorBoard's log cannot be written ({error.message}); free some space") from None
+        text = first_line(error.message)
+        raise UserError(f"TensorBoard's log cannot be written ({text}); free some space") from None
 
 
 @contextlib.contextmanager

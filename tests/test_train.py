@@ -238,6 +238,17 @@ def test_a_picture_moves_by_whole_pixels_exactly():
     assert not moved[:, :, 25:].any()
 
 
+def test_a_log_that_cannot_be_begun_is_one_line(house, monkeypatch):
+    def fail(folder):
+        raise tf.errors.OutOfRangeError(None, None, "{{node}} events.out; File too large")
+
+    monkeypatch.setattr(training.tf.summary, "create_file_writer", fail)
+    result = inside(train, "-c", write_conf(house), cwd=house)
+    assert result.returncode == 1
+    assert "TensorBoard's log cannot be written (events.out; File too large); free some space" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
 def test_ctrl_c_ends_the_process_and_keeps_what_it_has(house):
     conf = write_conf(house, steps=10**6, checkpoint_every=1)
     command = [sys.executable, os.path.join(ROOT, "train.py"), "-c", str(conf)]

@@ -88,3 +88,11 @@ def test_a_file_that_cannot_be_replaced_is_filled(tmp_path, monkeypatch):
     system.write_text(str(tmp_path / "a.txt"), "after")
     assert (tmp_path / "a.txt").read_text() == "after"
     assert os.listdir(tmp_path) == ["a.txt"]
+
+
+def test_messages_of_tensorflow_become_a_line_without_the_op():
+    message = (
+        "{{function_node __wrapped__Save_device_/job:localhost}} x.ckpt; File too large\n\tmore [Op:Save]"
+    )
+    assert cli.first_line(message) == "x.ckpt; File too large"
+    assert cli.first_line("plain") == "plain"
