@@ -35,13 +35,7 @@ flags.DEFINE_string(
     "Take at most this much memory, such as 1.5GB: pictures that need more are stylized some rows at a time, with the same "
     "result. Default: what is free.",
 )
-flags.DEFINE_enum(
-    "precision",
-    "float32",
-    ["float32", "bfloat16"],
-    "bfloat16 takes little more than half the time, on CPUs that have it, and changes pixels by less than 1 of 255 in the "
-    "mean.",
-)
+stylizing.define_precision()
 flags.DEFINE_integer(
     "texture",
     None,

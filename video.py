@@ -41,6 +41,7 @@ flags.DEFINE_float(
     lower_bound=0,
     upper_bound=1,
 )
+stylizing.define_precision()
 flags.DEFINE_bool("resume", False, "Go on where an interrupted run with the same flags has stopped.")
 FLAGS = flags.FLAGS
 

@@ -13,7 +13,7 @@ import time
 import numpy as np
 from tqdm import tqdm
 
-from core import cli, clips, memory, pictures, stability, styles, system, training
+from core import cli, clips, memory, pictures, precision, stability, styles, system, training
 from methods import stylizing
 
 PART_FRAMES = 50  # a kill costs the work on fewer frames than this
@@ -34,6 +34,7 @@ class Options:
     fps: float | None
     quality: float
     stability: float
+    precision: str
 
 
 def check_files(options):
@@ -76,7 +77,8 @@ def stylize_video(job, options, clip, method, style, resume, stop_signals=traini
         try:
             system.remove_leftovers(folder, 0)  # of a killed run: nobody else writes here now
             check_settings(folder, describe_settings(job, options, clip), resume)
-            signals = write_parts(folder, job, options, clip, method, style, stop_signals)
+            with precision.choose(options.precision == "bfloat16", "--precision bfloat16")():
+                signals = write_parts(folder, job, options, clip, method, style, stop_signals)
             parts = list_parts(folder)
             if not parts:
                 raise KeyboardInterrupt if signals else cli.UserError(f"{clip.path}: no frame could be read from it")

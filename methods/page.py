@@ -238,6 +238,7 @@ def film(job, method, video, stability, image_size, seconds, folder, stops):
         fps=None,
         quality=20.0,
         stability=stability,
+        precision="float32",
     )
     clip, began = filming.check_files(options), time.monotonic()
     filming.check_memory(pictures.fit(clip.size, options.image_size), method, None, stability > 0)

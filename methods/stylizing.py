@@ -42,6 +42,17 @@ class Job:
     match_histogram: bool
 
 
+def define_precision():
+    """Defines, as a flag of the calling script, --precision."""
+    flags.DEFINE_enum(
+        "precision",
+        "float32",
+        ["float32", "bfloat16"],
+        "bfloat16 takes little more than half the time, on CPUs that have it, and changes pixels by less than 1 of 255 in "
+        "the mean.",
+    )
+
+
 def define_flags():
     """Defines, as flags of the calling script, --model_file, --image_size and STYLE_FLAGS."""
     flags.DEFINE_string("model_file", None, "The model: a .ckpt-done file, or a training checkpoint, V1 or V2. Required.")

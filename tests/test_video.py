@@ -10,7 +10,7 @@ import pytest
 from conftest import inside, load, photo
 from PIL import Image, ImageFilter
 
-from core import checkpoints, clips, memory, stability, system
+from core import checkpoints, clips, memory, precision, stability, system
 from methods import METHODS, filming, johnson
 
 av = pytest.importorskip("av", reason="needs PyAV: requirements-video.txt")
@@ -363,6 +363,18 @@ def test_frames_come_one_at_a_time(desk, monkeypatch):
     monkeypatch.setattr(video.stylizing, "stylize", lambda *arguments: [order.append("stylize"), stylize(*arguments)][1])
     check(run(desk))
     assert order == ["read", "stylize"] * COUNT
+
+
+def test_bfloat16_changes_frames_a_little(desk):
+    """Where the CPU has none, it is said, and nothing changes. A run is resumed in its own precision."""
+    check(run(desk, "--quality", 0, "--stability", 0))
+    other = run(desk, "--quality", 0, "--stability", 0, "--precision", "bfloat16", output="b.mp4")
+    assert other.returncode == 0, other.stderr
+    assert precision.has_bfloat16() != ("no instructions for bfloat16" in other.stderr)
+    one, two = (np.float32(read(desk / name)[1]) for name in ("o.mp4", "b.mp4"))
+    difference = np.abs(one - two).mean()
+    assert difference < 2
+    assert (difference > 0) == precision.has_bfloat16()
 
 
 def test_settings_that_are_damaged_are_named(desk):

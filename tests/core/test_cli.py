@@ -91,8 +91,6 @@ def test_a_file_that_cannot_be_replaced_is_filled(tmp_path, monkeypatch):
 
 
 def test_messages_of_tensorflow_become_a_line_without_the_op():
-    message = (
-        "{{function_node __wrapped__Save_device_/job:localhost}} x.ckpt; File too large\n\tmore [Op:Save]"
-    )
+    message = "{{function_node __wrapped__Save_device_/job:localhost}} x.ckpt; File too large\n\tmore [Op:Save]"
     assert cli.first_line(message) == "x.ckpt; File too large"
     assert cli.first_line("plain") == "plain"
