@@ -89,7 +89,7 @@ FORMS = {  # {form: {(module, function): what replaces it}}
     },
 }
 
-STEADY_MODELS = ("wave", "starry", "denoised_starry")  # of `stability`; the last has full width
+STEADY_MODELS = ("wave", "wave_video", "starry", "denoised_starry")  # of `stability`; the last has full width
 HALF = "half width"  # ours, in a net of half the channels
 MIXED = "bfloat16"  # ours with mixed_precision
 BY_ROWS = "by rows"  # ours, some rows at a time, as pictures are stylized that do not fit into the memory
