@@ -12,5 +12,5 @@ PAPER = {
 
 def draw(output_dir, data, models, network, match_histogram):
     """Writes fig8.jpg and fig8.md. The arguments are those of enlarging.draw(). Raises UserError as it does."""
-    made_by = paper.command("fig8", OWN_FLAGS, locals())
+    made_by = paper.command("fig8", OWN_FLAGS, locals() | {"data": data and "FOLDER"})  # the page is for others
     enlarging.draw("fig8", 8, 4, PAPER, output_dir, data, models, network, match_histogram, made_by)

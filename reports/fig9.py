@@ -12,5 +12,5 @@ PAPER = {
 
 def draw(output_dir, data, models, network, match_histogram):
     """Writes fig9.jpg and fig9.md. The arguments are those of enlarging.draw(). Raises UserError as it does."""
-    made_by = paper.command("fig9", OWN_FLAGS, locals())
+    made_by = paper.command("fig9", OWN_FLAGS, locals() | {"data": data and "FOLDER"})  # the page is for others
     enlarging.draw("fig9", 9, 8, PAPER, output_dir, data, models, network, match_histogram, made_by)

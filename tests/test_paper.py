@@ -199,7 +199,9 @@ def test_super_resolution_is_measured_on_sets(name, scale, house):
     )
     result = inside(figures, name, *flags, cwd=house)
     assert result.returncode == 0, result.stderr
-    rows = [line.split(" | ") for line in (house / "out" / f"{name}.md").read_text().splitlines() if line.startswith("| ")]
+    page = (house / "out" / f"{name}.md").read_text()
+    assert f"`python figures.py {name} --data FOLDER " in page  # not the folder of this machine
+    rows = [line.split(" | ") for line in page.splitlines() if line.startswith("| ")]
     cells = {(row[0][2:], row[2]): row for row in rows}
     assert cells["Set5", "bicubic"][1] == "1"
     assert float(cells["Set5", "bicubic"][3]) > 10
