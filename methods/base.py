@@ -5,7 +5,8 @@ import typing
 
 import tensorflow as tf
 
-from core import config, distribution
+from core import config, distribution, styles
+from core.cli import UserError
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -13,6 +14,20 @@ class ManyStylesConf(config.MethodConf, config.PerceptualConf):
     """What the confs of methods share that hold several styles."""
 
     style_images: tuple[str, ...]  # the paintings; a style's name is its file's, without the ending
+    # One for each of style_images, instead of style_weight for all: paintings differ in what suits them
+    style_loss_weights: tuple[float, ...] = ()
+
+    def __post_init__(self):
+        """Raises UserError when style_loss_weights do not match style_images."""
+        super().__post_init__()
+        if self.style_loss_weights and len(self.style_loss_weights) != len(self.style_images):
+            counts = f"{len(self.style_loss_weights)} for {len(self.style_images)} style_images"
+            raise UserError(f"style_loss_weights: {counts}; give one for each")
+
+    def weigh_styles(self):
+        """The weight of each style in the loss: {name: weight}. Raises UserError as styles.names does."""
+        names = styles.names(self.style_images)
+        return dict(zip(names, self.style_loss_weights or [self.style_weight] * len(names), strict=True))
 
 
 class Method(tf.Module):

@@ -53,8 +53,8 @@ class MsgNet(base.Method):
     - CoMatch's matrix begins as the identity plus the published noise: from noise alone all channels begin nearly alike.
     - CoMatch adds a second matrix, which all styles share (comatch).
     - At first steps take the Gram matrix of a crop of the style image, and its gradient teaches the encoder to read styles.
-      After SETTLING_STEPS three of four rounds take that of the whole image and teach the style's scales and offsets. The
-      model holds these matrices, one for each named style and each of conf.style_sizes, so it needs no picture of them.
+      After SETTLING_STEPS three of four rounds take that of the whole image. The model holds these matrices, one for each
+      named style and each of conf.style_sizes, so it needs no picture of them.
 
     Raises UserError as styles.names does and, for training, as losses.PerceptualLoss, layers.check_size and
     reader.read_painting do, or when conf.steps is less than a round.
@@ -126,16 +126,16 @@ class MsgNet(base.Method):
         view = losses.draw_view(self.conf, optimizer.iterations)
         content_targets = self.perceptual_loss.content_targets(content, view)
         style_targets = {layer: targets[index] for layer, targets in self._targets.items()}
+        style_weight = tf.constant([*self.conf.weigh_styles().values()])[index // len(self.sizes)]
 
         def compute_losses():
-            if gram is None:
-                style_gram, norms = self._compute_gram(style)[0], self._identity_norms()
-            else:  # a sum over the styles, as the graph is one for all of them
-                one_hot = tf.one_hot(index // len(self.sizes), len(self.style_names))
-                changes = tf.stack([self.norm_changes[name] for name in self.style_names])
-                style_gram, norms = gram, self._identity_norms() + tf.tensordot(one_hot, changes, 1)
+            style_gram = self._compute_gram(style)[0] if gram is None else gram
+            # A sum over the styles, as the graph is one for all of them
+            one_hot = tf.one_hot(index // len(self.sizes), len(self.style_names))
+            changes = tf.stack([self.norm_changes[name] for name in self.style_names])
+            norms = self._identity_norms() + tf.tensordot(one_hot, changes, 1)
             generated = self._decode(comatch(self._encode(content), self.match, style_gram, self.path), norms)
-            return self.perceptual_loss(generated, content_targets, style_targets, self.conf.style_weight, view)
+            return self.perceptual_loss(generated, content_targets, style_targets, style_weight, view)
 
         return base.minimize(compute_losses, variables, optimizer)
 

@@ -47,12 +47,17 @@ class StyleBankConf(base.ManyStylesConf):
         for key, value in sizes.items():
             if getattr(self, key) not in (value, defaults[key]):
                 raise UserError(f"{key}: got {getattr(self, key)}, but {self.frozen_model} has {value}; leave the line out")
-        frozen = styles.names(recipe.style_images)
-        names = styles.names(self.style_images)
-        new = [path for name, path in zip(names, self.style_images, strict=True) if name not in frozen]
+        frozen, weights = recipe.weigh_styles(), self.weigh_styles()
+        paths = dict(zip(weights, self.style_images, strict=True))
+        new = [name for name in weights if name not in frozen]
         if not new:
             raise UserError(f"style_images: {self.frozen_model} has all of them already; add one")
-        return dataclasses.replace(self, style_images=(*recipe.style_images, *new), **sizes)
+        return dataclasses.replace(
+            self,
+            style_images=(*recipe.style_images, *map(paths.get, new)),
+            style_loss_weights=(*frozen.values(), *map(weights.get, new)),
+            **sizes,
+        )
 
 
 class StyleBank(base.Method):
@@ -92,6 +97,7 @@ class StyleBank(base.Method):
         if training:
             layers.check_size(conf, DEPTH)
             self.perceptual_loss = losses.PerceptualLoss(conf)
+            self._style_weights = conf.weigh_styles()
             self._trained_names = [name for name in self.style_names if name not in frozen]
             paths = dict(zip(self.style_names, conf.style_images, strict=True))
             images = {name: reader.read_style(paths[name], conf) for name in self._trained_names}
@@ -135,7 +141,7 @@ class StyleBank(base.Method):
             norms = self.norms[name]
             generated = self._decode(self._apply_bank(self._encode(content), self.banks[name], norms), norms)
             targets = self.style_targets[name]
-            return self.perceptual_loss(generated, content_targets, targets, self.conf.style_weight, view)
+            return self.perceptual_loss(generated, content_targets, targets, self._style_weights[name], view)
 
         def record_norm(gradients):
             if self.kernels["conv1"].trainable:

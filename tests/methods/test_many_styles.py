@@ -165,16 +165,33 @@ def test_the_norms_of_a_style_are_its_own(house):
     np.testing.assert_allclose(mixed, method.stylize(IMAGE, parse("0:1", "style:3")), atol=1e-2)
 
 
-def test_steps_with_whole_grams_teach_a_styles_norms(house):
-    """Those of the style whose turn it is, and none in the steps that take crops."""
+def test_steps_teach_a_styles_norms(house):
+    """Those of the style whose turn it is, whether they take a crop's Gram matrix or that of the whole image."""
     method = make("msgnet", house, training=True)
     variables, content = train.trainable_variables(method), tf.constant(photo(32, 32, 1)[None], tf.float32)
-    for round_, expected in ((1, []), (1000, []), (1001, ["0"])):
+    for round_ in (1, 1000, 1001):
         optimizer = Adam(variables, 1e-3)
         optimizer.iterations.assign(4 * round_ + method.style_names.index("0"))
         before = {name: variable.numpy() for name, variable in method.norm_changes.items()}
         method.train_step(content, optimizer, variables)
-        assert [name for name, value in before.items() if (method.norm_changes[name].numpy() != value).any()] == expected
+        assert [name for name, value in before.items() if (method.norm_changes[name].numpy() != value).any()] == ["0"]
+
+
+def test_each_style_has_its_weight_in_the_loss(house):
+    """Of msgnet and stylebank: content and style count as they did, the style by its own weight."""
+    content = tf.constant(photo(32, 32, 1)[None], tf.float32)
+    for name in ("msgnet", "stylebank"):
+        method = make(name, house, training=True, style_loss_weights=[3, 0.5], color_weight=0)
+        variables, optimizer = train.trainable_variables(method), Adam(train.trainable_variables(method), 0.0)
+        for step, weight in enumerate((3, 0.5)):
+            optimizer.iterations.assign(step)
+            parts = {tag: float(value) for tag, value in method.train_step(content, optimizer, variables).items()}
+            assert parts["weighted_losses/weighted_style_loss"] == pytest.approx(weight * parts["losses/style_loss"])
+
+
+def test_style_loss_weights_are_as_many_as_the_styles(house):
+    with pytest.raises(UserError, match="style_loss_weights: 1 for 2 style_images; give one for each"):
+        make("msgnet", house, style_loss_weights=[3])
 
 
 def test_a_gram_matrix_tells_the_colors(house):
