@@ -3,7 +3,8 @@
   stylize  seconds for one picture of --size x --size (default 512)
   start    seconds from the shell to a picture whose long side is --size pixels (default 512): eval.py with denoised_starry,
            beside the import of TensorFlow alone
-  train    seconds for one step: batch 4 at 256x256, a loss network of VGG-16's full widths (random weights)
+  train    seconds for one step: batch 4 at 256x256, a loss network of VGG-16's full widths (random weights); beside PyTorch
+           in eager mode, with the net of its examples, if it is installed (requirements-benchmark.txt)
   optimize seconds for one evaluation of loss and gradient at --size x --size (default 512), as SciPy's L-BFGS needs it,
            beside PyTorch in eager mode (requirements-benchmark.txt): VGG-19's full widths and the embedded loss network
   memory   peak memory of a process that stylizes one picture of --size x --size (default 1024), and of processes that
@@ -259,6 +260,11 @@ def train(rounds):
             optimizer = Adam(variables, 1e-6)
             step = lambda m=method, o=optimizer, v=variables: m.train_step(content, o, v)["total_loss"].numpy()  # noqa: E731
             runs[form] = in_form(form, step)
+        if importlib.util.find_spec("torch"):
+            from tests import pytorch
+
+            training = pytorch.Training(conf, vgg.read_weights("vgg_16", weights), peers.pytorch_net(), content, content[0])
+            runs["PyTorch"] = training.step
         report(runs, "training step, batch 4 at 256x256", rounds)
 
 

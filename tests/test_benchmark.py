@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from conftest import ROOT, VGG_16_CONVS, inside, load, script, vgg_weights
 
-from core import precision
-from methods import gatys
+import losses
+from core import precision, vgg
+from methods import gatys, johnson
 from reports import peers
 
 benchmark = load("benchmark")
@@ -37,6 +38,27 @@ def test_pytorch_computes_the_same_loss_and_gradient(pooling):
     assert loss == pytest.approx(expected_loss, rel=1e-4)
     assert np.linalg.norm(gradient - expected) < 1e-3 * np.linalg.norm(expected)
     assert gradient.dtype == expected.dtype == np.float64
+
+
+def test_pytorch_computes_the_same_training_loss(tmp_path):
+    """Of pictures that do not change, as the net gives them back; steps lower the loss of a net that is trained."""
+    torch = pytest.importorskip("torch", reason="needs PyTorch: requirements-benchmark.txt")
+    from tests import pytorch
+
+    np.savez(tmp_path / "vgg.npz", **vgg_weights(VGG_16_CONVS[:10]))
+    keys = {"loss_model": "vgg_16", "loss_model_file": str(tmp_path / "vgg.npz")}
+    conf = johnson.JohnsonConf(style_image="none", naming="none", **keys)
+    content, style = benchmark.random_pictures(2, 32), benchmark.random_pictures(3, 32)[2]
+    objective = losses.PerceptualLoss(conf)
+    targets = objective.content_targets(content), objective.style_targets(style[None])
+    expected = objective(content[::-1], *targets, conf.style_weight)["total_loss"]
+    weights = vgg.read_weights("vgg_16", keys["loss_model_file"])
+    training = pytorch.Training(conf, weights, torch.nn.Conv2d(3, 3, 1), content, style)
+    flipped = torch.from_numpy(content[::-1].copy()).permute(0, 3, 1, 2)
+    assert training.loss(flipped).item() == pytest.approx(float(expected), rel=1e-4)
+    training.optimizer.param_groups[0]["lr"] = 0.1
+    steps = [training.step() for _ in range(5)]
+    assert steps[-1] < steps[0]
 
 
 @pytest.mark.parametrize(("scope", "size"), [("vgg_16_lite", 512), ("vgg_19", 256)])
