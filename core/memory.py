@@ -66,19 +66,11 @@ def check(height, width, base, per_pixel, remedy=None):
     )
 
 
-def check_decoding(image, long_side=None):
-    """Raises UserError when an open Pillow image, of which nothing has been decoded, needs more memory than there is.
-
-    A JPEG that does not fit is decoded at a fraction of its size if it is to be shrunk to `long_side` pixels anyway.
-    """
+def check_decoding(image):
+    """Raises UserError when an open Pillow image, of which nothing has been decoded, needs more memory than there is."""
     is_plain = image.mode in ("RGB", "L") and not {"icc_profile", "transparency"} & image.info.keys()
     needed = PLAIN_DECODING if is_plain else DECODING
-    try:
-        check(image.height, image.width, *needed)
-    except UserError:
-        if long_side:
-            image.draft(None, (long_side, long_side))
-        check(image.height, image.width, *needed, "shrink the picture, or close other programs")
+    check(image.height, image.width, *needed, "shrink the picture, or close other programs")
 
 
 def plan_rows(styles, height, width, base, per_pixel, scale=1):

@@ -43,12 +43,13 @@ RAW = (".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".raf", ".rw2")  # what c
 HINTS = dict.fromkeys(RAW, "a camera's raw file: develop it to a JPEG or TIFF first")
 HINTS |= dict.fromkeys(FORMATS["HEIF"], "HEIC: pip install pillow-heif, or convert it to JPEG")
 HEIF_BRANDS = (b"ftypheic", b"ftypheix", b"ftyphevc", b"ftypmif1", b"ftypmsf1")  # bytes 4 to 11 of such a file
-MAX_PIXELS = 100_000_000  # a header that claims more is more likely an attack than a photo
+MAX_PIXELS = 100_000_000  # that are decoded; a header that claims more is more likely an attack than a photo
 MAX_SIDE = 65_535  # pixels; a JPEG's limit
-# Pillow warns at this number of pixels and refuses twice of it; read_image refuses earlier, and names the file.
-Image.MAX_IMAGE_PIXELS = MAX_PIXELS
+Image.MAX_IMAGE_PIXELS = None  # Pillow counts those of a JPEG's header, although fewer may be decoded
 warnings.filterwarnings("ignore", module=r"PIL\.")  # of odd metadata, mostly: nothing that a user could do about
 QUALITY = 92  # of JPEG and WebP
+# With a long_side, JPEGs are decoded at the least fraction of their size (1, 1/2, 1/4, 1/8) that is still this much longer
+DRAFT_FACTOR = 1.5
 # Tags of EXIF that a result keeps: of its first part what took the photo and when, of its second the time in full and the
 # lens. Place and preview are not among them, nor is what the result is no longer, such as its size.
 KEPT_TAGS = {0x010F: "Make", 0x0110: "Model", 0x0132: "DateTime", 0x013B: "Artist", 0x8298: "Copyright"}
@@ -93,8 +94,9 @@ def read_image(path, long_side=None, draft=None):
 
     Args:
       path: the file.
-      long_side: pictures with a longer side than this are shrunk to it.
-      draft: a large JPEG is decoded at a fraction of its size, which is faster; no side becomes shorter than this.
+      long_side: pictures with a longer side than this are shrunk to it. Of a JPEG with twice that side half is decoded,
+        which is faster; results differ by about a quarter of a level.
+      draft: a large JPEG is decoded at a fraction of its size; no side becomes shorter than this.
 
     Raises:
       UserError: the file is missing, no regular file, no picture, damaged, claims too many pixels, or is too large for the
@@ -111,7 +113,7 @@ def read_image(path, long_side=None, draft=None):
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{path or repr(path)}: no such image") from None
     except Image.DecompressionBombError as error:
-        most = f"at most {MAX_PIXELS:,} are read, and {MAX_SIDE:,} in a side"
+        most = f"at most {MAX_PIXELS:,} are read, and {MAX_SIDE:,} in a side; --image_size reads larger JPEGs smaller"
         raise UserError(f"{path}: its header claims too many pixels ({error}); {most}") from None
     except Exception as error:  # a damaged file makes Pillow's decoders raise nearly anything
         raise UserError(f"{path}: not a readable image ({_describe_fault(file, error)})") from None
@@ -364,16 +366,16 @@ def _read(path, draft, long_side):
 
 
 def _decode(file, names, draft, long_side, cut=False):
-    """_read for a path or an open file of the formats `names`. A JPEG that is `cut` may lack a tenth of its rows."""
+    """_read() for a path or an open file of the formats `names`. A JPEG that is `cut` may lack a tenth of its rows."""
     with Image.open(file, formats=names) as image:
+        if draft or long_side:
+            image.draft(None, (draft, draft) if draft else fit(image.size, DRAFT_FACTOR * long_side))
         if image.width * image.height > MAX_PIXELS or max(image.size) > MAX_SIDE:
             raise Image.DecompressionBombError(f"{image.width}x{image.height}")
         # The other pictures of an MPO, a camera's JPEG, are a preview or another view.
         more = image.format != "MPO" and _read_metadata(lambda: image.is_animated)
         rawmode = str(image.tile[0][3]) if image.tile else ""
-        if draft:
-            image.draft(None, (draft, draft))
-        memory.check_decoding(image, long_side)
+        memory.check_decoding(image)
         load_end = image.load_end  # Pillow calls it when all pixels are there, for the metadata behind them
         image.load_end = lambda: _read_metadata(load_end)
         image.load()

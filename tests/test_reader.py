@@ -95,6 +95,19 @@ def test_long_side(tmp_path):
     assert pictures.read_image(tmp_path / "a.png", long_side=100).rgb.shape == (24, 36, 3)
 
 
+def test_of_a_large_jpeg_a_fraction_is_decoded(tmp_path):
+    """Of one with too many pixels too; the result hardly differs."""
+    Image.fromarray(photo(600, 900)).save(tmp_path / "a.jpg", quality=95)
+    Image.fromarray(np.asarray(Image.open(tmp_path / "a.jpg"))).save(tmp_path / "a.png")
+    small, exact = (pictures.read_image(tmp_path / f"a.{ending}", long_side=250).rgb for ending in ("jpg", "png"))
+    assert small.shape == exact.shape == (167, 250, 3)
+    assert 0 < np.abs(np.int32(small) - exact).mean() < 0.7
+    Image.new("L", (12000, 9000)).save(tmp_path / "b.jpg")
+    assert pictures.read_image(tmp_path / "b.jpg", long_side=200).rgb.shape == (150, 200, 3)
+    with pytest.raises(UserError, match="too many pixels .12000x9000.; at most .* --image_size reads larger JPEGs"):
+        pictures.read_image(tmp_path / "b.jpg")
+
+
 def bomb():
     """A PNG whose header claims 40000x40000 pixels."""
     file = io.BytesIO()
