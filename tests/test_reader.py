@@ -104,7 +104,7 @@ def test_of_a_large_jpeg_a_fraction_is_decoded(tmp_path):
     assert 0 < np.abs(np.int32(small) - exact).mean() < 0.7
     Image.new("L", (12000, 9000)).save(tmp_path / "b.jpg")
     assert pictures.read_image(tmp_path / "b.jpg", long_side=200).rgb.shape == (150, 200, 3)
-    with pytest.raises(UserError, match="too many pixels .12000x9000.; at most .* --image_size reads larger JPEGs"):
+    with pytest.raises(UserError, match=r"too many pixels .12000x9000.; at most .* --image_size reads larger JPEGs"):
         pictures.read_image(tmp_path / "b.jpg")
 
 
