@@ -1,8 +1,10 @@
-"""Measures speed and memory: python benchmark.py stylize|start|train|optimize|memory|runtimes|peers|stability
+"""Measures speed and memory: python benchmark.py stylize|start|folder|train|optimize|memory|runtimes|peers|stability
 
   stylize  seconds for one picture of --size x --size (default 512)
   start    seconds from the shell to a picture whose long side is --size pixels (default 512): eval.py with denoised_starry,
            beside the import of TensorFlow alone
+  folder   seconds for each photo of a folder, of 12 megapixels, that eval.py stylizes with models/denoised_starry.ckpt-done
+           and --image_size of --size pixels (default 1024); and for the net alone with a picture of that size
   train    seconds for one step: batch 4 at 256x256, a loss network of VGG-16's full widths (random weights); beside PyTorch
            in eager mode, with the net of its examples, if it is installed (requirements-benchmark.txt)
   optimize seconds for one evaluation of loss and gradient at --size x --size (default 512), as SciPy's L-BFGS needs it,
@@ -60,7 +62,7 @@ from tests import original
 flags.DEFINE_integer(
     "size",
     None,
-    "Height and width of the picture in pixels; by default 512, memory: 1024; stability: the width, by default 640.",
+    "Height and width of the picture in pixels; by default 512, folder, memory: 1024; stability: the width, default 640.",
     lower_bound=1,
 )
 flags.DEFINE_integer("rounds", 7, "How many times each form is measured.", lower_bound=1)
@@ -90,6 +92,8 @@ FORMS = {  # {form: {(module, function): what replaces it}}
     },
 }
 
+DENOISED_STARRY = os.path.join(ROOT, "models", "denoised_starry.ckpt-done")
+FOLDERS = (4, 28)  # photos in the two folders of `folder`; the difference leaves out the start
 STEADY_MODELS = ("wave", "wave_video", "starry", "denoised_starry")  # of `stability`; the last has full width
 HALF = "half width"  # ours, in a net of half the channels
 MIXED = "bfloat16"  # ours with mixed_precision
@@ -117,6 +121,7 @@ def main(argv):
     kinds = {
         "stylize": lambda: stylize(size or 512, method, rounds),
         "start": lambda: start(size or 512, rounds),
+        "folder": lambda: stylize_folder(size or 1024, rounds),
         "train": lambda: train(rounds),
         "optimize": lambda: optimize(size or 512, rounds, FLAGS.threads),
         "memory": lambda: memory(size or 1024, method, FLAGS.form),
@@ -141,7 +146,7 @@ def start(size, rounds):
         commands = {
             "eval.py": [
                 os.path.join(ROOT, "eval.py"),
-                f"--model_file={os.path.join(ROOT, 'models', 'denoised_starry.ckpt-done')}",
+                f"--model_file={DENOISED_STARRY}",
                 f"--image_file={os.path.join(ROOT, 'images', 'Corgi.jpg')}",
                 f"--image_size={size}",
                 f"--output_file={os.path.join(folder, 'start.png')}",
@@ -153,6 +158,44 @@ def start(size, rounds):
             for form, command in commands.items()
         }
         report(runs, f"from the shell to a picture of {size} pixels", rounds)
+
+
+def stylize_folder(size, rounds):
+    """Prints the seconds that a photo takes when eval.py stylizes folders of 12-megapixel JPEGs, and the net alone."""
+    seconds = {count: [] for count in FOLDERS}
+    net = []
+    with tempfile.TemporaryDirectory() as place:
+        photo = os.path.join(place, "photo.jpg")
+        pictures.write_image(photo, add_grain(pictures.read_image(os.path.join(ROOT, "images", "Corgi.jpg")).rgb))
+        for count in FOLDERS:
+            os.mkdir(os.path.join(place, str(count)))
+            for i in range(count):
+                os.link(photo, os.path.join(place, str(count), f"{i}.jpg"))
+        method = load_model(DENOISED_STARRY)
+        picture = np.float32(pictures.read_image(photo, size).rgb)[None]
+        method.stylize(picture)
+        for _ in range(rounds):
+            for count, taken in seconds.items():
+                command = [os.path.join(ROOT, "eval.py"), f"--model_file={DENOISED_STARRY}", f"--image_size={size}"]
+                command += [f"--image_file={place}/{count}", f"--output_dir={place}/results"]
+                start = time.perf_counter()
+                subprocess.run([sys.executable, *command], check=True, capture_output=True)
+                taken.append(time.perf_counter() - start)
+            start = time.perf_counter()
+            for _ in range(min(FOLDERS)):
+                np.asarray(method.stylize(picture))
+            net.append((time.perf_counter() - start) / min(FOLDERS))
+    few, many = FOLDERS
+    each = (statistics.median(seconds[many]) - statistics.median(seconds[few])) / (many - few)
+    print(f"folders of {few} and {many} photos of 12 megapixels, --image_size {size}, median of {rounds}:")
+    alone = statistics.median(net)
+    print(f"  {each:.3f} s for each photo more, the net alone {alone:.3f} s, ratio {each / alone:.2f}")
+
+
+def add_grain(picture):
+    """A photo [h,w,3] at 4032x3024 pixels, with noise as a camera's have it: [3024,4032,3] float."""
+    large = pictures.resize(picture, (3024, 4032)).astype(np.float32)
+    return large + np.random.default_rng(0).normal(0, 3, large.shape)
 
 
 def runtimes(size, rounds):

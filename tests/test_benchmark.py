@@ -1,8 +1,10 @@
 """benchmark.py: what it compares computes the same, and its commands print what they promise."""
 
+import os
 import re
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -83,6 +85,31 @@ def test_the_start_is_measured_beside_the_bare_import(tmp_path, monkeypatch):
     result = inside(benchmark, "start", "--size=32", "--rounds=1", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert [line[2:16].rstrip() for line in result.stdout.splitlines()[1:]] == ["eval.py", "import only"]
+
+
+def test_a_folders_photos_are_measured_without_the_start(monkeypatch, capsys):
+    """Two folders, whose runs take 1 s and 0.1 s for each photo here: a photo more takes 0.1 s."""
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr(benchmark.time, "perf_counter", lambda: clock.now)
+    photos = []
+
+    def run(command, **_):
+        folder = next(flag for flag in command if flag.startswith("--image_file=")).removeprefix("--image_file=")
+        photos.append(len(os.listdir(folder)))
+        clock.now += 1 + 0.1 * photos[-1]
+
+    monkeypatch.setattr(benchmark.subprocess, "run", run)
+    monkeypatch.setattr(benchmark, "load_model", lambda path: SimpleNamespace(stylize=lambda image: tick(clock, image)))
+    monkeypatch.setattr(benchmark, "add_grain", lambda picture: picture)
+    benchmark.stylize_folder(32, 2)
+    assert photos == [4, 28] * 2
+    assert "0.100 s for each photo more, the net alone 0.080 s, ratio 1.25" in capsys.readouterr().out
+
+
+def tick(clock, image):
+    """Lets 0.08 s pass on a clock; returns the image."""
+    clock.now += 0.08
+    return image
 
 
 def test_peers_are_measured_by_processes_of_their_own(tmp_path, capsys):
