@@ -44,7 +44,7 @@ REMOVED_KEYS = {  # keys of earlier versions, and what to write instead
     "optimised_images": "distill.py fits the student in closed form; leave the line out",
     "content_path": "CoMatch always has a matrix that all styles share; leave the line out",
     "style_norms": "each named style always has scales and offsets of its own; leave the line out",
-    "whole_grams": "after 4000 steps most always take the Gram matrices of whole paintings; leave the line out",
+    "whole_grams": "after 2500 steps most always take the Gram matrices of whole paintings; leave the line out",
     "bank_norms": "each bank always has scales and offsets of its own; leave the line out",
     "preview_style": "previews show the project's night sky, images/starry.jpg; leave the line out",
     "border_losses": "write normalized_style: true instead of true, nothing instead of false",

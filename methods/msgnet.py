@@ -18,7 +18,7 @@ LIMIT = 3.0  # of limit_length()
 NO_NORMS = types.MappingProxyType({})
 # A round is a step for each style at each size.
 REFRESH_EVERY = 8  # rounds: one of them computes anew the Gram matrices of whole style images, which the model holds
-SETTLING_STEPS = 4000  # steps until the encoder changes so slowly that Gram matrices of some rounds ago fit it
+SETTLING_STEPS = 2500  # steps until the encoder changes so slowly that Gram matrices of some rounds ago fit it
 CROP_EVERY = 4  # rounds after SETTLING_STEPS: one of them still takes Gram matrices of crops
 
 
