@@ -20,7 +20,7 @@ SETTINGS_FILES = {  # {settings file of optimize.py: what it is}
     "gatys": "the default",
 }
 # Root mean square of features at conv2_2 on photos: of VGGs, of others
-VGG_SIZE, SIZES = 300.0, {config.EMBEDDED_NETWORK: 1.3}
+VGG_SIZE, SIZES = 300.0, {config.EMBEDDED_NETWORK: 0.95}
 OWN_FLAGS = (
     flag.output_dir("docs/recipes"),
     flag.image_file(),
