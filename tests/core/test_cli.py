@@ -70,8 +70,10 @@ def test_style_names_with_the_characters_of_the_flag_can_be_spelled():
 
 
 def test_old_temporary_files_alone_are_removed(tmp_path):
-    for name, age in ((".part-old.png", 7200), (".part-new.png", 60), ("other", 7200)):
-        (tmp_path / name).touch()
+    (tmp_path / ".part-folder" / "new").mkdir(parents=True)  # of export.py
+    for name, age in ((".part-old.png", 7200), (".part-new.png", 60), ("other", 7200), (".part-folder", 7200)):
+        if name != ".part-folder":
+            (tmp_path / name).touch()
         os.utime(tmp_path / name, (time.time() - age,) * 2)
     system.write_text(str(tmp_path / "a.txt"), "text")
     assert sorted(os.listdir(tmp_path)) == [".part-new.png", "a.txt", "other"]
