@@ -10,7 +10,6 @@ difference and both times are printed, and more than 1 of 255 levels is an error
 
 import functools
 import os
-import shutil
 import statistics
 import tempfile
 import time
