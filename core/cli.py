@@ -91,12 +91,10 @@ def parse_colors(text):
         raise UsageError(f"preserve_colors: got '{text}', one of {', '.join(COLORS)} is needed") from None
 
 
-def require_conf(path):
+def require_conf(path, example="conf/starry.yml"):
     """The conf file of -c. Raises UsageError when there is none."""
     if not path:
-        raise UsageError(
-            "-c is missing: name a conf file, such as -c conf/starry.yml; its train_data is a folder of photos"
-        )
+        raise UsageError(f"-c is missing: name a conf file, such as -c {example}; its train_data is a folder of photos")
     return path
 
 
@@ -211,6 +209,12 @@ def run_main(main, argv):
     except KeyboardInterrupt:
         complain("interrupted")
         code = 130
+    except Exception as error:
+        # TensorFlow's error is known by name, as this module is there before TensorFlow is.
+        if not isinstance(error, MemoryError) and type(error).__name__ != "ResourceExhaustedError":
+            raise
+        complain("the memory does not suffice; close other programs, or make the pictures or the network smaller")
+        code = 1
     sys.stdout.flush()
     error = getattr(sys.stdout, "error", None)
     if error and not isinstance(error, BrokenPipeError):  # after `| head -1` nobody misses the rest

@@ -8,6 +8,7 @@ import sys
 import time
 
 import pytest
+import tensorflow as tf
 from conftest import ROOT
 
 from core import cli, styles, system
@@ -44,6 +45,15 @@ def test_a_full_disk_below_the_listing_is_one_line_at_the_end(count, monkeypatch
     assert (code, done) == (1, True)
     assert "what was to be printed is lost (No space left on device)" in errors
     assert len(errors.splitlines()) == 1
+
+
+@pytest.mark.parametrize("error", [MemoryError(), tf.errors.ResourceExhaustedError(None, None, "OOM")])
+def test_a_lack_of_memory_is_one_line(error, capsys):
+    def main(argv):
+        raise error
+
+    assert cli.run_main(main, []) == 1
+    assert capsys.readouterr().err.count("the memory does not suffice") == 1
 
 
 @pytest.mark.parametrize("streams", [">&-", "2>&-", "<&-", ">&- 2>&- <&-", "2>/dev/full", ">&- 2>/dev/full"])
