@@ -83,7 +83,8 @@ def train_conf(conf, paths):
     check_workers(conf, paths)
     if distribution.is_chief():
         system.check_writable(os.path.join(conf.model_path, conf.naming, checkpoints.NAME))
-    memory.check_training(dataclasses.replace(conf, batch_size=conf.batch_size // distribution.share()[1]))
+    share = dataclasses.replace(conf, batch_size=conf.batch_size // distribution.share()[1])
+    memory.check_training(share, methods.METHODS[conf.method].training_memory)
     if conf.preview_every:
         read_preview(conf)  # a missing picture is reported before anything is computed or written
     method = methods.METHODS[conf.method](conf, training=True)
@@ -187,7 +188,7 @@ def preview_grid(conf, paths, weights, sizes, steps):
         rows.append([])
         for weight in weights:
             run_conf = grid_conf(conf, folder, weight, size, steps)
-            memory.check_training(run_conf)
+            memory.check_training(run_conf, johnson.Johnson.training_memory)
             method = methods.METHODS[conf.method](run_conf, training=True)
             if code := train(run_conf, method, paths):
                 return code
