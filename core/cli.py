@@ -185,7 +185,7 @@ def parse(argv):
         complain(f"{NO_WHOLE_NUMBER.sub('a whole number is needed', str(error))} (--help lists the flags)")
         sys.exit(2)
     except SystemExit:  # --help was printed, for which absl would exit with 1
-        sys.exit(0)
+        sys.exit(report_loss(0))
 
 
 def join_colors(argv):
@@ -215,6 +215,11 @@ def run_main(main, argv):
             raise
         complain("the memory does not suffice; close other programs, or make the pictures or the network smaller")
         code = 1
+    return report_loss(code)
+
+
+def report_loss(code):
+    """The exit code `code`, or 1 instead of 0 when what was printed was lost, which is then told."""
     sys.stdout.flush()
     error = getattr(sys.stdout, "error", None)
     if error and not isinstance(error, BrokenPipeError):  # after `| head -1` nobody misses the rest

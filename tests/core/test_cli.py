@@ -66,6 +66,13 @@ def test_closed_and_full_streams_change_no_exit_code(arguments, code, streams):
     assert "Traceback" not in result.stdout + result.stderr
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="Linux has it")
+def test_help_that_is_lost_is_told():
+    command = f"{sys.executable} {ROOT}/download.py --help >/dev/full"
+    result = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=300, check=False)
+    assert (result.returncode, "what was to be printed is lost" in result.stderr) == (1, True)
+
+
 def test_style_names_with_the_characters_of_the_flag_can_be_spelled():
     names = ["a", "a:b", "a:b=c", "caf\u00e9"]
     parsed = styles.parse(["a:b=c:3", "a:b", "a:2", "cafe\u0301:4"], names)
