@@ -119,7 +119,7 @@ def list_pictures(source, target):
     inside = storage.find_inside(source, target)
     names = []
     for name, _ in storage.list_files(source):
-        hidden = any(part[0] == "." or part in reader.SYSTEM_FOLDERS for part in name.split("/") if part)
+        hidden = reader.is_hidden(name)
         if name.lower().endswith(pictures.READABLE) and not hidden and not (inside and name.startswith(f"{inside}/")):
             names.append(name)
     if not names:

@@ -20,12 +20,13 @@ from tqdm import tqdm
 
 import losses
 import reader
-from core import checkpoints, cli, config, system, vgg
+from core import checkpoints, cli, config, memory, system, vgg
 
 cli.define_conf_flag()
 FLAGS = flags.FLAGS
 
 RIDGE = 1e-5  # added to the diagonal of normal equations, as a share of its mean
+MEMORY = (1.2e9, 8000)  # bytes, and bytes for each pixel of a picture, that a process takes at most besides the pictures
 LEAST_VARIANCE = 1e-9  # of a channel that can be chosen, as a share of all channels' variance
 
 
@@ -33,12 +34,17 @@ def main(argv):
     """Distills as the conf says, and writes its `output` with a recipe beside it."""
     if argv[1:]:
         raise cli.UsageError(f"{argv[1]}: not expected; the conf file goes with -c")
-    conf = config.load_conf(cli.require_conf(FLAGS.conf), config.DistillConf)
+    conf_file = system.find_file(cli.require_conf(FLAGS.conf, "conf/vgg_16_lite.yml"))
+    conf = config.load_conf(conf_file, config.DistillConf)
     files = {key: getattr(conf, key) for key in ("teacher_file", "deep_teacher_file")}
-    checkpoints.check_pins(FLAGS.conf, conf, files)  # the conf may be a network's recipe
+    checkpoints.check_pins(conf_file, conf, files)  # the conf may be a network's recipe
+    system.check_writable(conf.output)
     photos, _ = reader.hold_out(reader.list_images(conf.train_data), conf.hold_out)
     paths = [*photos, *(path for folder in conf.style_data for path in reader.list_images(folder))]
     places = np.linspace(0, len(paths) - 1, min(conf.examples, len(paths)), dtype=int)
+    base, per_pixel = MEMORY
+    size, per_image = conf.image_size, 12  # bytes for each pixel
+    memory.check(size, size, base, per_pixel + per_image * len(places), "lower image_size or examples")
     images = [*reader.read_squares([paths[place] for place in places], conf.image_size)]
     weights = distill(conf, losses.read_teachers(conf), images)
     write_weights(conf.output, weights)

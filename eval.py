@@ -10,6 +10,7 @@ import concurrent.futures
 import dataclasses
 import glob
 import os
+import pathlib
 
 from core import quiet_tensorflow  # noqa: F401
 
@@ -215,14 +216,24 @@ def match_files(name, output_dir):
     inside = os.path.join(os.path.realpath(output_dir), "")
     if os.path.join(os.path.realpath(folder), "").startswith(inside):
         inside = None  # the pictures are meant to be from there
-    files = [
-        path
-        for path in glob.glob(os.path.join(glob.escape(folder), pattern), recursive=True)
+    files = {  # a symbolic link brings no picture twice
+        os.path.realpath(path): path
+        for path in sorted(glob_files(folder, pattern), reverse=True)
         if path.lower().endswith(pictures.READABLE) and not (inside and os.path.realpath(path).startswith(inside))
-    ]
+    }
     if not files:
         raise cli.UserError(f"{name}: matches no picture")
-    return sorted(files)
+    return sorted(files.values())
+
+
+def glob_files(folder, pattern):
+    """The paths below a folder that match a pattern. ** follows no symbolic links, which may go round in circles."""
+    parts = pattern.split(os.sep)
+    if "**" not in parts:
+        return glob.glob(os.path.join(glob.escape(folder), pattern))
+    pattern = os.path.join(pattern, "*") if parts[-1] == "**" else pattern
+    paths = [str(path) for path in pathlib.Path(folder).glob(pattern)]
+    return [path for path in paths if not reader.is_hidden(os.path.relpath(path, folder or "."))]
 
 
 def output_paths(images, output_file, output_dir):

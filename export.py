@@ -10,7 +10,6 @@ difference and both times are printed, and more than 1 of 255 levels is an error
 
 import functools
 import os
-import shutil
 import statistics
 import tempfile
 import time
@@ -219,28 +218,36 @@ def measure_seconds(functions, rounds):
 def replace_whole(path, write):
     """Calls write(a temporary folder) and moves what is in it beside `path`, in the place of what has the same names.
 
+    A kill in between leaves too few files rather than some of the old ones and some of the new.
+
     Raises UserError when the folder of `path` cannot be written; what was there before is then still there.
     """
     folder = os.path.dirname(os.path.realpath(path))
     try:
         os.makedirs(folder, exist_ok=True)
+        system.remove_leftovers(folder)
         with tempfile.TemporaryDirectory(prefix=system.PART, dir=folder, ignore_cleanup_errors=True) as temporary:
             new, old = (os.path.join(temporary, name) for name in ("new", "old"))
             os.mkdir(new)
             os.mkdir(old)
             write(new)
-            for name in sorted(os.listdir(new)):
-                target, kept = os.path.join(folder, name), os.path.join(old, name)
-                if os.path.isdir(target):  # a folder is replaced by no rename
-                    shutil.move(target, kept)
-                try:
-                    os.replace(os.path.join(new, name), target)
-                except OSError:
-                    if os.path.exists(kept):
-                        shutil.move(kept, target)
-                    raise
+            names = os.listdir(new)
+            try:
+                if len(names) > 1 or os.path.isdir(os.path.join(new, names[0])):  # a folder is replaced by no rename
+                    move(names, folder, old)
+                move(names, new, folder)
+            except OSError:
+                move(os.listdir(old), old, folder)
+                raise
     except (OSError, tf.errors.OpError) as error:
         raise cli.UserError(f"{path}: cannot be written ({error}); choose another place, or free some space") from None
+
+
+def move(names, source, target):
+    """Moves the files and folders of some names, if they are there, from one folder to another. Raises OSError."""
+    for name in names:
+        if os.path.lexists(os.path.join(source, name)):
+            os.replace(os.path.join(source, name), os.path.join(target, name))
 
 
 if __name__ == "__main__":

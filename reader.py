@@ -42,6 +42,11 @@ def list_images(folder, hint="point train_data at any folder of photos, a few hu
     return paths
 
 
+def is_hidden(path):
+    """Whether a relative path leads to a hidden file, or into a hidden folder or one of SYSTEM_FOLDERS."""
+    return any(part.startswith(".") or part in SYSTEM_FOLDERS for part in path.replace(os.sep, "/").split("/"))
+
+
 def _walk(folder, seen):
     """Generates (path, the path that it has without symbolic links) of the files below a folder.
 

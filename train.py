@@ -55,12 +55,13 @@ def main(argv):
     """Trains as the conf says. Returns 0 when the run is finished, 128 + the signal's number when it was interrupted."""
     if argv[1:]:
         raise cli.UsageError(f"{argv[1]}: not expected; the conf file goes with -c")
-    conf = methods.load_conf(cli.require_conf(FLAGS.conf))
+    conf_file = system.find_file(cli.require_conf(FLAGS.conf))
+    conf = methods.load_conf(conf_file)
     if FLAGS.style_file and not isinstance(conf, johnson.JohnsonConf):
         raise cli.UsageError(f"--style_file: is for the method johnson, not {conf.method}; name style pictures in the conf")
     changes = {"train_data": FLAGS.train_data, "style_image": FLAGS.style_file, "naming": FLAGS.naming}
     conf = dataclasses.replace(conf, **{key: value for key, value in changes.items() if value})
-    checkpoints.check_pins(FLAGS.conf, conf, methods.used_files(conf))  # the conf may be a model's recipe
+    checkpoints.check_pins(conf_file, conf, methods.used_files(conf))  # the conf may be a model's recipe
     weights, sizes = (cli.parse_numbers(flag, FLAGS[flag].value or []) for flag in ("grid_weights", "grid_sizes"))
     if FLAGS.preview_grid and not isinstance(conf, johnson.JohnsonConf):
         raise cli.UsageError(f"--preview_grid: is for the method johnson, not {conf.method}")
@@ -82,7 +83,8 @@ def train_conf(conf, paths):
     check_workers(conf, paths)
     if distribution.is_chief():
         system.check_writable(os.path.join(conf.model_path, conf.naming, checkpoints.NAME))
-    memory.check_training(dataclasses.replace(conf, batch_size=conf.batch_size // distribution.share()[1]))
+    share = dataclasses.replace(conf, batch_size=conf.batch_size // distribution.share()[1])
+    memory.check_training(share, methods.METHODS[conf.method].training_memory)
     if conf.preview_every:
         read_preview(conf)  # a missing picture is reported before anything is computed or written
     method = methods.METHODS[conf.method](conf, training=True)
@@ -186,7 +188,7 @@ def preview_grid(conf, paths, weights, sizes, steps):
         rows.append([])
         for weight in weights:
             run_conf = grid_conf(conf, folder, weight, size, steps)
-            memory.check_training(run_conf)
+            memory.check_training(run_conf, johnson.Johnson.training_memory)
             method = methods.METHODS[conf.method](run_conf, training=True)
             if code := train(run_conf, method, paths):
                 return code

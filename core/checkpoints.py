@@ -20,9 +20,9 @@ from core.optimizer import scope
 NAME = "fast-style-model.ckpt"  # the original's: NAME-1000, NAME-2000, ..., NAME-done
 VERSION = "1.0.0"
 BOOKKEEPING = re.compile(r"global_step|beta[12]_power|recent_losses|.*/Adam(_1)?")  # what belongs to the training alone
-STYLE = re.compile(r"(?:msgnet/styles|stylebank/banks)/([^/]+)/.*")  # the variables of one style, by its name
+STYLE_VARIABLE = re.compile(r"(?:msgnet/styles|stylebank/banks)/([^/]+)/.*")  # the variables of one style, by its name
 # MSG-Net's variables of earlier versions, and Adam's slots of them: all styles in one, in the order of style_images
-STACKED = re.compile(r"msgnet/(norms|grams)(|/Adam|/Adam_1)")
+STACKED_VARIABLE = re.compile(r"msgnet/(norms|grams)(|/Adam|/Adam_1)")
 
 
 class DamagedFile(UserError):
@@ -220,10 +220,10 @@ def read_shapes(path):
 def _find_places(path, shapes):
     """Where a checkpoint of {name: shape} holds which variable: {name: (name in the file, index into that array, shape)}.
 
-    The index is () but for parts of STACKED variables, whose styles are in the order of the model's recipe.
+    The index is () but for parts of stacked variables, whose styles are in the order of the model's recipe.
     """
-    places = {name: (name, (), shape) for name, shape in shapes.items() if not STACKED.fullmatch(name)}
-    stacked = [match for name in shapes if (match := STACKED.fullmatch(name))]
+    places = {name: (name, (), shape) for name, shape in shapes.items() if not STACKED_VARIABLE.fullmatch(name)}
+    stacked = [match for name in shapes if (match := STACKED_VARIABLE.fullmatch(name))]
     if not stacked:
         return places
     recipe = config.read_values(recipe_path(path))
@@ -244,7 +244,7 @@ def _match(path, places, variables, untouched, optional):
     """{name: variable} of those that restore() assigns. Raises UserError when they are not those of the file."""
     unassigned = {*untouched, *(name for name in optional if name not in places)}
     own = {scope(variable): variable for variable in variables}
-    in_file, needed = (sorted({m[1] for name in names if (m := STYLE.fullmatch(name))}) for names in (places, own))
+    in_file, needed = (sorted({m[1] for name in names if (m := STYLE_VARIABLE.fullmatch(name))}) for names in (places, own))
     if in_file and needed and in_file != needed:
         raise UserError(
             f"{path}: holds the styles {', '.join(in_file)}, style_images names {', '.join(needed)}; give the same"

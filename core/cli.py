@@ -91,12 +91,10 @@ def parse_colors(text):
         raise UsageError(f"preserve_colors: got '{text}', one of {', '.join(COLORS)} is needed") from None
 
 
-def require_conf(path):
+def require_conf(path, example="conf/starry.yml"):
     """The conf file of -c. Raises UsageError when there is none."""
     if not path:
-        raise UsageError(
-            "-c is missing: name a conf file, such as -c conf/starry.yml; its train_data is a folder of photos"
-        )
+        raise UsageError(f"-c is missing: name a conf file, such as -c {example}; its train_data is a folder of photos")
     return path
 
 
@@ -187,7 +185,7 @@ def parse(argv):
         complain(f"{NO_WHOLE_NUMBER.sub('a whole number is needed', str(error))} (--help lists the flags)")
         sys.exit(2)
     except SystemExit:  # --help was printed, for which absl would exit with 1
-        sys.exit(0)
+        sys.exit(report_loss(0))
 
 
 def join_colors(argv):
@@ -211,6 +209,17 @@ def run_main(main, argv):
     except KeyboardInterrupt:
         complain("interrupted")
         code = 130
+    except Exception as error:
+        # TensorFlow's error is known by name, as this module is there before TensorFlow is.
+        if not isinstance(error, MemoryError) and type(error).__name__ != "ResourceExhaustedError":
+            raise
+        complain("the memory does not suffice; close other programs, or make the pictures or the network smaller")
+        code = 1
+    return report_loss(code)
+
+
+def report_loss(code):
+    """The exit code `code`, or 1 instead of 0 when what was printed was lost, which is then told."""
     sys.stdout.flush()
     error = getattr(sys.stdout, "error", None)
     if error and not isinstance(error, BrokenPipeError):  # after `| head -1` nobody misses the rest

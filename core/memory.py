@@ -4,6 +4,7 @@ import os
 import re
 
 from core.cli import UserError
+from core.config import EMBEDDED_NETWORK
 
 try:
     import resource
@@ -14,10 +15,10 @@ PROC, CGROUPS = "/proc", "/sys/fs/cgroup"
 # (bytes, bytes for each pixel) that a process takes at most to read a picture, in the several forms that it has on the way
 DECODING = (600e6, 20)
 PLAIN_DECODING = (650e6, 8)  # the same for RGB and gray of 8 bits without a color profile
-# The same for each pixel of a training's batches: the least, of AdaIN with the embedded network. The net of the method
-# johnson takes twice as much.
-TRAINING = (600e6, 1700)
-
+# Bytes for each pixel of a batch that a full loss network takes in the place of the embedded one; a second one takes twice
+# as much. And bytes for each pixel of a style picture, of which a training needs no gradient.
+FULL_NETWORK, STYLE = 1000, 850
+MIXED_PRECISION = 0.58  # the share of the bytes for each pixel that mixed_precision takes
 
 # What stylizing by rows takes: bytes; for each pixel of the rows that are worked at, this many times the method's own
 # number, as kernels keep memory for every shape that they meet; and for each pixel of the result, which is encoded at the
@@ -108,12 +109,23 @@ def check_style_images(styles, base, per_pixel):
             check(*style.image.shape[:2], base, per_pixel / 2, "lower --style_size")
 
 
-def check_training(conf):
-    """Raises UserError when a step on the conf's batches, or its style images, need more memory than there is."""
-    size, (base, per_pixel) = conf.image_size, TRAINING
+def check_training(conf, needed):
+    """Raises UserError when a step on the conf's batches, or its style images, need more memory than there is.
+
+    Args:
+      needed: the method's training_memory.
+    """
+    size, (base, per_pixel, per_width) = conf.image_size, needed
+    per_pixel += per_width * getattr(conf, "width", 0)
+    if getattr(conf, "loss_model", EMBEDDED_NETWORK) != EMBEDDED_NETWORK:
+        per_pixel += FULL_NETWORK
+    if getattr(conf, "second_loss_model", ""):
+        per_pixel += 2 * FULL_NETWORK
+    if getattr(conf, "mixed_precision", False):
+        per_pixel *= MIXED_PRECISION
     check(size, size, base, conf.batch_size * per_pixel, "lower batch_size or image_size")
     style_size = max(getattr(conf, "style_size", 0), *getattr(conf, "style_sizes", ()), 0)
-    check(style_size, style_size, base, per_pixel / 2, "lower the style's size")  # half: it needs no gradient
+    check(style_size, style_size, base, STYLE, "lower the style's size")
 
 
 def available():

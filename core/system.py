@@ -59,11 +59,11 @@ def write_whole(path, write):
 
 @functools.cache  # once a process
 def remove_leftovers(folder, age=3600):
-    """Removes the temporary files of write_whole that killed processes left in a folder: those older than `age` seconds."""
+    """Removes the temporary files and folders that killed processes left in a folder: those older than `age` seconds."""
     for entry in os.scandir(folder):
         with contextlib.suppress(OSError):  # another process may be doing the same
             if entry.name.startswith(PART) and entry.stat(follow_symlinks=False).st_mtime <= time.time() - age:
-                os.remove(entry)
+                (shutil.rmtree if entry.is_dir(follow_symlinks=False) else os.remove)(entry.path)
 
 
 def check_writable(path):

@@ -54,6 +54,7 @@ class AdaIn(base.Method):
     style_kind = "image"
     needs_loss_network = True
     memory = (650e6, 350)
+    training_memory = (600e6, 2800, 0)
 
     def __init__(self, conf, training=False):
         super().__init__(conf)

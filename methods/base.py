@@ -33,13 +33,15 @@ class ManyStylesConf(config.MethodConf, config.PerceptualConf):
 class Method(tf.Module):
     """A net that stylizes pictures, built from its conf; for training, with its losses too.
 
-    A subclass must have conf_class, `__init__(conf, training)`, train_step(), stylize() and `memory`; the defaults of the
-    other attributes fit a method of one style. Its variables are named as in checkpoints. train.py trains the trainable
-    ones outside the loss network's scope.
+    A subclass must have conf_class, `__init__(conf, training)`, train_step(), stylize(), `memory` and `training_memory`.
+    The defaults of the other attributes fit a method of one style. Its variables are named as in checkpoints. train.py
+    trains the trainable ones outside the loss network's scope.
 
     Attributes:
       conf_class: the class of its conf.
       memory: (bytes, bytes for each pixel) at the peak of stylize(), as `python benchmark.py memory` measures them.
+      training_memory: (bytes, bytes for each pixel of a batch, further ones for each unit of conf.width) at the peak of
+        train_step() with the embedded loss network, in float32.
       style_kind: what stylize() takes as styles: "name", those that the model holds; "image", any pictures; "": neither, as
         the model has a single style.
       needs_loss_network: whether a finished model needs its loss network too, the very file of its training.
@@ -58,6 +60,7 @@ class Method(tf.Module):
 
     conf_class: type[config.MethodConf]
     memory: tuple[float, float]
+    training_memory: tuple[float, float, float]
     style_kind: str = ""
     needs_loss_network: bool = False
     has_brush_sizes: bool = False

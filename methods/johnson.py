@@ -52,6 +52,7 @@ class Johnson(base.Method):
     """
 
     conf_class = JohnsonConf
+    training_memory = (600e6, 1400, 92)  # 1.42 GB at 512x512 and half width
     style_variable_names = model.AFFINE
 
     def __init__(self, conf, training=False):

@@ -64,6 +64,7 @@ class MsgNet(base.Method):
     style_kind = "name"
     has_brush_sizes = True
     memory = (700e6, 1470)
+    training_memory = (600e6, 1400, 105)
 
     def __init__(self, conf, training=False):
         super().__init__(conf)

@@ -45,6 +45,7 @@ class Predicted(base.Method):
     conf_class = PredictedConf
     style_kind = "image"
     needs_loss_network = True
+    training_memory = (600e6, 1800, 92)
 
     def __init__(self, conf, training=False):
         super().__init__(conf)

@@ -56,6 +56,7 @@ class SuperResolution(base.Method):
     """
 
     conf_class = SuperResolutionConf
+    training_memory = (600e6, 1000, 20)  # at scale 4
 
     def __init__(self, conf, training=False):
         super().__init__(conf)

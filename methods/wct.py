@@ -45,6 +45,7 @@ class Wct(base.Method):
     needs_loss_network = True
     works_by_rows = False
     memory = (750e6, 700)
+    training_memory = (600e6, 4300, 0)  # of all five levels
     obstacle = "its whitening needs eigenvectors, for which other runtimes have no operation"
 
     def __init__(self, conf, training=False):

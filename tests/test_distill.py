@@ -137,6 +137,8 @@ def test_the_split_is_even_and_complete():
         ({"teacher_layers": ["vgg_19/conv4/conv4_1"]}, "vgg_19/conv4/conv4_1: the loss network has no such layer"),
         ({"teacher_layers": ["vgg_19/conv1/conv1_1"]}, "none teaches conv1_2"),
         ({"steps": 100}, "steps: no such key"),
+        ({"image_size": 2**31 - 1}, "lower image_size or examples"),
+        ({"output": "style.png/lite.npz"}, "style.png/lite.npz: cannot be written"),
     ],
 )
 def test_a_mistake_is_one_line(changes, words, school):
@@ -145,3 +147,8 @@ def test_a_mistake_is_one_line(changes, words, school):
     assert words in result.stderr
     assert "Traceback" not in result.stderr
     assert not (school / "lite.npz").exists()
+
+
+def test_without_a_conf_one_that_fits_is_named(school):
+    result = inside(distill, cwd=school)
+    assert (result.returncode, "such as -c conf/vgg_16_lite.yml" in result.stderr) == (2, True)

@@ -191,6 +191,21 @@ def test_results_below_the_input_are_not_stylized_again(sources, desk):
     assert sorted(os.listdir(desk / "in" / "out" / "again")) == ["a.jpg", "b.png"]
 
 
+def test_a_pattern_goes_round_in_no_circle_and_matches_nothing_hidden(desk, monkeypatch):
+    for name in ("x", "y", "z"):
+        os.symlink(".", desk / "in" / name)
+    os.symlink("a.jpg", desk / "in" / "same.jpg")
+    for folder in (".thumbs", "@eaDir", "deep"):
+        (desk / "in" / folder).mkdir()
+        shutil.copy(desk / "in" / "a.jpg", desk / "in" / folder / "c.jpg")
+    monkeypatch.chdir(desk)
+    expected = ["in/a.jpg", "in/b.png", "in/deep/c.jpg"]
+    for pattern in ("in/**", "in/**/*"):
+        assert load("eval").expand_names([pattern], "o") == (expected, 0)
+    assert load("eval").expand_names(["**/*.jpg"], "o") == ([expected[0], expected[2]], 0)
+    assert load("eval").expand_names(["in/*"], "o") == (expected[:2], 0)
+
+
 @pytest.mark.parametrize("folder", ["a[b]", "a*", "a?b", "a\\b", "[", "[!x]"])
 def test_a_folder_with_the_characters_of_a_pattern(folder, desk, monkeypatch):
     shutil.copytree(desk / "in", desk / folder / "in")

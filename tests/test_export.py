@@ -175,6 +175,30 @@ def test_a_folder_that_cannot_be_replaced_stays(tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == ["model"]
 
 
+@pytest.mark.parametrize("call", range(1, 5))
+def test_files_that_go_together_are_replaced_together(call, tmp_path, monkeypatch):
+    """Of two files each move may fail: of the old ones away, of the new ones to their place."""
+
+    def write(folder):
+        for name in ("x.bin", "x.xml"):
+            with open(os.path.join(folder, name), "w") as file:
+                file.write("new")
+
+    def replace(source, target, real=os.replace):
+        calls.append(source)
+        if len(calls) == call:
+            raise OSError("no room")
+        real(source, target)
+
+    calls = []
+    for name in ("x.bin", "x.xml"):
+        (tmp_path / name).write_text("old")
+    monkeypatch.setattr(os, "replace", replace)
+    with pytest.raises(UserError, match="no room"):
+        load("export").replace_whole(str(tmp_path / "x.xml"), write)
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"x.bin": "old", "x.xml": "old"}
+
+
 def test_a_file_that_was_there_is_replaced(desk):
     (desk / "x" / "assets").mkdir(parents=True)
     (desk / "x" / "saved_model.pb").write_text("old")

@@ -52,9 +52,10 @@ CORE = [
     "portable",
     "rows",
     "optimizer",
+    "memory",
     "config",
 ]
-CORE += ["memory", "assets", "system", "distribution", "quiet_tensorflow", "cli", "onednn"]
+CORE += ["assets", "system", "distribution", "quiet_tensorflow", "cli", "onednn"]
 
 
 def modules(folder):

@@ -454,6 +454,14 @@ def test_a_mistake_on_the_command_line_is_one_line(flags, code, words, house):
     assert not (house / "models").exists()
 
 
+def test_a_conf_is_found_in_the_project_and_below_home(house, monkeypatch):
+    monkeypatch.setenv("HOME", str(house))
+    write_conf(house, train_data="none")
+    for conf in ("~/small.yml", "conf/starry.yml"):
+        result = inside(train, "-c", conf, cwd=house)
+        assert (result.returncode, "no such folder" in result.stderr) == (1, True), result.stderr
+
+
 def test_a_missing_preview_image_is_reported_before_anything_is_written(house):
     result = inside(train, "-c", write_conf(house, preview_image="none.jpg"), cwd=house)
     assert (result.returncode, "none.jpg: no such image" in result.stderr) == (1, True)

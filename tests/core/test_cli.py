@@ -8,6 +8,7 @@ import sys
 import time
 
 import pytest
+import tensorflow as tf
 from conftest import ROOT
 
 from core import cli, styles, system
@@ -46,6 +47,15 @@ def test_a_full_disk_below_the_listing_is_one_line_at_the_end(count, monkeypatch
     assert len(errors.splitlines()) == 1
 
 
+@pytest.mark.parametrize("error", [MemoryError(), tf.errors.ResourceExhaustedError(None, None, "OOM")])
+def test_a_lack_of_memory_is_one_line(error, capsys):
+    def main(argv):
+        raise error
+
+    assert cli.run_main(main, []) == 1
+    assert capsys.readouterr().err.count("the memory does not suffice") == 1
+
+
 @pytest.mark.parametrize("streams", [">&-", "2>&-", "<&-", ">&- 2>&- <&-", "2>/dev/full", ">&- 2>/dev/full"])
 @pytest.mark.parametrize(("arguments", "code"), [("--help", 0), ("nonsense", 2)])
 def test_closed_and_full_streams_change_no_exit_code(arguments, code, streams):
@@ -54,6 +64,13 @@ def test_closed_and_full_streams_change_no_exit_code(arguments, code, streams):
     result = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=300, check=False)
     assert result.returncode == code
     assert "Traceback" not in result.stdout + result.stderr
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="Linux has it")
+def test_help_that_is_lost_is_told():
+    command = f"{sys.executable} {ROOT}/download.py --help >/dev/full"
+    result = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=300, check=False)
+    assert (result.returncode, "what was to be printed is lost" in result.stderr) == (1, True)
 
 
 def test_style_names_with_the_characters_of_the_flag_can_be_spelled():
@@ -70,8 +87,10 @@ def test_style_names_with_the_characters_of_the_flag_can_be_spelled():
 
 
 def test_old_temporary_files_alone_are_removed(tmp_path):
-    for name, age in ((".part-old.png", 7200), (".part-new.png", 60), ("other", 7200)):
-        (tmp_path / name).touch()
+    (tmp_path / ".part-folder" / "new").mkdir(parents=True)  # of export.py
+    for name, age in ((".part-old.png", 7200), (".part-new.png", 60), ("other", 7200), (".part-folder", 7200)):
+        if name != ".part-folder":
+            (tmp_path / name).touch()
         os.utime(tmp_path / name, (time.time() - age,) * 2)
     system.write_text(str(tmp_path / "a.txt"), "text")
     assert sorted(os.listdir(tmp_path)) == [".part-new.png", "a.txt", "other"]

@@ -9,6 +9,7 @@ from PIL import Image
 from core import memory, pictures
 from core.cli import UserError
 from core.styles import Style
+from methods import METHODS, johnson
 
 GB = 10**9
 
@@ -97,6 +98,29 @@ def test_the_styles_pictures_and_masks_count(monkeypatch):
 )
 def test_a_training_without_room_does_not_begin(changes, words):
     conf = {"image_size": 256, "batch_size": 1, "style_size": 0}
-    memory.check_training(types.SimpleNamespace(**conf))
+    memory.check_training(types.SimpleNamespace(**conf), johnson.Johnson.training_memory)
     with pytest.raises(UserError, match=words):
-        memory.check_training(types.SimpleNamespace(**conf | changes))
+        memory.check_training(types.SimpleNamespace(**conf | changes), johnson.Johnson.training_memory)
+
+
+@pytest.mark.parametrize(
+    ("name", "keys", "measured"),  # GB at the peak of a step on one photo of 512x512 pixels
+    [
+        ("johnson", {"width": 16}, 1.42),
+        ("johnson", {"width": 16, "mixed_precision": True}, 1.11),
+        ("adain", {}, 1.40),
+        ("predicted", {"width": 32}, 1.96),
+        ("wct", {}, 1.83),
+        ("msgnet", {"width": 64}, 2.84),
+        ("stylebank", {"width": 128}, 1.67),
+        ("super_resolution", {"width": 64}, 1.27),
+    ],
+)
+def test_a_training_is_refused_where_it_would_not_fit_alone(name, keys, measured, monkeypatch):
+    conf = types.SimpleNamespace(**{"image_size": 512, "batch_size": 1, "style_size": 0} | keys)
+    needed = METHODS[name].training_memory
+    monkeypatch.setattr(memory, "available", lambda: measured * GB)
+    memory.check_training(conf, needed)
+    monkeypatch.setattr(memory, "available", lambda: 0.88 * measured * GB)
+    with pytest.raises(UserError, match="lower batch_size or image_size"):
+        memory.check_training(conf, needed)
