@@ -159,7 +159,7 @@ def openvino_core():
 
 
 def write_openvino(graph, path, precision):
-    """Writes OpenVINO's .xml and, beside it, a .bin with the weights."""
+    """Writes OpenVINO's .xml and, beside it, a .bin with the weights. Raises OSError when they cannot be written."""
     import openvino
 
     specs = [
@@ -170,7 +170,10 @@ def write_openvino(graph, path, precision):
     for port, name in zip([*model.inputs, model.output()], [*graph.inputs, graph.output], strict=True):
         port.get_tensor().set_names({name})
     model.set_rt_info(graph.text, ["model_info", "description"])
-    openvino.save_model(model, path, compress_to_fp16=precision == "float16")
+    try:
+        openvino.save_model(model, path, compress_to_fp16=precision == "float16")
+    except RuntimeError as error:  # of its C++ streams, whatever the cause
+        raise OSError(str(error).strip().split("\n")[-1]) from None
 
 
 def load_openvino(path, precision):

@@ -199,6 +199,20 @@ def test_files_that_go_together_are_replaced_together(call, tmp_path, monkeypatc
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"x.bin": "old", "x.xml": "old"}
 
 
+def test_openvinos_failure_to_write_is_one_line(desk, monkeypatch):
+    """On a full disk its C++ streams raise RuntimeError."""
+    openvino = pytest.importorskip("openvino", reason="needs requirements-export.txt")
+
+    def fail(*_, **__):
+        raise RuntimeError("Exception from src/core/graph.cpp:10:\nbasic_ios::clear: iostream error")
+
+    monkeypatch.setattr(openvino, "save_model", fail)
+    result, path = export(desk, "openvino")
+    assert (result.returncode, result.stderr.count("\n")) == (1, 1)
+    assert "cannot be written (basic_ios::clear: iostream error); choose another place" in result.stderr
+    assert not os.path.exists(path)
+
+
 def test_a_file_that_was_there_is_replaced(desk):
     (desk / "x" / "assets").mkdir(parents=True)
     (desk / "x" / "saved_model.pb").write_text("old")
