@@ -3,7 +3,6 @@
 import dataclasses
 import os
 
-import numpy as np
 import tensorflow as tf
 
 import losses
@@ -14,7 +13,6 @@ from core.cli import UserError
 from methods import base, layers
 
 DEPTH = 3  # of the encoder, as layers.side_multiple counts it: both sides are halved twice
-UNCOVERED_LIMIT = 1e-3  # if masks leave more than this of some pixel uncovered, fill it with the reconstructed photo
 NORM_DECAY = 0.9  # of the running mean of the stylizing steps' gradient norm
 
 
@@ -67,8 +65,9 @@ class StyleBank(base.Method):
     lacks are trained.
 
     Departures from the paper:
-    - A reconstructed photo gets the photo's own mean and deviation in each channel: behind its norms the decoder cannot
-      tell how bright and colorful the photo was.
+    - A reconstructed photo, in training, gets the photo's own mean and deviation in each channel: behind its norms the
+      decoder cannot tell how bright and colorful the photo was. No picture shows one: what masks or the strength leave
+      unstyled is the photo itself.
     - Masks divide pictures, one decoded in each style, instead of features. No training step sees divided features, and
       regions made of them were paler, with gray patches.
     - A bank has a scale and an offset for every channel of its norm and of the decoder's, as in Dumoulin et al. 2017 (arXiv
@@ -176,20 +175,15 @@ class StyleBank(base.Method):
         return tf.linalg.global_norm([g for g, v in zip(gradients, variables, strict=True) if v.ref() in shared])
 
     def stylize(self, content, style, strength=1.0):
-        """As base.Method.stylize.
+        """As base.Method.stylize; the strength mixes the content (0) with the net's output (1).
 
-        With strength 0, or where masks leave a pixel uncovered, encoder and decoder give the content back.
+        Where the masks leave a pixel uncovered, it stays as it is.
         """
         shares = styles.shares(style, *rows.picture_size(content))
         banks, norms = self._stack(style)
-        strengths = tf.fill([len(style)], float(strength))
         if all(s.mask is None for s in style):  # decode once, by the weighted mean of the banks
-            shares, (banks, norms, strengths) = layers.merge_styles(shares, (banks, norms, strengths))
-        elif (uncovered := 1 - shares.sum(0)).max() > UNCOVERED_LIMIT:  # one more style, of strength 0
-            shares = np.concatenate([shares, uncovered[None]])
-            banks, norms = (tf.concat([values, values[:1]], 0) for values in (banks, norms))
-            strengths = tf.concat([strengths, [0.0]], 0)
-        return rows.call(self._stylize, content, shares, banks, norms, strengths)
+            shares, (banks, norms) = layers.merge_styles(shares, (banks, norms))
+        return rows.call(self._stylize, content, shares, banks, norms, strength)
 
     def paint(self, image, *values):
         """As base.Method.paint."""
@@ -213,26 +207,22 @@ class StyleBank(base.Method):
             tf.TensorSpec([None] * 3),
             tf.TensorSpec([None] * 6),
             tf.TensorSpec([None, None]),
-            tf.TensorSpec([None]),
+            tf.TensorSpec([]),
         ],
     )
-    def _stylize(self, content, shares, banks, norms, strengths):
+    def _stylize(self, content, shares, banks, norms, strength):
         size, first_bank = rows.picture_size(content), self.banks[self.style_names[0]]
 
         def stylize_image(image):
-            padded_image = layers.pad_to_multiple(image, DEPTH)
-            features = self._encode(padded_image)
+            features = self._encode(layers.pad_to_multiple(image, DEPTH))
 
-            def paint(bank, norms, strength):
+            def paint(bank, norms):
                 bank = tf.unstack(tf.ensure_shape(bank, [len(first_bank), *first_bank[0].shape]))
-                x = (1 - strength) * features + strength * self._apply_bank(features, bank, norms)
-                decoded = self._decode(x, (1 - strength) * identity_norms(self.conf) + strength * norms)
-                decoded += (1 - strength) * (match_colors(decoded, padded_image) - decoded)
-                return layers.finish(decoded, size)
+                return layers.finish(self._decode(self._apply_bank(features, bank, norms), norms), size)
 
-            return layers.paint_styles(image, shares, (banks, norms, strengths), paint)
+            return layers.paint_styles(image, shares, (banks, norms), paint)
 
-        return rows.map_images(stylize_image, content)
+        return layers.fill_uncovered(content, shares, strength, rows.map_images(stylize_image, content))
 
     def _encode(self, images):
         """[N,H,W,3] RGB 0..255 -> [N,H/4,W/4,width]."""
@@ -262,10 +252,7 @@ class StyleBank(base.Method):
 
 def match_colors(images, photos):
     """Gives each channel of images the mean and deviation that it has in photos. Both [N,H,W,3] -> the same."""
-    if isinstance(photos, rows.Rows):
-        _, mean, variance = rows.measure(photos, stores=False)
-    else:
-        mean, variance = tf.nn.moments(photos, [1, 2], keepdims=True)
+    mean, variance = tf.nn.moments(photos, [1, 2], keepdims=True)
     return mean + tf.sqrt(variance) * model.instance_norm(images)
 
 
