@@ -63,7 +63,7 @@ class MsgNet(base.Method):
     conf_class = MsgNetConf
     style_kind = "name"
     has_brush_sizes = True
-    memory = (700e6, 1470)
+    memory = (720e6, 1500)
     training_memory = (600e6, 1400, 105)
 
     def __init__(self, conf, training=False):
