@@ -94,8 +94,8 @@ def read_image(path, long_side=None, draft=None):
 
     Args:
       path: the file.
-      long_side: pictures with a longer side than this are shrunk to it. Of a JPEG with twice that side half is decoded,
-        which is faster; results differ by about a quarter of a level.
+      long_side: pictures with a longer side than this are shrunk to it. Much larger JPEGs are decoded at a fraction of
+        their size (DRAFT_FACTOR), which is faster; results differ by less than a level.
       draft: a large JPEG is decoded at a fraction of its size; no side becomes shorter than this.
 
     Raises:
