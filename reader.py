@@ -61,7 +61,7 @@ def _walk(folder, seen):
             folders.clear()
             continue
         seen.add(real)
-        folders[:] = sorted(name for name in folders if name[0] != "." and name not in SYSTEM_FOLDERS)
+        folders[:] = sorted(name for name in folders if not is_hidden(name))
         for name in names:
             path = os.path.join(here, name)
             if name[0] != ".":
