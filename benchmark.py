@@ -16,8 +16,9 @@
   peers    seconds for one picture of --size x --size (default 512), seconds until the first one, and the peak memory:
            models/denoised_starry.ckpt-done here and in other runtimes, the net of PyTorch's examples in PyTorch and in
            them (requirements-export.txt and requirements-benchmark.txt; Linux)
-  stability how steady video.py's results are, without and with --stability: the warping error of pans, zooms and turns over
-           a photo, the deviation of a static picture with noise, the style error, and frames a second at 640x360
+  stability how steady video.py's results are, without and with --stability, with every model of which models/ has one that
+           is taught to be steady, and with that: the warping error of pans, zooms and turns over a photo, the deviation of
+           a static picture with noise, and the style error; seconds for one frame of 640x360
 
 stylize and train measure Johnson's net in several forms: as it is, with direct convolutions instead of Winograd's, with a
 naive resize convolution, and as the original computes it; both in bfloat16 too, stylize also with half the channels and
@@ -52,11 +53,11 @@ import tensorflow as tf
 from absl import flags
 
 import model
-from core import cli, config, pictures, precision, rows, stability, styles, system, vgg, winograd
+from core import checkpoints, cli, config, pictures, precision, rows, stability, styles, system, vgg, winograd
 from core import memory as memory_limits
 from core.optimizer import Adam
 from methods import CONFS, METHODS, base, gatys, johnson, load_model, style_data, super_resolution
-from reports import motion, peers
+from reports import motion, paper, peers
 from tests import original
 
 flags.DEFINE_integer(
@@ -94,7 +95,6 @@ FORMS = {  # {form: {(module, function): what replaces it}}
 
 DENOISED_STARRY = os.path.join(ROOT, "models", "denoised_starry.ckpt-done")
 FOLDERS = (4, 28)  # photos in the two folders of `folder`; the difference leaves out the start
-STEADY_MODELS = ("wave", "wave_video", "starry", "denoised_starry")  # of `stability`; the last has full width
 HALF = "half width"  # ours, in a net of half the channels
 MIXED = "bfloat16"  # ours with mixed_precision
 BY_ROWS = "by rows"  # ours, some rows at a time, as pictures are stylized that do not fit into the memory
@@ -380,16 +380,17 @@ def memory_of_optimization(form, size):
 
 
 def measure_stability(width, strength, rounds):
-    """Prints how steady the results of some models are, frame by frame and with --stability; frames are width x 9/16."""
+    """Prints how steady the results of models and of their steady twins are; frames are width x 9/16."""
     stability.check_installed()
     height = round(width * 9 / 16)
     photo = motion.cover(pictures.read_image("images/Corgi.jpg").rgb, width, height)
-    for name in STEADY_MODELS:
-        method = load_model(os.path.join(ROOT, "models", f"{name}.ckpt-done"))
+    pairs = [(path, checkpoints.steady_path(path)) for path in paper.one_style_models()]
+    for path in (path for pair in pairs if os.path.exists(pair[1]) for path in pair):
+        method, name = load_model(path), paper.model_name(path)
         print(f"{name}, {width}x{height}: frame by frame, with --stability {strength:g}, their ratio")
         measure_steadiness(method, photo, width, height, strength)
-        frame = random_pictures(1, width)[0, :height]
-        steady_both(method, frame, strength, f"{name}, one frame of {width}x{height}", rounds)
+    frame = random_pictures(1, width)[0, :height]
+    steady_both(method, frame, strength, f"{name}, one frame of {width}x{height}", rounds)
 
 
 def measure_steadiness(method, photo, width, height, strength):

@@ -152,7 +152,7 @@ def build(models):
             "# Neural style\nPaints your photos in the style of a painting. They stay on the machine that runs this page."
         )
         tabs = {"Style": ("style", build_style), "Any painting": ("any", build_any), "Mix": ("mix", build_mix)}
-        tabs |= {"Optimize": ("", build_optimize), "Video": ("style", build_video), "Enlarge": ("enlarge", build_enlarge)}
+        tabs |= {"Optimize": ("", build_optimize), "Video": ("video", build_video), "Enlarge": ("enlarge", build_enlarge)}
         for title, (kind, build_tab) in tabs.items():
             with gr.Tab(title):
                 if not kind or models[kind]:
@@ -392,7 +392,7 @@ def build_video(models):
     with gr.Row():
         with gr.Column():
             video = gr.Video(label="Video", sources=["upload", "webcam"], height=320)
-            model = add_choice("Style", models["style"])
+            model = add_choice("Style", models["video"])
             with gr.Row():
                 strength = gr.Slider(0, 1, 1, step=0.05, label="Strength", min_width=140)
                 steady = gr.Slider(0, 1, 0.75, step=0.05, label="Stability: less flicker", min_width=140)
@@ -405,7 +405,7 @@ def build_video(models):
 
     def film(video, name, strength, steady, seconds, size, request: gr.Request, progress=gr.Progress(track_tqdm=True)):  # noqa: B008
         with working(), stoppable(request.session_hash) as stops:
-            job = page.make_job(models["style"][name], strength)
+            job = page.make_job(models["video"][name], strength)
             return page.film(job, page.open_model(job.model_file), video, steady, size, seconds, new_folder(), stops)
 
     connect(button, film, [video, model, strength, steady, seconds, size], [shown, line], "video")

@@ -8,13 +8,14 @@ command with --resume goes on. Models of any style or of many styles need --styl
 """
 
 import dataclasses
+import os
 
 from core import quiet_tensorflow  # noqa: F401
 
 # isort: split
 from absl import flags
 
-from core import cli, clips, pictures
+from core import checkpoints, cli, clips, pictures
 from methods import filming, load_model, stylizing
 
 stylizing.define_flags()
@@ -65,6 +66,8 @@ def main(argv):
             f"its {sides[0]}x{sides[1]} pixels become even, as this format needs: an odd row or column is cropped"
         )
     filming.check_memory(size, method, style, options.stability > 0)
+    if os.path.exists(steady := checkpoints.steady_path(job.model_file)):
+        cli.complain(f"{steady} paints in the same style with less flicker")
     for note in clip.notes:
         cli.complain(f"{clip.path}: {note}")
     return filming.stylize_video(job, options, clip, method, style, FLAGS.resume)

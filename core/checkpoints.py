@@ -146,6 +146,11 @@ def recipe_path(model_file):
     return f"{stem}.run.yml" if unfinished else re.sub(r"\.(ckpt(-done)?|npz)$", "", model_file) + ".yml"
 
 
+def steady_path(model_file):
+    """models/x.ckpt-done -> models/x_video.ckpt-done, where the same model taught to be steady in videos may be."""
+    return model_file.removesuffix(".ckpt-done") + "_video.ckpt-done"
+
+
 def write_recipe(model_file, conf, trained=None):
     """Writes a model's recipe: the conf, which train.py can read again, and the dict `trained` as a section of its own."""
     system.write_text(recipe_path(model_file), config.format_recipe(conf, trained or {}))

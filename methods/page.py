@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 import losses
-from core import cli, config, memory, pictures, styles, system
+from core import checkpoints, cli, config, memory, pictures, styles, system
 from methods import METHODS, filming, gatys, load_model, load_recipe, stylizing
 
 PREFERRED = ("scream", "predicted", "sr_x4_feat")  # come first in their tabs, but for a model of one's own
@@ -25,10 +25,13 @@ SHOWN = (".jpg", ".jpeg", ".png", ".webp")  # what browsers show
 def find_models(own=None):
     """{tab: {name: model file}} of the models in models/ and, first in its tab, one's own. Raises UserError for the latter.
 
-    Tabs: "style", models of one style; "any", of any; "mix", of several; "enlarge", super-resolution.
+    Tabs: "style", models of one style; "any", of any; "mix", of several; "enlarge", super-resolution; "video", the same as
+    "style", but those taught to be steady where there are any.
     """
     tabs = {tab: {} for tab in (*TABS.values(), "enlarge")}
-    for path in [own] * bool(own) + sorted(glob.glob(os.path.join(system.ROOT, "models", "*.ckpt-done"))):
+    shipped = set(glob.glob(os.path.join(system.ROOT, "models", "*.ckpt-done")))
+    steady = shipped & set(map(checkpoints.steady_path, shipped))
+    for path in [own] * bool(own) + sorted(shipped - steady):
         try:
             method = METHODS[load_recipe(path)[0].method]
         except cli.UserError as error:
@@ -47,7 +50,9 @@ def find_models(own=None):
         name, path = item
         return path != own, name not in PREFERRED
 
-    return {tab: dict(sorted(models.items(), key=rank)) for tab, models in tabs.items()}
+    ranked = {tab: dict(sorted(models.items(), key=rank)) for tab, models in tabs.items()}
+    twins = {path: twin for path in shipped if (twin := checkpoints.steady_path(path)) in steady}
+    return ranked | {"video": {name: twins.get(path, path) for name, path in ranked["style"].items()}}
 
 
 @functools.lru_cache(maxsize=16)

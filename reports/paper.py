@@ -20,10 +20,11 @@ def own_photos():
 
 
 def one_style_models():
-    """The .ckpt-done files in models/ whose method is johnson, sorted by name."""
+    """The .ckpt-done files in models/ whose method is johnson, sorted by name, but for those taught to be steady."""
     folder = os.path.join(system.ROOT, "models")
-    paths = sorted(os.path.join(folder, name) for name in os.listdir(folder) if name.endswith(".ckpt-done"))
-    return [path for path in paths if load_recipe(path)[0].method == "johnson"]
+    paths = {os.path.join(folder, name) for name in os.listdir(folder) if name.endswith(".ckpt-done")}
+    paths -= set(map(checkpoints.steady_path, paths))
+    return [path for path in sorted(paths) if load_recipe(path)[0].method == "johnson"]
 
 
 def model_name(path):

@@ -190,6 +190,12 @@ def test_a_models_tab_is_that_of_its_method(tmp_path):
     assert {"adain", "wct"} <= models["any"].keys()
     assert {"msgnet", "stylebank"} <= models["mix"].keys()
     assert [next(iter(models[tab])) for tab in ("style", "any", "enlarge")] == [*page.PREFERRED]
+    assert models["video"].keys() == models["style"].keys()
+    assert [os.path.basename(models[tab]["wave"]) for tab in ("style", "video")] == [
+        "wave.ckpt-done",
+        "wave_video.ckpt-done",
+    ]
+    assert "wave_video" not in models["style"]
     own = os.path.join(ROOT, "models", "wave.ckpt-done")
     assert next(iter(page.find_models(own)["style"])) == "wave"
     with pytest.raises(cli.UserError, match="no such model file"):

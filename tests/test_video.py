@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import shutil
 from fractions import Fraction
 
 import numpy as np
@@ -145,6 +146,14 @@ def test_a_turned_video_becomes_upright(turn, desk):
     [result, _] = read(desk / "o.mp4")[1]
     assert result.shape == upright.shape
     assert np.abs(result.astype(int) - upright).mean() < 5
+
+
+def test_a_steadier_model_is_named(desk):
+    write_clip(desk / "in.mp4", pan(1))
+    assert not faults(run(desk))
+    shutil.copy(desk / "m.ckpt-done", desk / "m_video.ckpt-done")
+    [line] = faults(run(desk))
+    assert line.endswith("m_video.ckpt-done paints in the same style with less flicker")
 
 
 def test_odd_sides_are_cropped_and_it_is_said(desk):
