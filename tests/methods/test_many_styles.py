@@ -1,5 +1,6 @@
 """MSG-Net and StyleBank: several styles in one model, by name, weight, region and brush."""
 
+import dataclasses
 from types import SimpleNamespace
 
 import numpy as np
@@ -617,6 +618,16 @@ def test_a_style_is_added_to_a_bank(deep, house):
     start = stylebank.create_bank(methods.load_model(str(done)).conf, 2, "new", True)[0]
     assert np.abs(new.get_tensor("stylebank/banks/new/weights") - start).max() > 1e-4
     assert evaluate(house, "models/more/fast-style-model", "photos/0.jpg", "--style", "new").returncode == 0
+
+
+def test_earlier_styles_keep_their_weights(desk, monkeypatch):
+    monkeypatch.chdir(desk)
+    Image.fromarray(photo(80, 70, 6)).save("new.png")
+    recipe = dataclasses.replace(methods.load_recipe("stylebank.ckpt-done")[0], style_loss_weights=(3.0, 0.5))
+    checkpoints.write_recipe("stylebank.ckpt-done", recipe)
+    keys = {"style_images": ["new.png"], "frozen_model": "stylebank.ckpt-done", "width": None, "style_weight": 7.0}
+    conf = methods.load_conf(str(many_styles_conf(desk, "stylebank", **keys)))
+    assert conf.weigh_styles() == {"style": 3.0, "0": 0.5, "new": 7.0}
 
 
 @pytest.mark.parametrize(
