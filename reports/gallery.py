@@ -59,6 +59,7 @@ def page(model_files):
             "# Gallery: the models of one style",
             "",
             f"Made by `{COMMAND}`. The long side of the small pictures is {SIZE} pixels, of the large ones {LARGE_SIZE}.",
+            "The models that are taught to be steady in videos, `models/<name>_video.ckpt-done`, paint much the same.",
             "",
             "| model |" + " |" * len(PHOTOS),
             "| --- |" + " --- |" * len(PHOTOS),
