@@ -67,6 +67,9 @@ def _join_workers():
         is_member = False
     if not is_member:
         raise UserError(f"--strategy=multi_worker: TF_CONFIG does not say which worker this is; set it as {EXAMPLE}")
+    workers = [address for kind in ("chief", "worker") for address in conf["cluster"].get(kind, ())]
+    if len(workers) > 1:
+        print(f"Waits until all workers have started: {', '.join(workers)}", flush=True)
     try:
         return tf.distribute.MultiWorkerMirroredStrategy()
     except (tf.errors.OpError, RuntimeError, ValueError) as error:

@@ -233,9 +233,10 @@ def test_a_visitor_paints_in_a_browser(width, address, tmp_path):
         window.goto(address)
         window.locator("input[type=file]").first.set_input_files(str(tmp_path / "a.png"))
         window.get_by_role("button", name="wave").or_(window.locator("button:has-text('wave')")).first.click()
+        sync_api.expect(window.locator("input[aria-label='Style']").first).to_have_value("wave")
         window.get_by_role("button", name="Paint", exact=True).first.click()
         window.get_by_text("64x48 pixels in").wait_for()
-        assert window.locator("img[src*='a-wave.png']").count() > 0
+        window.locator("img[src*='a-wave.png']").first.wait_for(state="attached")
         with window.expect_download() as download:
             window.get_by_role("button", name="Download", exact=True).first.click()
         download.value.save_as(tmp_path / "downloaded.png")

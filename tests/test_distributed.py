@@ -159,6 +159,7 @@ def test_workers_learn_what_one_device_learns_and_the_chief_alone_writes(house, 
         assert inside(train, "-c", conf, cwd=house).returncode == 0
     chief, other = map(finish, processes)
     assert [code for code, _, _ in [*chief, *other]] == [0] * 6, [chief, other]
+    assert "Waits until all workers have started: " in chief[0][1]
     assert "Resuming at step 2" in chief[1][1]
     check_same(house, "multi_worker", names)
     assert not (elsewhere / "models").exists()
