@@ -44,7 +44,7 @@ class Wct(base.Method):
     default_strength = 0.6  # the authors'; more loses the photo's shapes
     needs_loss_network = True
     works_by_rows = False
-    memory = (750e6, 700)
+    memory = (800e6, 1050)
     training_memory = (600e6, 4300, 0)  # of all five levels
     obstacle = "its whitening needs eigenvectors, for which other runtimes have no operation"
 
