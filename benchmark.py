@@ -16,9 +16,9 @@
   peers    seconds for one picture of --size x --size (default 512), seconds until the first one, and the peak memory:
            models/denoised_starry.ckpt-done here and in other runtimes, the net of PyTorch's examples in PyTorch and in
            them (requirements-export.txt and requirements-benchmark.txt; Linux)
-  stability how steady video.py's results are, without and with --stability, with every model of which models/ has one that
-           is taught to be steady, and with that: the warping error of pans, zooms and turns over a photo, the deviation of
-           a static picture with noise, and the style error; seconds for one frame of 640x360
+  stability how steady video.py's results are, without and with --stability, by every model in models/ that has a version
+           taught to be steady, and by that: the warping error of pans, zooms and turns over a photo, the deviation of a
+           static picture with noise, and the style error; and seconds for a frame of 640x360
 
 stylize and train measure Johnson's net in several forms: as it is, with direct convolutions instead of Winograd's, with a
 naive resize convolution, and as the original computes it; both in bfloat16 too, stylize also with half the channels and
@@ -380,7 +380,7 @@ def memory_of_optimization(form, size):
 
 
 def measure_stability(width, strength, rounds):
-    """Prints how steady the results of models and of their steady twins are; frames are width x 9/16."""
+    """Prints how steady the results of models and of their versions taught to be steady are; frames: width x 9/16."""
     stability.check_installed()
     height = round(width * 9 / 16)
     photo = motion.cover(pictures.read_image("images/Corgi.jpg").rgb, width, height)

@@ -67,7 +67,7 @@ def _join_workers():
         is_member = False
     if not is_member:
         raise UserError(f"--strategy=multi_worker: TF_CONFIG does not say which worker this is; set it as {EXAMPLE}")
-    workers = [address for kind in ("chief", "worker") for address in conf["cluster"].get(kind, ())]
+    workers = [str(address) for kind in ("chief", "worker") for address in conf["cluster"].get(kind) or ()]
     if len(workers) > 1:
         print(f"Waits until all workers have started: {', '.join(workers)}", flush=True)
     try:
