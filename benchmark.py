@@ -380,7 +380,7 @@ def memory_of_optimization(form, size):
 
 
 def measure_stability(width, strength, rounds):
-    """Prints how steady the results of models and of their versions taught to be steady are; frames: width x 9/16."""
+    """Prints how steady results of models, and of their versions taught to be steady, are; frames are width x 9/16."""
     stability.check_installed()
     height = round(width * 9 / 16)
     photo = motion.cover(pictures.read_image("images/Corgi.jpg").rgb, width, height)
