@@ -25,8 +25,8 @@ SHOWN = (".jpg", ".jpeg", ".png", ".webp")  # what browsers show
 def find_models(own=None):
     """{tab: {name: model file}} of the models in models/ and, first in its tab, one's own. Raises UserError for the latter.
 
-    Tabs: "style", models of one style; "any", of any; "mix", of several; "enlarge", super-resolution; "video", models of one
-    style too, in the versions taught to be steady where there are such.
+    Tabs: "style", models of one style; "any", of any; "mix", of several; "enlarge", super-resolution; "video", models of
+    one style too, in the versions taught to be steady where there are such.
     """
     tabs = {tab: {} for tab in (*TABS.values(), "enlarge")}
     shipped = set(glob.glob(os.path.join(system.ROOT, "models", "*.ckpt-done")))
