@@ -13,7 +13,7 @@ import re
 import numpy as np
 import tensorflow as tf
 
-from core import config, styles, system
+from core import assets, config, styles, system
 from core.cli import UserError, complain, first_line
 from core.optimizer import scope
 
@@ -175,9 +175,12 @@ def check_pins(recipe_file, conf, files):
     pins = {key: digest for key, digest in trained.get("sha256", {}).items() if key in same}
     for key, digest in hash_files({key: path for key, path in files.items() if key in pins}).items():
         if digest != pins[key]:
+            known = assets.KNOWN.get(f"sha256:{pins[key]}")
             raise UserError(
                 f"{files[key]}: not the file that the model was trained with, whose SHA-256 is {pins[key]} "
-                f"({recipe_file}): put that one there, or train anew under another naming"
+                f"({recipe_file}): "
+                + (f"that is pretrained/{known}; name it there" if known else "put that one there")
+                + ", or train anew under another naming"
             )
     return pins
 

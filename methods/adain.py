@@ -53,7 +53,7 @@ class AdaIn(base.Method):
     conf_class = AdaInConf
     style_kind = "image"
     needs_loss_network = True
-    memory = (650e6, 350)
+    memory = (800e6, 420)
     training_memory = (600e6, 2800, 0)
 
     def __init__(self, conf, training=False):

@@ -375,6 +375,10 @@ def test_a_networks_teachers_are_those_it_learned_from(tmp_path):
     teacher.write_text("second")
     with pytest.raises(UserError, match=r"teacher\.npz: not the file that the model was trained with"):
         loss_network.draw(recipe, None, "paintings", "photo.jpg", 1)
+    first = system.hex_digest(os.path.join(ROOT, "pretrained", "vgg_16_lite_1.npz"))
+    checkpoints.write_recipe(conf.output, conf, {"sha256": {"teacher_file": first}})
+    with pytest.raises(UserError, match=r"that is pretrained/vgg_16_lite_1\.npz; name it there"):
+        checkpoints.check_pins(recipe, conf, files)
 
 
 @pytest.mark.parametrize("folder", ["a[b]", "a\\b"])
