@@ -45,7 +45,7 @@ def pytest_addoption(parser):
     """Adds the options of tests that try more when they are asked to."""
     parser.addoption("--mutations", type=int, help="Damaged files of each kind to try, instead of a few dozen.")
     parser.addoption("--damaged", type=int, default=12, help="Damaged files of each picture format to try.")
-    parser.addoption("--every_method", action="store_true", help="Train every method on replicas, instead of three.")
+    parser.addoption("--every_method", action="store_true", help="Train every method on replicas, instead of two.")
     parser.addoption("--pictures", type=int, help="Pictures for batch.py, one of whose actors is killed; by default none.")
 
 

@@ -63,9 +63,9 @@ def test_pytorch_computes_the_same_training_loss(tmp_path):
     assert steps[-1] < steps[0]
 
 
-@pytest.mark.parametrize(("scope", "size"), [("vgg_16_lite", 512), ("vgg_19", 256)])
-def test_optimize_expects_the_memory_that_it_takes(scope, size):
+def test_optimize_expects_the_memory_that_it_takes():
     """Measured in a process of its own: a little more is expected, so that what passes the check does fit."""
+    scope, size = "vgg_19", 256
     result = script("benchmark.py", "memory", f"--form=optimize, {scope}", f"--size={size}")
     assert result.returncode == 0, result.stderr
     taken, expected = map(float, re.search(rf"([\d.]+) GB at {size}x{size}, ([\d.]+) expected", result.stdout).groups())

@@ -127,7 +127,7 @@ def check_same(house, strategy, names):
 
 def test_replicas_learn_what_one_device_learns(house, pytestconfig):
     """And those that cannot divide a batch are refused."""
-    names = [*methods.METHODS] if pytestconfig.getoption("every_method") else ["johnson", "stylebank", "adain"]
+    names = [*methods.METHODS] if pytestconfig.getoption("every_method") else ["johnson", "stylebank"]
     odd = shutil.move(write_conf(house, naming="odd", batch_size=3), house / "odd.yml")
     process = start(2, "mirrored", house, *write_confs(house, "mirrored", names), odd)
     for conf in write_confs(house, "none", names):
